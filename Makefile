@@ -1,0 +1,76 @@
+# `make help` lists the targets. Set-up runs once: the stamps below lie in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DEMO_MODEL := examples/demo_model
+DEMO := build/demo
+EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) runtime/pointsman/manifest.py
+TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
+export SENTENCE := $(value TEXT)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev infill export test test-slow bench check format lint types imports clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+infill: $(DEMO)/manifest.json ## export the demo model and fill a sentence (TEXT="...")
+	$(BIN)/pointsman infill $(DEMO) "$$SENTENCE" --num-beams 4
+
+export: $(VENV)/.exporter ## export a checkpoint: MODEL=<folder or hub id> OUT=<bundle>
+	@test -n '$(MODEL)' -a -n '$(OUT)' || { echo 'say which: make export MODEL=<folder or hub id> OUT=<bundle>' >&2; exit 2; }
+	$(BIN)/pointsman-export bundle '$(MODEL)' -o '$(OUT)'
+
+test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev ## run the heavy tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/.dev ## measure at real sizes, and render the README's table
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/export_memory.py
+	$(BIN)/python benchmarks/render.py
+
+check: format lint types imports test ## what continuous integration runs: format, lint, types, imports, tests
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format --check
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.exporter ## make .venv with runtime and exporter
+
+setup-dev: $(VENV)/.dev ## make .venv with the tools for tests and checks too
+
+clean: ## remove .venv and build
+	rm -rf $(VENV) build
+
+$(DEMO)/manifest.json: $(VENV)/.exporter $(wildcard $(DEMO_MODEL)/*) $(EXPORTER)
+	$(BIN)/pointsman-export bundle $(DEMO_MODEL) -o $(DEMO) --force
+
+$(VENV)/.exporter: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.exporter
+	$(PIP_INSTALL) --group dev
+	touch $@
+
+# Dependency groups need pip 25.1, which is newer than what comes with Python 3.11.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Pointsman needs Python 3.11 or newer: make PYTHON=python3.11 ...' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --upgrade pip
+	touch $@
