@@ -1,0 +1,48 @@
+"""Fill blanks in text with Switch Transformers, without PyTorch.
+
+>>> infiller = Infiller.load("build/demo")  # doctest: +SKIP
+>>> infiller.infill("The <extra_id_0> walks in <extra_id_1> park.", num_beams=4)[0].text  # doctest: +SKIP
+'The man walks in the park.'
+"""
+
+from pointsman.decoding import DecodingOptions, Generation, TokenEvent
+from pointsman.errors import (
+    BundleError,
+    BundleNotFoundError,
+    CheckpointError,
+    CorpusError,
+    DeviceError,
+    OptionsError,
+    OutputError,
+    OutputExistsError,
+    ParityError,
+    PointsmanError,
+    TextError,
+    TokenizerError,
+)
+from pointsman.infill import Fill, Infiller, Span
+from pointsman.model import SwitchModel
+from pointsman.tokenizer import Tokenizer
+
+__all__ = [
+    "BundleError",
+    "BundleNotFoundError",
+    "CheckpointError",
+    "CorpusError",
+    "DecodingOptions",
+    "DeviceError",
+    "Fill",
+    "Generation",
+    "Infiller",
+    "OptionsError",
+    "OutputError",
+    "OutputExistsError",
+    "ParityError",
+    "PointsmanError",
+    "Span",
+    "SwitchModel",
+    "TextError",
+    "TokenEvent",
+    "Tokenizer",
+    "TokenizerError",
+]
