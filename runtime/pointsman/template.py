@@ -1,0 +1,159 @@
+"""The text side of infilling: a text with blanks, and where the generated spans go in it.
+
+A blank is written ``<extra_id_n>``. The model answers with each blank's sentinel followed by the ids of its
+span, ``<extra_id_0> cute dog <extra_id_1> the <extra_id_2> </s>`` (Raffel et al. 2020, arXiv:1910.10683,
+section 3.1.4). `split_spans` takes such ids apart; the tokenizer turns each span into text by itself, since
+how a text of words and sentinels together is spaced differs between tokenizers; `Template` puts it in place.
+
+Text outside the blanks is never altered, and nothing is ever added. A span's own space survives where it
+separates words, and is dropped where the template has whitespace already: see `Template.fit`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise, zip_longest
+from typing import Final, Self
+
+from pointsman.errors import TextError
+
+# No leading zeros: the tokenizer takes "<extra_id_007>" for plain text.
+_BLANK: Final = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
+# Not whitespace to Python, but T5's normalisation makes a space of each: the next word is written with "▁".
+_READ_AS_SPACE: Final = frozenset("\u200b\u200c\u200d\u200e\u200f\u2581\ufeff\ufffd")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text with blanks.
+
+    Attributes:
+        segments: The literal text before, between and after the blanks: one more than there are blanks.
+        sentinels: n of each blank's ``<extra_id_n>``, in the order of the text.
+    """
+
+    segments: tuple[str, ...]
+    sentinels: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str, extra_ids: int = 100) -> Self:
+        """Split ``text`` at its blanks, which may be numbered in any order, each number once.
+
+        Args:
+            text: Text with ``<extra_id_n>`` where something is to be filled in.
+            extra_ids: The number of sentinels in the vocabulary.
+
+        Raises:
+            TextError: There is no blank, or a blank's number is repeated or beyond the vocabulary.
+        """
+        parts = _BLANK.split(text)
+        sentinels = tuple(map(int, parts[1::2]))
+        _check_sentinels(sentinels, extra_ids)
+        return cls(segments=tuple(parts[::2]), sentinels=sentinels)
+
+    def fill(self, spans: Sequence[str]) -> str:
+        """Return the text with ``spans`` in its blanks, every character as it is given.
+
+        Raises:
+            TextError: There are more or fewer spans than blanks.
+        """
+        self._check_count(spans)
+        return "".join(chain.from_iterable(zip_longest(self.segments, spans, fillvalue="")))
+
+    def fit(self, spans: Sequence[str]) -> tuple[str, ...]:
+        """Return ``spans`` without the spaces that the template has already, for `fill`.
+
+        A span as the model writes it begins with a space if it begins a word. That space is dropped at the start
+        of the text and after whitespace (an adjacent span's too) and kept elsewhere: " dog" makes "The dog" of
+        both "The <extra_id_0>" and "The<extra_id_0>", and "believ" makes "unbelievable" of "un<extra_id_0>able".
+        Likewise a space that ends a span is dropped at the end of the text and before whitespace. One space at
+        most is dropped at either side. Whitespace includes the invisible characters that T5 reads as a space.
+
+        Raises:
+            TextError: There are more or fewer spans than blanks.
+        """
+        self._check_count(spans)
+        fitted = []
+        left = self.segments[0][-1:]  # the character before the span; none at the start of the text
+        for index, (span, after) in enumerate(zip(spans, self.segments[1:], strict=True), start=1):
+            if not left or _is_space(left):
+                span = span.removeprefix(" ")
+            if _is_space(after[:1]) or (not after and index == len(spans)):
+                span = span.removesuffix(" ")
+            fitted.append(span)
+            left = (left + span + after)[-1:]
+        return tuple(fitted)
+
+    def unfit(self, spans: Sequence[str]) -> tuple[str, ...]:
+        """Return ``spans`` as the model writes them, with the spaces that `fit` drops: its inverse.
+
+        A span gets a leading space at the start of the text and after whitespace, where it begins a word; elsewhere it
+        begins one only if it has a space already.
+
+        Raises:
+            TextError: There are more or fewer spans than blanks.
+        """
+        self._check_count(spans)
+        whole = []
+        left = self.segments[0][-1:]
+        for span, after in zip(spans, self.segments[1:], strict=True):
+            begins_word = not left or _is_space(left)
+            whole.append(" " + span if begins_word else span)
+            left = (left + span + after)[-1:]
+        return tuple(whole)
+
+    def _check_count(self, spans: Sequence[str]) -> None:
+        if len(spans) != len(self.sentinels):
+            raise TextError(f"{len(spans)} spans for {len(self.sentinels)} blanks: give one for each blank, in order")
+
+
+def find_spans(
+    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
+) -> list[slice | None]:
+    """Find where in generated ids the span of each blank stands.
+
+    A span runs from its sentinel to the next sentinel, pad or end. What an unconstrained model may get wrong does
+    not shift the other spans: order does not matter, of a repeated sentinel the first counts, and sentinels that
+    the text does not use, or ids before the first sentinel, are passed over.
+
+    Args:
+        ids: What the model generated, with or without the decoder's start token and what follows ``eos_id``.
+        blanks: The blanks' sentinel ids, in the order of the text.
+        sentinel_ids: All sentinels of the vocabulary.
+        pad_id: ``<pad>``, which is also the decoder's start token.
+        eos_id: ``</s>``.
+
+    Returns:
+        A slice of ``ids`` for each blank, empty if nothing follows its sentinel; None if that is missing.
+    """
+    end = next((position for position, token in enumerate(ids) if token == eos_id), len(ids))
+    cuts = [p for p in range(end) if ids[p] == pad_id or ids[p] in sentinel_ids]
+    found: dict[int, slice] = {}
+    for start, stop in pairwise([*cuts, end]):
+        found.setdefault(ids[start], slice(start + 1, stop))
+    return [found.get(blank) for blank in blanks]
+
+
+def split_spans(
+    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
+) -> list[list[int] | None]:
+    """Return the ids of each blank's span, None where its sentinel is missing; as `find_spans` finds them."""
+    found = find_spans(ids, blanks, sentinel_ids=sentinel_ids, pad_id=pad_id, eos_id=eos_id)
+    return [None if where is None else list(ids[where]) for where in found]
+
+
+def _check_sentinels(sentinels: Sequence[int], extra_ids: int) -> None:
+    if not sentinels:
+        raise TextError("the text has no blank: write <extra_id_0> where something is to be filled in")
+    repeated = next((n for n, count in Counter(sentinels).items() if count > 1), None)
+    if repeated is not None:
+        raise TextError(f"<extra_id_{repeated}> is there more than once: give every blank a number of its own")
+    if max(sentinels) >= extra_ids:
+        raise TextError(
+            f"<extra_id_{max(sentinels)}> is beyond the vocabulary: number blanks from 0 to {extra_ids - 1}"
+        )
+
+
+def _is_space(character: str) -> bool:
+    return character.isspace() or character in _READ_AS_SPACE
