@@ -1,0 +1,175 @@
+"""Beam search, result for result that of transformers 5.23.0 (`GenerationMixin._beam_search`).
+
+What is particular to it, and kept here on purpose: the log-softmax comes before the processors; `(1 + endings) x beams`
+candidates are looked at, so that `beams` of them can go on; only a candidate among the best `beams` may count as
+finished; scores are divided by length only when a hypothesis finishes; and `early_stopping` decides when running beams
+can no longer improve on finished ones. Whatever may not be chosen has 1e9 taken off its score, in float32.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding.generation import Generation
+from pointsman.decoding.options import DecodingOptions
+from pointsman.decoding.rules import Rules, no_token_possible
+from pointsman.decoding.scores import best_continuations, checked_logits, highest, log_softmax
+from pointsman.decoding.step import StepFunction
+
+_NEVER = np.float32(-1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hypotheses:
+    """Some sequences of each input, best first."""
+
+    token_ids: NDArray[np.int64]  # [batch, count, 1 + max_new_tokens], decoder start token first, pad behind
+    logprobs: NDArray[np.float32]  # [batch, count, max_new_tokens]
+    lengths: NDArray[np.int64]  # [batch, count], generated tokens
+    scores: NDArray[np.float32]  # [batch, count], summed log-probabilities; once finished, divided by length
+    ended: NDArray[np.bool_]  # [batch, count], by the last token
+    finished: NDArray[np.bool_]  # [batch, count], by the last token or because no room is left
+
+    def take(self, chosen: NDArray[np.int64]) -> "_Hypotheses":
+        """Those at `chosen` `[batch, any]`, in that order."""
+        inputs = np.arange(len(chosen))[:, None]
+        return _Hypotheses(*(getattr(self, field.name)[inputs, chosen] for field in fields(self)))
+
+    def followed_by(self, other: "_Hypotheses") -> "_Hypotheses":
+        """These and the others of each input."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return _Hypotheses(*(np.concatenate(pair, axis=1) for pair in pairs))
+
+
+def beam_search(step: StepFunction, batch_size: int, options: DecodingOptions, rules: Rules) -> list[list[Generation]]:
+    """Search with `options.num_beams` beams per input.
+
+    Args:
+        step: Called with `batch_size * num_beams` rows until every input is done.
+        batch_size: Number of inputs.
+        options: How to search.
+        rules: What tokens are possible, and what ends a sequence.
+
+    Returns:
+        For each input, at most `num_return_sequences` generations, best first. There are fewer only where the
+        processors leave fewer possible sequences than that.
+
+    Raises:
+        OptionsError: The processors leave an input no possible sequence.
+        ParityError: The step's logits are not finite.
+    """
+    running = _placeholders(batch_size, options, rules)
+    running.scores[:, 0] = 0  # all beams start alike: only the first counts, or all would find the same
+    finished = _placeholders(batch_size, options, rules)
+    improvable = np.ones(batch_size, np.bool_)
+    source_rows = np.arange(batch_size * options.num_beams)
+    for length in range(1, 1 + options.max_new_tokens):
+        logits = checked_logits(step(running.token_ids[:, :, length - 1].ravel(), source_rows), position=length)
+        candidates, beams = _candidates(running, logits, length, rules)
+        finished = _with_newly_finished(finished, candidates, improvable, options)
+        running, source_rows = _continued(candidates, beams, options.num_beams)
+        improvable &= _could_improve(running, finished, length, options)
+        full = options.early_stopping is True and finished.finished.all()
+        if full or not improvable.any() or candidates.finished.all():
+            break
+    return [_generations(finished, index, options) for index in range(batch_size)]
+
+
+def _placeholders(batch_size: int, options: DecodingOptions, rules: Rules) -> _Hypotheses:
+    """No tokens yet, and a score that any hypothesis beats."""
+    shape = (batch_size, options.num_beams)
+    token_ids = np.full((*shape, 1 + options.max_new_tokens), rules.tokens.pad_id, np.int64)
+    token_ids[:, :, 0] = rules.tokens.decoder_start_id
+    return _Hypotheses(
+        token_ids=token_ids,
+        logprobs=np.zeros((*shape, options.max_new_tokens), np.float32),
+        lengths=np.zeros(shape, np.int64),
+        scores=np.full(shape, _NEVER),
+        ended=np.zeros(shape, np.bool_),
+        finished=np.zeros(shape, np.bool_),
+    )
+
+
+def _candidates(
+    running: _Hypotheses, logits: NDArray[np.float32], length: int, rules: Rules
+) -> tuple[_Hypotheses, NDArray[np.int64]]:
+    """The best continuations of the running beams by one token, and the beam that each continues `[batch, count]`."""
+    batch, num_beams, room = running.token_ids.shape
+    prefixes = running.token_ids[:, :, :length].reshape(batch * num_beams, length)
+    log_probs = rules.process(prefixes, log_softmax(logits)).reshape(batch, num_beams, -1)
+    count = (1 + rules.ending_tokens) * num_beams
+    scores, beams, tokens = best_continuations(log_probs, running.scores, count)
+    extended = running.take(beams)
+    extended.token_ids[:, :, length] = tokens
+    extended.logprobs[:, :, length - 1] = log_probs[np.arange(batch)[:, None], beams, tokens]
+    continued = extended.token_ids[:, :, : length + 1].reshape(-1, length + 1)
+    ended = rules.ended(continued).reshape(batch, -1)
+    finished = ended | (length + 1 == room)
+    lengths = np.full_like(extended.lengths, length)
+    return replace(extended, lengths=lengths, scores=scores, ended=ended, finished=finished), beams
+
+
+def _with_newly_finished(
+    finished: _Hypotheses, candidates: _Hypotheses, improvable: NDArray[np.bool_], options: DecodingOptions
+) -> _Hypotheses:
+    """The best `num_beams` of those finished before and those that finish now."""
+    just_finished = candidates.finished & (np.arange(candidates.finished.shape[1]) < options.num_beams)
+    closed = ~improvable | (finished.finished.all(axis=1) & (options.early_stopping is True))
+    scores = candidates.scores / candidates.lengths[0, 0].item() ** options.length_penalty
+    scores += _never_if(closed)[:, None]
+    scores += _never_if(~just_finished)
+    merged = finished.followed_by(replace(candidates, scores=scores, finished=just_finished))
+    return merged.take(highest(merged.scores, options.num_beams))
+
+
+def _continued(
+    candidates: _Hypotheses, beams: NDArray[np.int64], num_beams: int
+) -> tuple[_Hypotheses, NDArray[np.int64]]:
+    """The best unfinished candidates, and the row of the step's cache `[batch * num_beams]` that each continues."""
+    scores = candidates.scores + _never_if(candidates.finished)
+    chosen = highest(scores, num_beams)
+    running = replace(candidates, scores=scores).take(chosen)
+    first_rows = num_beams * np.arange(len(beams))[:, None]
+    return running, (first_rows + np.take_along_axis(beams, chosen, axis=1)).ravel()
+
+
+def _could_improve(
+    running: _Hypotheses, finished: _Hypotheses, length: int, options: DecodingOptions
+) -> NDArray[np.bool_]:
+    """Whether an input's best running beam may still beat its worst finished one `[batch]`.
+
+    Log-probabilities only fall, so the sum so far bounds the final one; what length to divide it by is a guess:
+    the present one, or with `early_stopping="never"` and a positive penalty the longest possible.
+    """
+    to_the_end = options.early_stopping == "never" and options.length_penalty > 0
+    divisor = (options.max_new_tokens if to_the_end else length) ** options.length_penalty
+    best_running = running.scores[:, 0] / divisor
+    worst_finished = np.where(finished.finished.all(axis=1), finished.scores.min(axis=1), _NEVER)
+    improvable: NDArray[np.bool_] = best_running > worst_finished
+    return improvable
+
+
+def _never_if(condition: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What to add to a score so that it is never chosen where the condition holds."""
+    return np.where(condition, _NEVER, np.float32(0))
+
+
+def _generations(finished: _Hypotheses, index: int, options: DecodingOptions) -> list[Generation]:
+    """The best finished hypotheses of one input, without placeholders and what grew from impossible beams."""
+    divisors = np.maximum(finished.lengths[index], 1).astype(np.float32) ** np.float32(options.length_penalty)
+    possible = finished.finished[index] & (finished.scores[index] * divisors > _NEVER / 2)
+    if not possible.any():
+        raise no_token_possible(index)
+    ranks = np.flatnonzero(possible)[: options.num_return_sequences]
+    return [_generation(finished, index, rank) for rank in ranks.tolist()]
+
+
+def _generation(finished: _Hypotheses, index: int, rank: int) -> Generation:
+    length = int(finished.lengths[index, rank])
+    return Generation(
+        token_ids=tuple(finished.token_ids[index, rank, 1 : 1 + length].tolist()),
+        score=float(finished.scores[index, rank]),
+        finish_reason="eos" if finished.ended[index, rank] else "length",
+        token_logprobs=tuple(finished.logprobs[index, rank, :length].tolist()),
+    )

@@ -1,0 +1,146 @@
+"""What well-formed output is, as a rule that decoding can follow.
+
+A constraint is a logits processor that also says when a sequence is complete. Its state is read from the prefix at
+every step, because beams change places between steps.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding.generation import SpecialTokens
+from pointsman.decoding.options import DecodingOptions
+from pointsman.errors import OptionsError, TextError
+
+
+class Constraint(Protocol):
+    """A logits processor that may end sequences by itself. Rows of one input lie together, equally many each."""
+
+    @property
+    def ending_tokens(self) -> int:
+        """The most different tokens, eos included, that may end one sequence."""
+        ...
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make impossible what may not come next; as `LogitsProcessor`."""
+        ...
+
+    def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows `[rows]` are complete, given the tokens so far `[rows, length]`, decoder start included."""
+        ...
+
+
+class SentinelConstraint:
+    """Output that fills every blank: `sentinel tokens+ sentinel tokens+ ... (eos | closing sentinel)`.
+
+    Each of an input's sentinels comes once, in the order of the input, each followed by at least one ordinary token.
+    After the last span either eos or the closing sentinel (the one that follows the input's last in the vocabulary's
+    order, with which T5's training targets end) completes the sequence. Pad and other sentinels never occur. When
+    `max_new_tokens` draws near, what is still missing is forced, so that every output is complete; one that ends for
+    want of room lacks only the eos.
+    """
+
+    def __init__(
+        self,
+        sentinels: Sequence[Sequence[int]],
+        *,
+        all_sentinels: Sequence[int],
+        tokens: SpecialTokens,
+        options: DecodingOptions,
+        forbidden: Collection[int] = (),
+    ) -> None:
+        """Prepare for one batch.
+
+        Args:
+            sentinels: For each input, the ids of its sentinels in the order in which they occur.
+            all_sentinels: Every sentinel id of the vocabulary, `<extra_id_0>` first.
+            tokens: The special tokens.
+            options: `max_new_tokens` and `min_new_tokens` are obeyed.
+            forbidden: Other ids that no span may contain, such as those that stand for no text.
+
+        Raises:
+            TextError: An input has no sentinel, or the same one twice.
+            OptionsError: `max_new_tokens` is less than two for each blank.
+        """
+        _check(sentinels, options.max_new_tokens)
+        self._options = options
+        self._eos_id = tokens.eos_id
+        self._blanks = np.array([len(ids) for ids in sentinels], np.int64)
+        self._expected = _expected(sentinels, all_sentinels, tokens.eos_id)
+        self._is_sentinel = np.zeros(max(all_sentinels) + 2, np.bool_)  # the last stands for all greater ids
+        self._is_sentinel[list(all_sentinels)] = True
+        structural = {*all_sentinels, tokens.pad_id, tokens.eos_id, tokens.decoder_start_id, *forbidden}
+        self._structural = np.array(sorted(structural), np.int64)
+
+    @property
+    def ending_tokens(self) -> int:
+        """Two: eos and the closing sentinel."""
+        return 2
+
+    def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows `[rows]` have their eos or closing sentinel."""
+        has_eos: NDArray[np.bool_] = (prefixes[:, 1:] == self._eos_id).any(axis=1)
+        return has_eos | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Leave the ordinary tokens and the structure that may come next; complete rows stay as they are."""
+        rows = np.flatnonzero(~self.ended(prefixes))
+        next_ids, may_come, takes_ordinary = self._possible(prefixes[rows], self._inputs(prefixes)[rows])
+        kept = np.where(may_come, scores[rows[:, None], next_ids], -np.inf)
+        scores[rows[:, None], self._structural] = -np.inf
+        scores[rows[~takes_ordinary]] = -np.inf
+        scores[rows[:, None], next_ids] = kept
+        return scores
+
+    def _possible(
+        self, prefixes: NDArray[np.int64], inputs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """For incomplete rows: the next sentinel and eos `[rows, 2]`, whether each may come, and ordinary tokens."""
+        opened = self._opened(prefixes)
+        is_empty = self._is_sentinel[self._clipped(prefixes[:, -1])] & (opened > 0)
+        missing = self._blanks[inputs] - opened
+        generated = prefixes.shape[1] - 1
+        # For one ordinary token more; an empty span always has it, as none is begun later than this allows.
+        has_room = self._options.max_new_tokens - generated - 1 >= 2 * missing
+        sentinel_may_come = ~is_empty & ((missing > 0) | (generated >= self._options.min_new_tokens))
+        next_ids = np.stack([self._expected[inputs, opened], np.full_like(opened, self._eos_id)], axis=1)
+        may_come = np.stack([sentinel_may_come, sentinel_may_come & (missing == 0)], axis=1)
+        return next_ids, may_come, (opened > 0) & has_room
+
+    def _opened(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many sentinels each row has, the closing one included."""
+        opened: NDArray[np.int64] = self._is_sentinel[self._clipped(prefixes)].sum(axis=1)
+        return opened
+
+    def _clipped(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.minimum(ids, len(self._is_sentinel) - 1)
+
+    def _inputs(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The input of each row."""
+        return np.arange(len(prefixes)) // (len(prefixes) // len(self._blanks))
+
+
+def _check(sentinels: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    for index, ids in enumerate(sentinels):
+        if not ids:
+            raise TextError(f"input {index} has no blank to fill; mark one with <extra_id_0>")
+        if len(set(ids)) < len(ids):
+            raise TextError(f"input {index} has the same sentinel twice; number its blanks differently")
+        if max_new_tokens < 2 * len(ids):
+            raise OptionsError(
+                f"max_new_tokens {max_new_tokens} is too few for the {len(ids)} blanks of input {index}; "
+                f"use at least {2 * len(ids)}, two for each blank"
+            )
+
+
+def _expected(sentinels: Sequence[Sequence[int]], all_sentinels: Sequence[int], eos_id: int) -> NDArray[np.int64]:
+    """The sentinel that comes next after so many, `[batch, 1 + most blanks]`; last the closing one, or else eos."""
+    following = dict(pairwise(all_sentinels))
+    table = np.full((len(sentinels), 1 + max(map(len, sentinels))), eos_id, np.int64)
+    for row, ids in zip(table, sentinels, strict=True):
+        closing = following.get(ids[-1], eos_id)
+        row[: len(ids) + 1] = [*ids, eos_id if closing in ids else closing]
+    return table

@@ -1,0 +1,143 @@
+"""How to decode: Hugging Face's names and meanings, checked when they are written down."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, nan
+from numbers import Integral, Real
+from typing import Literal
+
+from pointsman.errors import OptionsError
+
+_DEFAULT_TOP_K = 50
+# Beyond this, length ** penalty leaves float32 for lengths that are in use.
+_LARGEST_LENGTH_PENALTY = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How sequences are searched for.
+
+    Attributes:
+        max_new_tokens: Most tokens to generate, eos included.
+        min_new_tokens: Eos is impossible before this many tokens.
+        num_beams: 1 for greedy search or sampling, more for beam search.
+        num_return_sequences: Sequences per input: the best beams, or independent samples.
+        length_penalty: Scores are divided by length to this power; above 0 favours longer sequences.
+        early_stopping: Beam search only. `True`: stop at `num_beams` finished sequences; `False`: also when
+            the running beams, at their present length, score below them; `"never"`: only when no running
+            beam could overtake them at any length.
+        do_sample: Draw tokens instead of taking the likeliest.
+        temperature: Sampling only. Logits are divided by it.
+        top_k: Sampling only. Draw from this many of the likeliest tokens; 0 draws from all.
+        top_p: Sampling only. Draw from the fewest likeliest tokens whose probabilities reach this sum.
+        seed: Sampling only. The same seed gives the same samples; `None` gives new ones each time.
+        repetition_penalty: Above 1 makes tokens that have occurred less likely, below 1 likelier.
+        no_repeat_ngram_size: No sequence of this many tokens occurs twice; 0 allows it.
+        constrain: Infilling's output is well-formed: each sentinel once, in order, each span non-empty.
+            `None` leaves it to the caller: on where text is filled, off where plain ids are generated.
+
+    Raises:
+        OptionsError: Values out of range or contradicting each other; one line names all of them.
+    """
+
+    max_new_tokens: int = 32
+    min_new_tokens: int = 0
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = _DEFAULT_TOP_K
+    top_p: float = 1.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    constrain: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range; only values in range can be asked whether they contradict each other."""
+        problems = [*_out_of_range(self)] or [*_contradictions(self)]
+        if problems:
+            raise OptionsError("; ".join(problems))
+
+
+def _out_of_range(options: DecodingOptions) -> Iterator[str]:
+    yield from _counts_out_of_range(options)
+    yield from _numbers_out_of_range(options)
+    choices: dict[str, tuple[object, ...]] = {
+        "do_sample": (True, False),
+        "early_stopping": (True, False, "never"),
+        "constrain": (True, False, None),
+    }
+    for name, allowed in choices.items():
+        value = getattr(options, name)
+        if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
+            yield f"{name} is {value!r}; use {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+
+
+def _counts_out_of_range(options: DecodingOptions) -> Iterator[str]:
+    smallest = {
+        "max_new_tokens": 1,
+        "min_new_tokens": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "top_k": 0,
+        "no_repeat_ngram_size": 0,
+        "seed": 0,
+    }
+    for name, least in smallest.items():
+        value = getattr(options, name)
+        is_left_out = name == "seed" and value is None
+        if not is_left_out and not (_is_whole(value) and value >= least):
+            yield f"{name} is {value!r}; use a whole number of at least {least}"
+
+
+def _numbers_out_of_range(options: DecodingOptions) -> Iterator[str]:
+    for name in ("temperature", "repetition_penalty"):
+        value = getattr(options, name)
+        if not 0 < _number(value) < inf:
+            yield f"{name} is {value!r}; use a number above 0"
+    if not 0 < _number(options.top_p) <= 1:
+        yield f"top_p is {options.top_p!r}; use a number above 0 and at most 1"
+    if not abs(_number(options.length_penalty)) <= _LARGEST_LENGTH_PENALTY:
+        largest = f"{_LARGEST_LENGTH_PENALTY:g}"
+        yield f"length_penalty is {options.length_penalty!r}; use a number from -{largest} to {largest}"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float:
+    """The value as a float; NaN, which is in no range, if it is not a number (`True` and `False` are not)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return nan
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
+
+
+def _contradictions(options: DecodingOptions) -> Iterator[str]:
+    if options.min_new_tokens > options.max_new_tokens:
+        yield (
+            f"min_new_tokens {options.min_new_tokens} is above max_new_tokens {options.max_new_tokens}; "
+            "lower the one or raise the other"
+        )
+    if options.do_sample and options.num_beams > 1:
+        yield f"do_sample cannot be combined with num_beams {options.num_beams}; drop one of the two"
+    if not options.do_sample:
+        yield from _contradictions_without_sampling(options)
+
+
+def _contradictions_without_sampling(options: DecodingOptions) -> Iterator[str]:
+    if options.num_return_sequences > options.num_beams:
+        yield (
+            f"num_return_sequences {options.num_return_sequences} is above num_beams {options.num_beams}; "
+            "raise num_beams, or sample with do_sample=True"
+        )
+    defaults = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0}
+    unused = [name for name, default in defaults.items() if getattr(options, name) != default]
+    if unused:
+        yield f"{', '.join(unused)} without do_sample would change nothing; add do_sample=True or leave out"

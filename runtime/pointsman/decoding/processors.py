@@ -1,0 +1,92 @@
+"""Rules that reshape the scores of the next token before one is chosen.
+
+Each computes what the processor of the same name in transformers 5.23.0 (`generation/logits_process.py`) does.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from pointsman.decoding.options import DecodingOptions
+
+
+class LogitsProcessor(Protocol):
+    """Changes the scores of the next token according to what has been generated."""
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Process the scores of one step.
+
+        Args:
+            prefixes: `[rows, length]`, the tokens so far, decoder start token included. A processor must not
+                remember rows between calls: beams change places.
+            scores: `[rows, vocabulary]`, logits (greedy, sampling) or log-probabilities (beam search); the
+                processor may write into it.
+
+        Returns:
+            The processed scores; the same array or another of its shape. `-inf` makes a token impossible.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionPenalty:
+    """Divides positive scores of tokens that have occurred by the penalty and multiplies negative ones.
+
+    Source: CTRL, arXiv:1909.05858, section 4.1. The decoder start token counts as having occurred.
+    """
+
+    penalty: float
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Penalise; a token that occurred twice is penalised once."""
+        seen = np.take_along_axis(scores, prefixes, axis=1)  # [rows, length]
+        penalised = np.where(seen < 0, seen * self.penalty, seen / self.penalty).astype(np.float32, copy=False)
+        np.put_along_axis(scores, prefixes, penalised, axis=1)
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class NoRepeatNgram:
+    """Makes every token impossible that would complete an n-gram for the second time."""
+
+    size: int
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban the last token of each earlier n-gram that begins like the prefix ends."""
+        length = prefixes.shape[1]
+        if length < self.size:
+            return scores
+        ngrams = sliding_window_view(prefixes, self.size, axis=1)  # [rows, ngrams, size]
+        ending = prefixes[:, None, length - self.size + 1 :]  # [rows, 1, size - 1]
+        rows, positions = np.nonzero((ngrams[:, :, :-1] == ending).all(axis=2))
+        scores[rows, ngrams[rows, positions, -1]] = -np.inf
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class MinNewTokens:
+    """Makes eos impossible until enough tokens have been generated."""
+
+    count: int
+    eos_id: int
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban eos; the decoder start token does not count as generated."""
+        if prefixes.shape[1] - 1 < self.count:
+            scores[:, self.eos_id] = -np.inf
+        return scores
+
+
+def processors_of(options: DecodingOptions, eos_id: int) -> tuple[LogitsProcessor, ...]:
+    """The processors that the options ask for, in the order transformers applies them."""
+    processors: list[LogitsProcessor] = []
+    if options.repetition_penalty != 1.0:
+        processors.append(RepetitionPenalty(options.repetition_penalty))
+    if options.no_repeat_ngram_size > 0:
+        processors.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    if options.min_new_tokens > 0:
+        processors.append(MinNewTokens(options.min_new_tokens, eos_id))
+    return tuple(processors)

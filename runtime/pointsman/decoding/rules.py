@@ -1,0 +1,59 @@
+"""What one call of `decode` or `stream` obeys at every step: which tokens are possible, and when to stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding.constraints import Constraint
+from pointsman.decoding.generation import SpecialTokens
+from pointsman.decoding.options import DecodingOptions
+from pointsman.decoding.processors import LogitsProcessor, processors_of
+from pointsman.errors import OptionsError
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The processors in their order, and what ends a sequence."""
+
+    tokens: SpecialTokens
+    processors: tuple[LogitsProcessor, ...]
+    constraint: Constraint | None
+
+    @classmethod
+    def of(
+        cls,
+        options: DecodingOptions,
+        tokens: SpecialTokens,
+        processors: Sequence[LogitsProcessor],
+        constraint: Constraint | None,
+    ) -> Self:
+        """The options' processors first, then the caller's, then the constraint, which so has the last word."""
+        last = () if constraint is None else (constraint,)
+        return cls(tokens, (*processors_of(options, tokens.eos_id), *processors, *last), constraint)
+
+    @property
+    def ending_tokens(self) -> int:
+        """How many different tokens may end one sequence."""
+        return 1 if self.constraint is None else self.constraint.ending_tokens
+
+    def process(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the processors; they may write into `scores` `[rows, vocabulary]`."""
+        for processor in self.processors:
+            scores = processor(prefixes, scores)
+        return scores
+
+    def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows `[rows]` end with the last token of their prefix `[rows, length]`."""
+        by_eos: NDArray[np.bool_] = prefixes[:, -1] == self.tokens.eos_id
+        return by_eos if self.constraint is None else by_eos | self.constraint.ended(prefixes)
+
+
+def no_token_possible(input_index: int) -> OptionsError:
+    """The error of a search that the processors together have left nowhere to go."""
+    return OptionsError(
+        f"input {input_index}: no_repeat_ngram_size, min_new_tokens, the constraint or the given processors "
+        "together leave no possible token; relax one of them"
+    )

@@ -1,0 +1,114 @@
+"""Greedy search and sampling: one loop, which tells of each token as soon as it is chosen."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding.constraints import Constraint
+from pointsman.decoding.generation import FinishReason, SpecialTokens, TokenEvent
+from pointsman.decoding.options import DecodingOptions
+from pointsman.decoding.processors import LogitsProcessor
+from pointsman.decoding.rules import Rules, no_token_possible
+from pointsman.decoding.sampling import Sampler
+from pointsman.decoding.scores import checked_logits, log_normalizers
+from pointsman.decoding.step import StepFunction
+from pointsman.errors import OptionsError
+
+_Chooser = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]]
+
+
+def stream(
+    step: StepFunction,
+    batch_size: int,
+    options: DecodingOptions,
+    tokens: SpecialTokens,
+    *,
+    processors: Sequence[LogitsProcessor] = (),
+    constraint: Constraint | None = None,
+) -> Iterator[tuple[TokenEvent, ...]]:
+    """Generate greedily or by sampling, one step at a time.
+
+    Args:
+        step: Called with `batch_size * num_return_sequences` rows; finished rows feed pad until all are done.
+        batch_size: Number of inputs.
+        options: With `num_beams=1`.
+        tokens: The special tokens.
+        processors: Applied after those of the options.
+        constraint: Applied last, and asked when a sequence ends.
+
+    Returns:
+        An iterator that runs one step at a time and yields the tokens of the sequences still running.
+
+    Raises:
+        OptionsError: `num_beams` is above 1 (at once), or no token is possible (while iterating).
+        ParityError: The step's logits are not finite (while iterating).
+    """
+    if options.num_beams > 1:
+        raise OptionsError(
+            f"num_beams {options.num_beams} cannot be streamed, as later tokens may change which beam is best; "
+            "use num_beams=1"
+        )
+    return _steps(step, batch_size, options, Rules.of(options, tokens, processors, constraint))
+
+
+def _steps(
+    step: StepFunction, batch_size: int, options: DecodingOptions, rules: Rules
+) -> Iterator[tuple[TokenEvent, ...]]:
+    choose = Sampler(options, batch_size) if options.do_sample else _likeliest
+    own_rows = np.arange(batch_size * options.num_return_sequences)
+    prefixes = np.full((len(own_rows), 1 + options.max_new_tokens), rules.tokens.pad_id, np.int64)
+    prefixes[:, 0] = rules.tokens.decoder_start_id
+    running = own_rows
+    for length in range(1, 1 + options.max_new_tokens):
+        logits = checked_logits(step(prefixes[:, length - 1].copy(), own_rows), position=length)
+        scores = logits if not rules.processors else rules.process(prefixes[:, :length], logits.copy())
+        chosen, logprobs = _choose(choose, scores, running, options.num_return_sequences)
+        prefixes[running, length] = chosen
+        ended = rules.ended(prefixes[:, : length + 1])[running]
+        yield _events(running, chosen, logprobs, ended, options, is_last=length == options.max_new_tokens)
+        running = running[~ended]
+        if not len(running):
+            return
+
+
+def _choose(
+    choose: _Chooser, scores: NDArray[np.float32], rows: NDArray[np.int64], rows_per_input: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """A token and its log-probability for each of `rows`, each `[len(rows)]`."""
+    of_rows = scores if len(rows) == len(scores) else scores[rows]
+    impossible = np.flatnonzero(of_rows.max(axis=1) == -np.inf)
+    if len(impossible):
+        raise no_token_possible(int(rows[impossible[0]]) // rows_per_input)
+    chosen = choose(scores, rows)
+    return chosen, scores[rows, chosen] - log_normalizers(of_rows)
+
+
+def _likeliest(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The highest score of each row; of several, the first."""
+    likeliest: NDArray[np.int64] = scores.argmax(axis=1)
+    return likeliest[rows]
+
+
+def _events(
+    rows: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    logprobs: NDArray[np.float32],
+    ended: NDArray[np.bool_],
+    options: DecodingOptions,
+    *,
+    is_last: bool,
+) -> tuple[TokenEvent, ...]:
+    otherwise: FinishReason | None = "length" if is_last else None
+    return tuple(
+        TokenEvent(
+            input_index=row // options.num_return_sequences,
+            return_index=row % options.num_return_sequences,
+            token_id=token,
+            logprob=logprob,
+            finish_reason="eos" if end else otherwise,
+        )
+        for row, token, logprob, end in zip(
+            rows.tolist(), chosen.tolist(), logprobs.tolist(), ended.tolist(), strict=True
+        )
+    )
