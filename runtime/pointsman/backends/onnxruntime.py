@@ -1,0 +1,120 @@
+"""ONNX Runtime, on the CPU and on CUDA.
+
+Caches never pass through numpy: cross-attention keys and values are bound once per request, and a step's grown cache
+is bound as the next step's input where the engine left it.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pointsman.errors import BundleError, DeviceError
+from pointsman.manifest import Variant
+
+_ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def cuda_is_available() -> bool:
+    """Whether the installed ONNX Runtime was built with CUDA."""
+    return _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+
+
+class OnnxRuntimeBackend:
+    """A variant's two graphs as ONNX Runtime sessions.
+
+    Attributes:
+        engine: name and version.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, bundle: Path, variant: Variant, *, device: Literal["cpu", "cuda"], threads: int | None) -> None:
+        """Load the graphs.
+
+        Raises:
+            DeviceError: the device cannot be used.
+            BundleError: the engine refuses a graph.
+        """
+        self.engine = f"onnxruntime {onnxruntime.__version__}"
+        self.device = device
+        self.variant = variant
+        self.encoder = _session(bundle / variant.encoder.file, device, threads)
+        self.decoder = _session(bundle / variant.decoder.file, device, threads)
+
+    def encode(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int
+    ) -> "OnnxRuntimeState":
+        """Run the encoder; see `Backend.encode`."""
+        binding = self.encoder.io_binding()
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids))
+        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
+        for spec in self.variant.encoder.outputs:
+            binding.bind_output(spec.name, self.device)
+        self.encoder.run_with_iobinding(binding)
+        return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows)
+
+
+class OnnxRuntimeState:
+    """One request's tensors, kept on the device."""
+
+    def __init__(
+        self, backend: OnnxRuntimeBackend, attention_mask: NDArray[np.int64], cross: list[Any], rows: int
+    ) -> None:
+        """Bind what stays the same in all steps.
+
+        Args:
+            backend: whose decoder is stepped.
+            attention_mask: [batch, source].
+            cross: the encoder's outputs, in the order of its specs.
+            rows: decoder rows.
+        """
+        self.backend = backend
+        self.binding = backend.decoder.io_binding()
+        self.binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
+        encoder, decoder = backend.variant.encoder, backend.variant.decoder
+        for spec, value in zip(encoder.outputs, cross, strict=True):
+            self.binding.bind_ortvalue_input(spec.name, value)
+        self.past = [spec for spec in decoder.inputs if "past" in spec.axes]
+        self.present = [spec.name for spec in decoder.outputs if spec.name != "logits"]
+        self.cache = [self._empty(rows, spec.axes, spec.dtype) for spec in self.past]
+
+    def _empty(self, rows: int, axes: tuple[str | int, ...], dtype: str) -> Any:  # noqa: ANN401 - untyped engine
+        shape = [{"rows": rows, "past": 0}[axis] if isinstance(axis, str) else axis for axis in axes]
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _ELEMENT_TYPES[dtype], self.backend.device)
+
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed tokens to every row; see `DecodingState.step`."""
+        binding = self.binding
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(token_ids))
+        binding.bind_cpu_input("beam_rows", np.ascontiguousarray(beam_rows))
+        for spec, value in zip(self.past, self.cache, strict=True):
+            binding.bind_ortvalue_input(spec.name, value)
+        binding.clear_binding_outputs()
+        binding.bind_output("logits", "cpu")
+        for name in self.present:
+            binding.bind_output(name, self.backend.device)
+        self.backend.decoder.run_with_iobinding(binding)
+        logits, *self.cache = binding.get_outputs()
+        array: NDArray[np.float32] = logits.numpy()
+        return array
+
+
+def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+    except Exception as error:
+        raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
+    if session.get_providers()[0] != _PROVIDERS[device]:
+        raise DeviceError(f"ONNX Runtime cannot use {device} here; check the driver, or use device 'cpu'")
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

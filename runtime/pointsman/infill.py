@@ -1,0 +1,332 @@
+"""Text with blanks in, texts with spans out.
+
+A text's blanks go to the model as they are written, whatever their numbers and order; the answer is taken apart by
+its ids, each span is detokenised by itself, and the text outside the blanks comes back character for character.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self, TypedDict, Unpack
+
+from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent
+from pointsman.errors import OptionsError, TextError, TokenizerError
+from pointsman.manifest import TOKENIZER, Architecture, Manifest, verify_files
+from pointsman.model import SwitchModel
+from pointsman.template import Template, find_spans
+from pointsman.tokenizer import Tokenizer
+
+SpanState = Literal["growing", "complete", "cut", "missing"]
+"""`growing`: more may follow (streams only). `complete`: something follows it. `cut`: the output ended in it for want
+of room. `missing`: the model never came to it (only without the constraint)."""
+
+_LEAST_ROOM: Final = 32
+_ROOM_PER_BLANK: Final = 8  # a sentinel and a span; T5 was trained on spans of 3 tokens on average
+_ROOM_TO_END: Final = 2  # the closing sentinel and eos
+
+
+class DecodingFields(TypedDict, total=False):
+    """The fields of `DecodingOptions` as keywords."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    constrain: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What the model put into one blank.
+
+    Attributes:
+        index: n of the blank's `<extra_id_n>`.
+        text: As it stands in the filled text: without the spaces that the text has already.
+        score: Summed natural log-probabilities of the span's tokens, its sentinels not counted; 0 of no tokens.
+        token_ids: The span's tokens, sentinels not counted.
+        state: Whether the span is whole.
+    """
+
+    index: int
+    text: str
+    score: float
+    token_ids: tuple[int, ...]
+    state: SpanState
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A text with its blanks filled.
+
+    Attributes:
+        text: The filled text.
+        score: Of the whole output, sentinels included, as `Generation.score`: log-probabilities over its length to
+            the power of `length_penalty`.
+        spans: One for every blank, in the order of the text.
+    """
+
+    text: str
+    score: float
+    spans: tuple[Span, ...]
+
+
+class Infiller:
+    """Fills blanks, scores candidates for them, and streams spans as they grow.
+
+    Options are keywords named like the fields of `DecodingOptions`, or one `DecodingOptions`. Unless `constrain` is
+    false, every blank is filled, and with text only. `max_new_tokens`, if neither is given, is 8 for each blank and 2
+    to end with, at least 32, and at most what the bundle allows.
+
+    Attributes:
+        model: The model; `model.choice` says which variant and device run, and why.
+        tokenizer: The bundle's.
+    """
+
+    def __init__(self, model: SwitchModel, tokenizer: Tokenizer) -> None:
+        """Put a model and its tokenizer together.
+
+        Raises:
+            TokenizerError: They do not belong together.
+        """
+        _check_vocabulary(tokenizer, model.manifest.architecture)
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        device: str = "auto",
+        variant: str = "auto",
+        *,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Load a bundle; arguments and errors are those of `SwitchModel.load`.
+
+        Raises:
+            TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
+        """
+        model = SwitchModel.load(bundle, device, variant, threads=threads, verify=verify)
+        return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
+
+    def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:
+        """Fill the blanks of a text.
+
+        Args:
+            text: With `<extra_id_n>` wherever something is missing: any numbers, in any order, each once.
+            options: How to decode.
+            fields: The same as keywords.
+
+        Returns:
+            `num_return_sequences` fills, best first. Two may read alike, where the same text was spelled with
+            different tokens. Beam search gives fewer where fewer are possible.
+
+        Raises:
+            TextError: The text has no blanks, bad ones, or too many tokens.
+            OptionsError: The options contradict each other or leave too little room.
+        """
+        return self.infill_batch([text], options, **fields)[0]
+
+    def infill_batch(
+        self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
+    ) -> list[list[Fill]]:
+        """Fill several texts at once, as `infill` does one; the text with most blanks sets the default room.
+
+        Returns:
+            For each text its fills, best first.
+        """
+        if not texts:
+            return []
+        templates = self._templates(texts)
+        options = self._options(templates, options, fields)
+        generations = self.model.generate(self._encode(texts), options, constraint=self._constraint(templates, options))
+        return [
+            sorted((self._fill(template, one) for one in of_text), key=_score, reverse=True)
+            for template, of_text in zip(templates, generations, strict=True)
+        ]
+
+    def stream(
+        self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
+    ) -> Iterator[Span]:
+        """Fill the blanks of a text and tell of every span as it grows.
+
+        Args:
+            text: As for `infill`.
+            options: As for `infill`, for one fill without beams.
+            fields: As for `infill`.
+
+        Returns:
+            An iterator over spans so far. Each event replaces the one before it of the same `index`; the last of
+            each is what `infill` gives. Under the constraint, a span's text only ever grows at its end.
+
+        Raises:
+            TextError: As for `infill`, at once.
+            OptionsError: As for `infill`, at once; also where beams or several fills are asked for.
+        """
+        templates = self._templates([text])
+        options = self._options(templates, options, fields)
+        if options.num_return_sequences > 1:
+            raise OptionsError(
+                f"num_return_sequences {options.num_return_sequences} cannot be streamed; use 1, or infill"
+            )
+        events = self.model.stream(self._encode([text]), options, constraint=self._constraint(templates, options))
+        return self._grow(templates[0], events)
+
+    def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
+        """Log-likelihoods of given spans, all candidates in one pass.
+
+        The text is encoded once. Each candidate is scored as the target that T5 would have been trained on:
+        `<extra_id_0> man <extra_id_1> the <extra_id_2> </s>` with the text's own sentinels; the closing one is left
+        out where the vocabulary ends or the text uses it. As in training, an expert that is full drops tokens, which
+        generating token by token never makes it do.
+
+        Args:
+            text: As for `infill`.
+            candidates: For each candidate one span per blank, in the order of the text, as it would stand there.
+
+        Returns:
+            For each candidate the summed natural log-probability of its target, sentinels and eos included; the
+            highest is the likeliest.
+
+        Raises:
+            TextError: As for `infill`, or a candidate has too few spans, too many, or one that is not plain text.
+        """
+        (template,) = self._templates([text])
+        targets = [self._target(template, number, spans) for number, spans in enumerate(candidates)]
+        if not targets:
+            return []
+        return [float(logprobs.sum()) for logprobs in self.model.score(self._encode([text]), targets)]
+
+    def _templates(self, texts: Sequence[str]) -> list[Template]:
+        templates = []
+        for number, text in enumerate(texts):
+            try:
+                templates.append(Template.parse(text, len(self.tokenizer.sentinel_ids)))
+            except TextError as error:
+                raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
+        return templates
+
+    def _options(
+        self, templates: Sequence[Template], options: DecodingOptions | None, fields: DecodingFields
+    ) -> DecodingOptions:
+        if options is None:
+            blanks = max(len(template.sentinels) for template in templates)
+            room = max(_LEAST_ROOM, _ROOM_PER_BLANK * blanks + _ROOM_TO_END)
+            defaults: DecodingFields = {"max_new_tokens": min(room, self.model.manifest.limits.tokens)}
+            return DecodingOptions(**(defaults | fields))
+        if fields:
+            raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
+        return options
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.tokenizer.encode(text) for text in texts]
+
+    def _constraint(self, templates: Sequence[Template], options: DecodingOptions) -> SentinelConstraint | None:
+        if options.constrain is False:
+            return None
+        tokenizer = self.tokenizer
+        without_text = range(tokenizer.vocab_size, self.model.manifest.architecture.vocab_size)
+        return SentinelConstraint(
+            [self._blanks(template) for template in templates],
+            all_sentinels=tokenizer.sentinel_ids[::-1],
+            tokens=self.model.special_tokens,
+            options=options,
+            forbidden=[tokenizer.unk_id, *without_text],
+        )
+
+    def _blanks(self, template: Template) -> list[int]:
+        """The ids of a text's sentinels, in its order."""
+        return [self.tokenizer.sentinel_id(index) for index in template.sentinels]
+
+    def _fill(self, template: Template, generation: Generation) -> Fill:
+        spans = self._spans(template, generation.token_ids, generation.token_logprobs, ended=True)
+        return Fill(template.fill([span.text for span in spans]), generation.score, spans)
+
+    def _spans(
+        self, template: Template, token_ids: Sequence[int], logprobs: Sequence[float], *, ended: bool
+    ) -> tuple[Span, ...]:
+        """A span for every blank, out of what was generated, or has been so far."""
+        tokenizer = self.tokenizer
+        places = find_spans(
+            token_ids,
+            self._blanks(template),
+            sentinel_ids=tokenizer.sentinel_ids,
+            pad_id=tokenizer.pad_id,
+            eos_id=tokenizer.eos_id,
+        )
+        ids = [tuple(token_ids[place]) if place else () for place in places]
+        texts = template.fit([tokenizer.decode_span(of_span) for of_span in ids])
+        return tuple(
+            Span(
+                index=index,
+                text=text,
+                score=sum(logprobs[place], 0.0) if place else 0.0,
+                token_ids=of_span,
+                state=_state(place, len(token_ids), ended=ended),
+            )
+            for index, text, of_span, place in zip(template.sentinels, texts, ids, places, strict=True)
+        )
+
+    def _grow(self, template: Template, events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[Span]:
+        token_ids: list[int] = []
+        logprobs: list[float] = []
+        told: dict[int, Span] = {}
+        for (event,) in events:
+            token_ids.append(event.token_id)
+            logprobs.append(event.logprob)
+            ended = event.finish_reason is not None
+            for span in self._spans(template, token_ids, logprobs, ended=ended):
+                if span != told.get(span.index) and (ended or span.state != "missing"):
+                    told[span.index] = span
+                    yield span
+
+    def _target(self, template: Template, number: int, spans: Sequence[str]) -> list[int]:
+        """What the model would say if it gave these spans."""
+        tokenizer = self.tokenizer
+        try:
+            of_spans = [tokenizer.encode_span(span) for span in template.unfit(spans)]
+        except TextError as error:
+            raise TextError(f"candidate {number}: {error}") from error
+        closing = template.sentinels[-1] + 1
+        has_closing = closing < len(tokenizer.sentinel_ids) and closing not in template.sentinels
+        pairs = zip(self._blanks(template), of_spans, strict=True)
+        ids = [token for sentinel, of_span in pairs for token in (sentinel, *of_span)]
+        return [*ids, *([tokenizer.sentinel_id(closing)] if has_closing else []), tokenizer.eos_id]
+
+
+def _state(place: slice | None, length: int, *, ended: bool) -> SpanState:
+    if place is None:
+        return "missing"
+    if place.stop < length:
+        return "complete"
+    return "cut" if ended else "growing"
+
+
+def _score(fill: Fill) -> float:
+    return fill.score
+
+
+def _load_tokenizer(bundle: Path, manifest: Manifest, *, verify: bool) -> Tokenizer:
+    if verify:
+        verify_files(bundle, manifest.tokenizer)
+    return Tokenizer.load(bundle / TOKENIZER, extra_ids=manifest.extra_ids)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, architecture: Architecture) -> None:
+    tokenizer.check_vocab_size(architecture.vocab_size)
+    own = (tokenizer.pad_id, tokenizer.eos_id)
+    models = (architecture.pad_token_id, architecture.eos_token_id)
+    if own != models:
+        raise TokenizerError(
+            f"pad and eos are {own[0]} and {own[1]} in the vocabulary, {models[0]} and {models[1]} in the model; "
+            "use the vocabulary of the same checkpoint"
+        )

@@ -1,0 +1,154 @@
+"""What a bundle is, read from its manifest and checked against its files; no graph is loaded."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman.backends.choice import Choice, choose
+from pointsman.errors import BundleError, DeviceError
+from pointsman.manifest import Architecture, FileRecord, Manifest, Stack, Variant, read_manifest, verify_files
+from pointsman.records import to_json
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_NEXT_UNIT = 999.5  # what would be shown as 1e+03
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found.
+
+    Attributes:
+        bundle: The folder.
+        manifest: What the bundle says of itself.
+        damage: What is wrong with its files; None where every size and hash is right.
+        choice: What would run, and why.
+        refusal: Why nothing would run, where there is no choice.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    damage: str | None
+    choice: Choice | None
+    refusal: str | None
+
+
+def inspect_bundle(bundle: str | Path, *, device: str = "auto", variant: str = "auto") -> Inspection:
+    """Read a bundle's manifest, verify its files, and ask what would run.
+
+    Raises:
+        BundleNotFoundError: There is no bundle.
+        BundleError: Its manifest is damaged, or it lacks the variant that was asked for.
+        DeviceError: The device that was asked for is not available.
+        OptionsError: The device is unknown.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    choice, refusal = _chosen(manifest, device, variant)
+    return Inspection(folder, manifest, _damage(folder, manifest), choice, refusal)
+
+
+def _damage(folder: Path, manifest: Manifest) -> str | None:
+    try:
+        verify_files(folder, manifest.files())
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def _chosen(manifest: Manifest, device: str, variant: str) -> tuple[Choice | None, str | None]:
+    """The choice; that nothing runs here is an answer where nothing particular was asked for, else an error."""
+    try:
+        return choose(manifest, device=device, variant=variant), None
+    except (BundleError, DeviceError) as error:
+        if (device, variant) != ("auto", "auto"):
+            raise
+        return None, str(error)
+
+
+def as_json(inspection: Inspection) -> dict[str, Any]:
+    """The inspection as one document: the manifest's keys, and `bundle`, `bytes`, `damage`, `choice`, `refusal`."""
+    manifest = inspection.manifest
+    document: dict[str, Any] = {"bundle": str(inspection.bundle), "bytes": _bytes(manifest.files())}
+    document |= to_json(manifest)
+    for name, variant in manifest.variants.items():
+        document["variants"][name]["bytes"] = _bytes(variant.files)
+    return document | {
+        "damage": inspection.damage,
+        "choice": to_json(inspection.choice),
+        "refusal": inspection.refusal,
+    }
+
+
+def as_text(inspection: Inspection) -> str:
+    """The inspection for people: one subject a line, what belongs to it indented below."""
+    return "\n".join(_lines(inspection)) + "\n"
+
+
+def _lines(inspection: Inspection) -> Iterator[str]:
+    manifest, choice = inspection.manifest, inspection.choice
+    producer = ", ".join(f"{package} {version}" for package, version in manifest.producer.items())
+    yield f"bundle        {inspection.bundle} ({size(_bytes(manifest.files()))})"
+    yield f"written by    {producer} (schema {manifest.schema})"
+    yield from _source_lines(manifest)
+    yield from _architecture_lines(manifest.architecture)
+    yield f"limits        {manifest.limits.tokens} tokens in and out; {manifest.extra_ids} sentinels"
+    yield f"files         {inspection.damage or 'all sizes and hashes are right'}"
+    yield "variants"
+    for name, variant in manifest.variants.items():
+        yield from _variant_lines(name, variant)
+    if choice:
+        yield f"would run     {choice.variant} on {choice.device}: {choice.reason}"
+    else:
+        yield f"cannot run    {inspection.refusal}"
+
+
+def _source_lines(manifest: Manifest) -> Iterator[str]:
+    source = manifest.source
+    yield f"source        {source.name} (sha256 {source.sha256[:12]}…)"
+    yield f"              {counted(len(source.unused), 'tensor')} of it unused"
+    if not source.disagreements:
+        yield "              its config.json agrees with its tensors"
+    for sentence in source.disagreements:
+        yield f"              disagreement: {sentence}"
+
+
+def _architecture_lines(architecture: Architecture) -> Iterator[str]:
+    a = architecture
+    yield f"architecture  encoder of {_stack(a.encoder)}, decoder of {_stack(a.decoder)}"
+    yield f"              {counted(a.num_experts, 'expert')} of capacity {a.expert_capacity} in each sparse block"
+    yield f"              d_model {a.d_model}, d_ff {a.d_ff}, {a.num_heads} heads of {a.d_kv}, {a.vocab_size} ids"
+    head, ffn = "tied" if a.tied_head else "separate", "gated " if a.gated else ""
+    yield f"              {ffn}{a.activation} feed-forward, {head} output head"
+
+
+def _variant_lines(name: str, variant: Variant) -> Iterator[str]:
+    capacity = "no capacity limit" if variant.capacity is None else f"capacity {variant.capacity}"
+    parity = variant.parity
+    yield f"  {name}  {size(_bytes(variant.files))}, {capacity}"
+    yield (
+        f"    parity    {parity.max_error:.1e} of {parity.tolerance:.1e} allowed, worst at {parity.worst}; "
+        f"{parity.expert_agreement:.2%} of tokens go to the same expert"
+    )
+    yield f"              against {parity.reference}"
+
+
+def _stack(stack: Stack) -> str:
+    return f"{counted(stack.layers, 'block')} ({len(stack.sparse_layers)} sparse)"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, such as `1 block` or `2 blocks`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _bytes(records: Iterable[FileRecord]) -> int:
+    return sum(record.bytes for record in records)
+
+
+def size(number_of_bytes: int) -> str:
+    """A number of bytes in decimal units, such as `1.5 GB`."""
+    value, unit = float(number_of_bytes), 0
+    while value >= _NEXT_UNIT and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g} {_UNITS[unit]}"

@@ -1,0 +1,206 @@
+"""Token ids in, token ids out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.backends import Backend, DecodingState, open_backend
+from pointsman.backends.choice import Choice, choose
+from pointsman.decoding import (
+    Constraint,
+    DecodingOptions,
+    Generation,
+    SpecialTokens,
+    StepFunction,
+    TokenEvent,
+    decode,
+    stream,
+)
+from pointsman.decoding.scores import checked_logits, log_normalizers
+from pointsman.errors import OptionsError, TextError
+from pointsman.manifest import Architecture, Manifest, read_manifest, verify_files
+
+Ids = Sequence[int]
+
+
+class SwitchModel:
+    """A loaded variant of a bundle.
+
+    Attributes:
+        manifest: the bundle's.
+        choice: which variant and device run, and why.
+        backend: the engine that runs them.
+    """
+
+    def __init__(self, manifest: Manifest, choice: Choice, backend: Backend) -> None:
+        self.manifest, self.choice, self.backend = manifest, choice, backend
+        self.special_tokens = _special_tokens(manifest.architecture)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        device: str = "auto",
+        variant: str = "auto",
+        *,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Load a bundle.
+
+        Args:
+            bundle: its folder.
+            device: `auto`, `cpu` or `cuda`.
+            variant: `auto` or a variant's name; `choice` says what was taken.
+            threads: CPU threads; the engine's default where None.
+            verify: whether to check the files' hashes first.
+
+        Raises:
+            BundleNotFoundError: there is no bundle.
+            BundleError: it is damaged, newer than this program, or lacks the variant.
+            DeviceError: the device is not available.
+        """
+        folder = Path(bundle)
+        manifest = read_manifest(folder)
+        choice = choose(manifest, device=device, variant=variant)
+        if verify:
+            verify_files(folder, manifest.variants[choice.variant].files)
+        chosen = manifest.variants[choice.variant]
+        return cls(manifest, choice, open_backend(folder, chosen, device=choice.device, threads=threads))
+
+    def generate(
+        self,
+        input_ids: Sequence[Ids],
+        options: DecodingOptions | None = None,
+        *,
+        constraint: Constraint | None = None,
+    ) -> list[list[Generation]]:
+        """Decode every input to its end.
+
+        Args:
+            input_ids: a list of token ids per input, of any lengths, eos included.
+            options: how to decode; greedily by default.
+            constraint: what output must look like, as `Infiller` makes one.
+
+        Returns:
+            for every input its `num_return_sequences` generations, best first.
+
+        Raises:
+            TextError: an input is empty, too long, or has ids that the model does not know.
+            OptionsError: `options` ask for what cannot be.
+        """
+        options = options or DecodingOptions()
+        step = self._step(input_ids, options)
+        return decode(step, len(input_ids), options, self.special_tokens, constraint=constraint)
+
+    def stream(
+        self,
+        input_ids: Sequence[Ids],
+        options: DecodingOptions | None = None,
+        *,
+        constraint: Constraint | None = None,
+    ) -> Iterator[tuple[TokenEvent, ...]]:
+        """Decode greedily or by sampling, and give the tokens of each step as soon as they are known.
+
+        Arguments and errors are those of `generate`.
+        """
+        options = options or DecodingOptions()
+        step = self._step(input_ids, options)
+        return stream(step, len(input_ids), options, self.special_tokens, constraint=constraint)
+
+    def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
+        """Log-probabilities of given targets, all positions at once (teacher forcing).
+
+        Args:
+            input_ids: the sources; each is encoded once.
+            target_ids: what the decoder is asked to say, eos included where it is meant: as many for every source,
+                those of one source side by side.
+
+        Returns:
+            for every target the natural log-probability of each of its tokens, [tokens].
+
+        Raises:
+            TextError: as for `generate`, of sources and of targets, or the targets do not divide among the sources.
+            ParityError: the logits are not finite.
+        """
+        self.check(input_ids, "input")
+        self.check(target_ids, "target")
+        if len(target_ids) % len(input_ids):
+            raise TextError(
+                f"{len(target_ids)} targets do not divide among {len(input_ids)} inputs; give as many for each"
+            )
+        state = self.encode(input_ids, rows=len(target_ids))
+        targets, _ = padded(target_ids, self.special_tokens.pad_id)
+        fed = np.roll(targets, 1, axis=1)
+        fed[:, 0] = self.special_tokens.decoder_start_id
+        logits = state.step(fed, np.arange(len(fed)))
+        for position in range(logits.shape[1]):
+            checked_logits(logits[:, position], position + 1)
+        normalizers = log_normalizers(logits.reshape(-1, logits.shape[2])).reshape(targets.shape)
+        logprobs = np.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0] - normalizers
+        return [row[: len(target)] for row, target in zip(logprobs, target_ids, strict=True)]
+
+    def start(self, input_ids: Sequence[Ids], *, rows_per_input: int) -> StepFunction:
+        """Encode, and return the step function that decodes `rows_per_input` rows of every input."""
+        self.check(input_ids, "input")
+        state = self.encode(input_ids, rows=len(input_ids) * rows_per_input)
+
+        def step(token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return state.step(token_ids[:, None], source_rows)[:, -1]
+
+        return step
+
+    def _step(self, input_ids: Sequence[Ids], options: DecodingOptions) -> StepFunction:
+        limit = self.manifest.limits.tokens
+        if options.max_new_tokens > limit:
+            raise OptionsError(f"max_new_tokens is {options.max_new_tokens}; this bundle allows at most {limit}")
+        return self.start(input_ids, rows_per_input=_rows_per_input(options))
+
+    def encode(self, input_ids: Sequence[Ids], *, rows: int) -> DecodingState:
+        """Run the encoder over right-padded inputs."""
+        return self.backend.encode(*padded(input_ids, self.special_tokens.pad_id), rows=rows)
+
+    def check(self, sequences: Sequence[Ids], what: str) -> None:
+        """Refuse sequences that the model cannot take.
+
+        Raises:
+            TextError: naming the sequence.
+        """
+        vocab, limit = self.manifest.architecture.vocab_size, self.manifest.limits.tokens
+        if not sequences:
+            raise TextError(f"there is no {what}; give at least one")
+        for number, ids in enumerate(sequences):
+            if not 0 < len(ids) <= limit:
+                raise TextError(f"{what} {number} has {len(ids)} tokens; give between 1 and {limit}")
+            wrong = [token for token in ids if not 0 <= token < vocab]
+            if wrong:
+                raise TextError(f"{what} {number} has the id {wrong[0]}; the model knows 0 to {vocab - 1}")
+
+
+def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids padded on the right, [sequences, longest], and their mask.
+
+    Padding on the right never takes an expert's capacity from a token, since capacity is counted from the left.
+    """
+    longest = max(map(len, sequences))
+    ids = np.full((len(sequences), longest), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
+    return ids, mask
+
+
+def _rows_per_input(options: DecodingOptions) -> int:
+    return options.num_return_sequences if options.do_sample else options.num_beams
+
+
+def _special_tokens(architecture: Architecture) -> SpecialTokens:
+    return SpecialTokens(
+        pad_id=architecture.pad_token_id,
+        eos_id=architecture.eos_token_id,
+        decoder_start_id=architecture.decoder_start_token_id,
+    )
