@@ -1,0 +1,1 @@
+"""Export Switch Transformers checkpoints to ONNX bundles."""

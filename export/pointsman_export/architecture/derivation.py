@@ -1,0 +1,191 @@
+"""From the tensors of a checkpoint to an architecture."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import mode
+
+from pointsman.errors import CheckpointError
+from pointsman.manifest import Architecture, Stack
+from pointsman_export.architecture.complaints import check_complete
+from pointsman_export.architecture.hints import (
+    Config,
+    disagreements,
+    head_disagreement,
+    read_activation,
+    read_hints,
+)
+from pointsman_export.architecture.tensors import expected_tensors
+from pointsman_export.checkpoint import Checkpoint, TensorInfo
+from pointsman_export.checkpoint.wording import first_few
+
+EMBEDDING = "shared.weight"
+HEAD = "lm_head.weight"
+_EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
+_ROUTER = "mlp.router.classifier.weight"
+_RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+
+Tensors = Mapping[str, TensorInfo]
+SameValues = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """What a checkpoint turned out to be.
+
+    Attributes:
+        architecture: The model.
+        names: For each tensor of the model, by its name in `expected_tensors`, its name in the checkpoint.
+        disagreements: Where ``config.json`` contradicts the weights, one sentence each; the weights won.
+        unused: Names of tensors that are no part of the model.
+    """
+
+    architecture: Architecture
+    names: Mapping[str, str]
+    disagreements: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """Where the embedding is, whether the head is it too, and all names that it goes by."""
+
+    name: str
+    tied_head: bool
+    copies: frozenset[str]
+
+
+def derive_from(checkpoint: Checkpoint) -> Derivation:
+    """Derive the architecture of an open checkpoint; see `derive`."""
+    return derive(checkpoint.tensors, checkpoint.config, same_values=checkpoint.same_values)
+
+
+def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Derivation:
+    """Derive an architecture from the tensors that are present.
+
+    Args:
+        tensors: Every tensor by its name.
+        config: What ``config.json`` says.
+        same_values: Whether two of the tensors hold the same numbers. Asked only of tensors that can be copies
+            of the embedding: names cannot tell a tied head that was written out from a head of its own.
+
+    Raises:
+        CheckpointError: Tensors are missing or misshapen, or the config gives impossible values.
+    """
+    embedding = _embedding(tensors, config, same_values)
+    architecture = _architecture(tensors, config, embedding)
+    expected = expected_tensors(architecture)
+    names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: embedding.name}
+    check_complete(tensors, expected, names)
+    head = head_disagreement(config, tied=embedding.tied_head)
+    return Derivation(
+        architecture=architecture,
+        names=names,
+        disagreements=(*disagreements(config, architecture), *([head] if head else [])),
+        unused=tuple(sorted(tensors.keys() - set(names.values()) - embedding.copies)),
+    )
+
+
+def _embedding(tensors: Tensors, config: Config, same_values: SameValues) -> _Embedding:
+    present = [name for name in _EMBEDDING_NAMES if name in tensors]
+    if not present and HEAD in tensors and config.get("tie_word_embeddings") is not False:
+        # Writers that store a tied tensor once are free to store it under any of its names.
+        present = [HEAD]
+    if not present:
+        raise CheckpointError(f"the checkpoint has no embedding ({EMBEDDING}); use a complete one")
+    name, *others = present
+    if different := [other for other in others if not same_values(name, other)]:
+        raise CheckpointError(
+            f"{different[0]} differs from {name}; encoder and decoder must share one embedding, as Switch's do"
+        )
+    tied_head = _tied_head(name, tensors, config, same_values)
+    return _Embedding(name, tied_head, frozenset([*others, *([HEAD] if tied_head else [])]))
+
+
+def _tied_head(embedding: str, tensors: Tensors, config: Config, same_values: SameValues) -> bool:
+    """Whether the head is the embedding.
+
+    A head that is there and said to be untied is taken at its word whatever its values: whether the decoder's
+    output is scaled hangs on it, which no tensor shows.
+    """
+    if HEAD not in tensors or embedding == HEAD:
+        return True
+    return config.get("tie_word_embeddings") is not False and same_values(embedding, HEAD)
+
+
+def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Architecture:
+    vocab_size, d_model = _matrix(tensors, [embedding.name], "embedding")
+    buckets, num_heads = _matrix(
+        tensors,
+        [f"{side}.block.0.{_RELATIVE_BIAS}" for side in ("encoder", "decoder")],
+        "relative position bias",
+    )
+    inner, _ = _matrix(
+        tensors, (name for name in tensors if name.endswith("SelfAttention.q.weight")), "query projection"
+    )
+    if inner % num_heads:
+        raise CheckpointError(
+            f"{inner} rows of queries cannot be split into {num_heads} heads; use an intact checkpoint"
+        )
+    encoder, decoder = _stacks(tensors)
+    first_projections = [name for name in tensors if name.endswith((".wi.weight", ".wi_0.weight"))]
+    gated = any(name.endswith(".wi_0.weight") for name in first_projections)
+    return Architecture(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=inner // num_heads,
+        d_ff=_matrix(tensors, first_projections, "FFN projection")[0],
+        num_heads=num_heads,
+        num_experts=_num_experts(tensors, (encoder, decoder)),
+        encoder=encoder,
+        decoder=decoder,
+        gated=gated,
+        activation=read_activation(config, gated=gated),
+        router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
+        tied_head=embedding.tied_head,
+        relative_buckets=buckets,
+        **asdict(read_hints(config, vocab_size)),
+    )
+
+
+def _matrix(tensors: Tensors, names: Iterable[str], what: str) -> tuple[int, int]:
+    """The shape that most of the named matrices have, so that one misshapen tensor is not taken for the rule."""
+    shapes = [tensors[name].shape for name in names if name in tensors and len(tensors[name].shape) == 2]
+    if not shapes:
+        raise CheckpointError(f"the checkpoint has no {what}; use a complete Switch checkpoint")
+    rows, columns = mode(shapes)
+    return rows, columns
+
+
+def _num_experts(tensors: Tensors, stacks: Iterable[Stack]) -> int:
+    if not any(stack.sparse_layers for stack in stacks):
+        return 0
+    routers = [info.shape[0] for name, info in tensors.items() if name.endswith(_ROUTER) and info.shape]
+    if not routers:
+        raise CheckpointError(f"the checkpoint has experts and no router ({_ROUTER}); use a complete one")
+    return mode(routers)
+
+
+def _stacks(tensors: Tensors) -> tuple[Stack, Stack]:
+    blocks: dict[str, set[int]] = defaultdict(set)
+    sparse: dict[str, set[int]] = defaultdict(set)
+    for name in tensors:
+        if match := _BLOCK.match(name):
+            side, block, mixture = match[1], int(match[2]), match[3]
+            blocks[side].add(block)
+            if mixture:
+                sparse[side].add(block)
+    encoder, decoder = (_stack(side, blocks[side], sparse[side]) for side in ("encoder", "decoder"))
+    return encoder, decoder
+
+
+def _stack(side: str, blocks: set[int], sparse: set[int]) -> Stack:
+    if not blocks:
+        raise CheckpointError(f"the checkpoint has no {side} blocks; use a complete Switch encoder-decoder")
+    if absent := set(range(len(blocks))) - blocks:
+        raise CheckpointError(
+            f"the checkpoint has {side} block {max(blocks)} and lacks {first_few(sorted(absent))}; use a complete one"
+        )
+    return Stack(layers=len(blocks), sparse_layers=tuple(sorted(sparse)))

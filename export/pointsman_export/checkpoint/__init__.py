@@ -1,0 +1,11 @@
+"""Open a Switch Transformers checkpoint, whatever its layout, and read it one tensor at a time.
+
+Layouts: ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards with an index, in a folder or on
+the Hugging Face hub; float32, bfloat16, float16 and mixtures of them. Nothing is read before it is asked for,
+and what was read leaves no resident memory behind.
+"""
+
+from pointsman_export.checkpoint.folder import Checkpoint
+from pointsman_export.checkpoint.stored import TensorInfo, check_finite
+
+__all__ = ["Checkpoint", "TensorInfo", "check_finite"]

@@ -1,0 +1,158 @@
+"""A checkpoint in a folder, its tensors listed and none read."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import numpy as np
+
+from pointsman.errors import CheckpointError
+from pointsman_export.checkpoint import hub, layout, safetensors_format, torch_format
+from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, StoredTensor, TensorInfo
+from pointsman_export.checkpoint.wording import first_few
+
+_CHUNK_BYTES = 1 << 22
+MODEL_TYPE = "switch_transformers"
+
+
+class Checkpoint:
+    """The tensors of a Switch Transformers checkpoint, each read when it is asked for.
+
+    A context manager: leaving it closes the files that reading has opened. Threads may read side by side.
+
+    Attributes:
+        path: The folder that holds the checkpoint; in the hub's cache when it came from there.
+        config: What ``config.json`` says, unverified.
+        tensors: Every tensor by the name it has in the checkpoint, tied ones under each of their names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder ``path``; see `open` for what it raises."""
+        self.path = path
+        self.config: Mapping[str, object] = MappingProxyType(_config(path))
+        self._weight_files, self._stored = _listing(path)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {name: stored.info for name, stored in self._stored.items()}
+        )
+        self._files = OpenFiles()
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Open a checkpoint, fetching it from the Hugging Face hub first where ``source`` is no path.
+
+        Args:
+            source: A folder, or the id of a model on the hub; a path that exists wins.
+            revision: Branch, tag or commit on the hub; its main branch by default.
+            token: Access token for the hub; the one that `huggingface_hub` finds by default.
+            cache_dir: Where downloads are kept; `huggingface_hub`'s cache by default.
+
+        Raises:
+            CheckpointError: There is no such folder or model, files are missing or damaged, or it is no
+                Switch Transformers model.
+        """
+        path = Path(source)
+        if not path.exists():
+            path = hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
+        elif not path.is_dir():
+            raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files that are open; a later read opens them anew."""
+        self._files.close()
+
+    def read(self, name: str) -> FloatArray:
+        """Read one tensor, and nothing else, into memory of its own.
+
+        Returns:
+            Its values as stored: float32, float16 or ``ml_dtypes.bfloat16``.
+
+        Raises:
+            CheckpointError: There is no such tensor, or its file cannot be read.
+        """
+        if name not in self._stored:
+            raise CheckpointError(f"{self.path} has no tensor {name}; use a complete checkpoint")
+        return self._stored[name].read(self._files)
+
+    def same_values(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers, compared without holding either as a whole."""
+        one, other = self._stored[first], self._stored[second]
+        if one.info.shape != other.info.shape:
+            return False
+        if one.shares_place_with(other):
+            return True
+        return all(
+            np.array_equal(left.read(self._files).astype(np.float32), right.read(self._files).astype(np.float32))
+            for left, right in zip(one.row_blocks(), other.row_blocks(), strict=True)
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weight files, in the order of their names, as ``cat FILES | sha256sum`` prints it.
+
+        Reads every byte once, in constant memory. For a single file it is the hash that the hub shows for it.
+        """
+        digest = hashlib.sha256()
+        for path in self._weight_files:
+            with path.open("rb", buffering=0) as file:
+                while block := file.read(_CHUNK_BYTES):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def _config(folder: Path) -> dict[str, object]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint")
+    config = layout.load_json(path)
+    model_type = config.get("model_type", MODEL_TYPE)
+    if model_type != MODEL_TYPE:
+        raise CheckpointError(
+            f"{path} describes a model of type {model_type!r}; Pointsman exports {MODEL_TYPE!r} alone"
+        )
+    return config
+
+
+def _listing(folder: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
+    """The weight files in the order of their names, and every tensor's place."""
+    name = layout.preferred([path.name for path in folder.iterdir()])
+    if name is None:
+        raise CheckpointError(f"{folder} has no weights; it needs one of {', '.join(layout.PREFERENCE)}")
+    path = folder / name
+    if name.endswith(layout.INDEX_SUFFIX):
+        return _sharded(path)
+    return [path], _tensors_in(path)
+
+
+def _sharded(index: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
+    shard_of = layout.shard_of(index)
+    shards = [index.parent / name for name in sorted(set(shard_of.values()))]
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise CheckpointError(f"{index} names files that are not there: {first_few(absent)}; fetch them")
+    tensors_of = {shard.name: _tensors_in(shard) for shard in shards}
+    if lost := [name for name, shard in shard_of.items() if name not in tensors_of[shard]]:
+        where = first_few(f"{name} in {shard_of[name]}" for name in lost)
+        raise CheckpointError(f"{index} names tensors that are not there: {where}; fetch the files again")
+    return shards, {name: tensors_of[shard][name] for name, shard in shard_of.items()}
+
+
+def _tensors_in(path: Path) -> dict[str, StoredTensor]:
+    if path.suffix == ".safetensors":
+        return safetensors_format.tensors_in(path)
+    return torch_format.tensors_in(path)

@@ -1,0 +1,55 @@
+"""Which files of a folder hold the weights."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pointsman.errors import CheckpointError
+from pointsman_export.checkpoint.wording import first_few
+
+INDEX_SUFFIX = ".index.json"
+PREFERENCE = (
+    "model.safetensors",
+    f"model.safetensors{INDEX_SUFFIX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX_SUFFIX}",
+)
+"""Files that a checkpoint is read from, the preferred one first: the order in which transformers looks."""
+
+
+def preferred(names: Collection[str]) -> str | None:
+    """The file to read a checkpoint from, out of the files that are there."""
+    return next((name for name in PREFERENCE if name in names), None)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        CheckpointError: The file cannot be read or does not hold a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore the file") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object; fetch the file again")
+    return value
+
+
+def shard_of(index: Path) -> Mapping[str, str]:
+    """Read an index: the name of the shard that holds each tensor.
+
+    Raises:
+        CheckpointError: The index cannot be read, or names files outside its folder.
+    """
+    weight_map = load_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no 'weight_map' of tensors to files; fetch the file again")
+    shards = {str(shard) for shard in weight_map.values()}
+    if strange := sorted(shard for shard in shards if Path(shard).name != shard):
+        raise CheckpointError(f"{index} names files outside its folder: {first_few(strange)}; mend the index")
+    return weight_map

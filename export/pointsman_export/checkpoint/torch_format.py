@@ -1,0 +1,66 @@
+"""Where the tensors of a PyTorch ``.bin`` file lie.
+
+``torch.load(map_location="meta")`` unpickles names, shapes and strides without reading any data, and notes on
+each storage where it starts in the file. Tied tensors are views of one storage and share that start.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pointsman.errors import CheckpointError
+from pointsman_export.checkpoint.stored import NUMPY_DTYPES, StoredTensor, TensorInfo, refuse_dtypes
+
+_ZIP_MAGIC = b"PK"
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """List the tensors of a ``.bin`` file without reading them.
+
+    Raises:
+        CheckpointError: The file is not a PyTorch archive of tensors, is truncated, or holds a dtype that is
+            not supported.
+    """
+    _check_archive(path)
+    state = _state(path)
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
+    refuse_dtypes(path, {name: dtype for name, dtype in dtypes.items() if dtype not in NUMPY_DTYPES})
+    return {name: _stored(name, dtypes[name], tensor, path) for name, tensor in state.items()}
+
+
+def _check_archive(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
+    if not start.startswith(_ZIP_MAGIC):
+        raise CheckpointError(
+            f"{path} is not a zip archive as torch.save has written since PyTorch 1.6; load and save it again"
+        )
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state: Any = torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds something else than tensors; save its state_dict alone") from error
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged; fetch the file again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds something else than tensors; save its state_dict alone")
+    return state
+
+
+def _stored(name: str, dtype: str, tensor: torch.Tensor, path: Path) -> StoredTensor:
+    start = tensor.untyped_storage()._checkpoint_offset
+    if start is None:
+        raise RuntimeError(f"torch {torch.__version__} does not say where {name} starts in {path}")
+    return StoredTensor(
+        info=TensorInfo(name, tuple(tensor.shape), dtype),
+        file=path,
+        offset=start + int(tensor.storage_offset()) * tensor.element_size(),
+        strides=None if tensor.is_contiguous() else tensor.stride(),
+    )
