@@ -1,0 +1,216 @@
+"""Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
+
+import contextlib
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pointsman.errors import OptionsError, OutputExistsError
+from pointsman.manifest import (
+    SCHEMA,
+    TOKENIZER,
+    Architecture,
+    Dtype,
+    FileRecord,
+    Form,
+    Graph,
+    Limits,
+    Manifest,
+    Source,
+    Variant,
+    decoder_specs,
+    encoder_specs,
+    record_of,
+    write_manifest,
+)
+from pointsman.tokenizer import MODEL_FILE, Tokenizer
+from pointsman.writing import replacing
+from pointsman_export.architecture import Derivation, derive_from
+from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.graphs import decoder_graph, encoder_graph
+from pointsman_export.modules import Build, Precision
+from pointsman_export.network import Network
+from pointsman_export.verify import verify
+from pointsman_export.weights import WeightFile, plan, write_weights
+
+Capacity = Literal["reference", "none"] | int
+PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalReader:
+    """A checkpoint under the names that its architecture gives its tensors, whichever it uses itself."""
+
+    checkpoint: Checkpoint
+    names: Mapping[str, str]
+
+    def read(self, name: str) -> NDArray[np.generic]:
+        """The tensor of this canonical name."""
+        return self.checkpoint.read(self.names[name])
+
+
+def export_bundle(
+    source: str | Path,
+    output: str | Path,
+    *,
+    forms: Sequence[Form] = ("fused", "portable"),
+    dtype: Dtype = "float32",
+    capacity: Capacity = "reference",
+    max_tokens: int = 2048,
+    force: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Manifest:
+    """Export a checkpoint.
+
+    Memory stays bounded by the largest tensor and, while parity is checked, by the largest block.
+
+    Args:
+        source: a Hugging Face folder or hub id.
+        output: the bundle's folder.
+        forms: which graphs to write; they share their weights.
+        dtype: of weights, matrix products and caches.
+        capacity: tokens an expert accepts from one sequence: the checkpoint's own, no limit, or a number.
+        max_tokens: longest input and output that requests may have.
+        force: whether to replace what is at `output`.
+        revision: of a hub id.
+        token: for a hub id.
+
+    Returns:
+        the bundle's manifest.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be exported.
+        TokenizerError: it has no usable vocabulary.
+        OutputExistsError: `output` is there and `force` is not given.
+        OutputError: the bundle cannot be written.
+        ParityError: the graphs do not compute what the checkpoint does; nothing is left behind.
+    """
+    target = Path(output)
+    if target.exists() and not force:
+        raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
+    if isinstance(capacity, int) and capacity < 1:
+        raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
+    with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
+        derivation = derive_from(checkpoint)
+        for sentence in derivation.disagreements:
+            tqdm.write(f"note: {sentence}", file=sys.stderr)
+        tokenizer = Tokenizer.load(checkpoint.path)
+        tokenizer.check_vocab_size(derivation.architecture.vocab_size)
+        with replacing(target) as folder:
+            records = [_copy_vocabulary(checkpoint.path, folder)]
+            variants = _write_variants(
+                checkpoint, derivation, folder, forms, dtype, _limit(capacity, derivation.architecture)
+            )
+            manifest = Manifest(
+                schema=SCHEMA,
+                producer=_versions(),
+                source=_source(source, checkpoint, derivation),
+                architecture=derivation.architecture,
+                limits=Limits(tokens=max_tokens),
+                extra_ids=len(tokenizer.sentinel_ids),
+                tokenizer=tuple(records),
+                variants=variants,
+            )
+            write_manifest(manifest, folder)
+    return manifest
+
+
+def _limit(capacity: Capacity, architecture: Architecture) -> int | None:
+    if capacity == "reference":
+        return architecture.expert_capacity
+    return None if capacity == "none" else capacity
+
+
+def _write_variants(
+    checkpoint: Checkpoint,
+    derivation: Derivation,
+    folder: Path,
+    forms: Sequence[Form],
+    dtype: Dtype,
+    capacity: int | None,
+) -> dict[str, Variant]:
+    """Write the weights once, and each form's graphs beside them."""
+    reader = CanonicalReader(checkpoint, derivation.names)
+    precision = Precision.of(dtype)
+    place = folder / "variants" / dtype
+    place.mkdir(parents=True)
+    weights = _write_weights(Build(derivation.architecture, "portable", precision, capacity), reader, place)
+    record = FileRecord(
+        path=weights.path.relative_to(folder).as_posix(), bytes=weights.path.stat().st_size, sha256=weights.sha256
+    )
+    variants = {}
+    for form in forms:
+        build = Build(derivation.architecture, form, precision, capacity)
+        variants[f"{form}-{dtype}"] = _write_variant(build, weights, record, reader, folder)
+    return variants
+
+
+def _write_weights(build: Build, reader: CanonicalReader, place: Path) -> WeightFile:
+    with torch.device("meta"):
+        entries = plan(Network(build))
+    total = sum(entry.bytes for entry in entries)
+    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, disable=None) as bar:
+        return write_weights(entries, reader, place / "weights.bin", progress=bar.update)
+
+
+def _write_variant(
+    build: Build, weights: WeightFile, weight_record: FileRecord, reader: CanonicalReader, folder: Path
+) -> Variant:
+    architecture, dtype = build.architecture, build.precision.name
+    place = weights.path.parent
+    encoder, decoder = place / f"{build.form}.encoder.onnx", place / f"{build.form}.decoder.onnx"
+    blocks = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
+    with tqdm(total=2 + blocks, desc=f"{build.form} graphs", disable=None) as bar:
+        ir.save(encoder_graph(build, weights.tensors), encoder)
+        bar.update()
+        ir.save(decoder_graph(build, weights.tensors), decoder)
+        bar.update()
+        parity = verify(build, encoder, decoder, reader, progress=lambda _: bar.update())
+    encoder_inputs, encoder_outputs = encoder_specs(architecture, dtype)
+    decoder_inputs, decoder_outputs = decoder_specs(architecture, dtype)
+    return Variant(
+        form=build.form,
+        precision=dtype,
+        capacity=build.capacity,
+        encoder=Graph(file=encoder.relative_to(folder).as_posix(), inputs=encoder_inputs, outputs=encoder_outputs),
+        decoder=Graph(file=decoder.relative_to(folder).as_posix(), inputs=decoder_inputs, outputs=decoder_outputs),
+        files=(record_of(folder, encoder), record_of(folder, decoder), weight_record),
+        parity=parity,
+    )
+
+
+def _copy_vocabulary(checkpoint: Path, folder: Path) -> FileRecord:
+    place = folder / TOKENIZER / MODEL_FILE
+    place.parent.mkdir()
+    shutil.copyfile(checkpoint / MODEL_FILE, place)
+    return record_of(folder, place)
+
+
+def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:
+    # A folder's name says enough; where it lay on the exporting machine is nobody's business.
+    name = Path(source).resolve().name if Path(source).exists() else str(source)
+    return Source(
+        name=name,
+        sha256=checkpoint.fingerprint(),
+        disagreements=derivation.disagreements,
+        unused=derivation.unused,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,86 @@
+"""`pointsman-export`: checkpoints to bundles."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pointsman.errors import PointsmanError
+from pointsman.manifest import Form
+from pointsman_export.bundle import Capacity, export_bundle
+
+FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portable",), "both": ("fused", "portable")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 parity failed, 2 the user's mistake."""
+    parsed = _parser().parse_args(arguments)
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _bundle(parsed)
+    except PointsmanError as error:
+        print(f"pointsman-export: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("pointsman-export: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    bundle = commands.add_parser(
+        "bundle",
+        help="checkpoint to ONNX bundle",
+        description="Export a checkpoint to a bundle of ONNX graphs, checked against the checkpoint.",
+    )
+    bundle.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder or hub id")
+    bundle.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder to write")
+    bundle.add_argument("--form", choices=FORMS, default="both", help="which graphs to write (default: both)")
+    bundle.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bundle.add_argument(
+        "--capacity",
+        type=_capacity,
+        default="reference",
+        help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number",
+    )
+    bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
+    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
+    bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
+    bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
+    return parser
+
+
+def _capacity(text: str) -> Capacity:
+    if text == "reference":
+        return "reference"
+    if text == "none":
+        return "none"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not reference, none, or a number from 1")
+
+
+def _bundle(parsed: argparse.Namespace) -> int:
+    manifest = export_bundle(
+        parsed.checkpoint,
+        parsed.output,
+        forms=FORMS[parsed.form],
+        dtype=parsed.dtype,
+        capacity=parsed.capacity,
+        max_tokens=parsed.max_tokens,
+        force=parsed.force,
+        revision=parsed.revision,
+        token=parsed.token,
+    )
+    for name, variant in manifest.variants.items():
+        size = sum(file.bytes for file in variant.files)
+        print(f"{name}: {size / 1e6:,.1f} MB, parity {variant.parity.max_error:.1e} at {variant.parity.worst}")
+    print(f"wrote {parsed.output}")
+    return 0

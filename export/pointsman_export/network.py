@@ -1,0 +1,130 @@
+"""The two graphs of a Switch Transformer as torch modules: the encoder, and one step of the decoder.
+
+No hidden states cross the border: the encoder ends in the cross-attention keys and values of every decoder layer, so
+they are computed once per request and never again.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pointsman.manifest import Architecture, Stack
+from pointsman_export.modules import Block, Build, Embedding, Linear, RMSNorm, masked
+
+LABEL_OP = "pointsman::Label"
+
+
+def label(hidden: Tensor, name: str) -> Tensor:
+    """Name a value; `graphs` turns the node into the ONNX value's name."""
+    return torch.onnx.ops.symbolic(
+        LABEL_OP, (hidden,), {"name": name}, dtype=hidden.dtype, shape=hidden.shape, version=1
+    )
+
+
+class BlockStack(nn.Module):
+    """The blocks of an encoder or a decoder, and the norm after them."""
+
+    def __init__(self, build: Build, stack: Stack, *, decoder: bool) -> None:
+        super().__init__()
+        blocks = (Block(build, stack, index, decoder=decoder) for index in range(stack.layers))
+        self.block = nn.ModuleList(blocks)
+        self.final_layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
+
+    def position_bias(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The stack's relative bias, [1, heads, queries, keys]; only block 0 holds its weights."""
+        return cast("Block", self.block[0]).position_bias(queries, keys)
+
+
+class Network(nn.Module):
+    """All modules of a Switch Transformer under the names of its checkpoint."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        architecture = build.architecture
+        self.architecture: Architecture = architecture
+        self.shared = Embedding(architecture.vocab_size, architecture.d_model, build.precision.compute)
+        self.encoder = BlockStack(build, architecture.encoder, decoder=False)
+        self.decoder = BlockStack(build, architecture.decoder, decoder=True)
+        if not architecture.tied_head:
+            self.lm_head = Linear(architecture.d_model, architecture.vocab_size, build.precision.compute)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Float32 [rows, positions, d_model] to float32 logits [rows, positions, vocab]."""
+        if not self.architecture.tied_head:
+            logits: Tensor = self.lm_head(hidden)
+            return logits.to(torch.float32)
+        rows, positions, d_model = hidden.shape
+        weight = self.shared.weight
+        flat = (hidden * d_model**-0.5).to(weight.dtype).reshape(rows * positions, d_model)
+        tied = nn.functional.linear(flat, weight)
+        return tied.reshape(rows, positions, -1).to(torch.float32)
+
+
+class EncoderGraph(Network):
+    """Token ids and mask to the cross-attention keys and values of every decoder layer."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Encode.
+
+        Args:
+            input_ids: int64 [batch, source].
+            attention_mask: int64 [batch, source], 1 for a token and 0 for padding.
+
+        Returns:
+            key and value of decoder layer 0, of layer 1, ..., in the compute dtype: keys are transposed,
+            [batch, heads, d_kv, source], values [batch, heads, source, d_kv].
+        """
+        positions = torch.arange(input_ids.shape[1])
+        bias = self.encoder.position_bias(positions, positions) + masked(attention_mask)[:, None, None, :]
+        hidden = self.shared(input_ids)
+        for index, block in enumerate(self.encoder.block):
+            attention, feed_forward = block.layer  # type: ignore[misc]
+            hidden, _, _ = attention(hidden, bias)
+            hidden = label(feed_forward(hidden), f"encoder.block.{index}")
+        return self.cross_keys_values(self.encoder.final_layer_norm(hidden))
+
+    def cross_keys_values(self, states: Tensor) -> list[Tensor]:
+        """Project the encoder's states for every decoder layer."""
+        outputs = []
+        for block in self.decoder.block:
+            attention = block.layer[1].EncDecAttention  # type: ignore[union-attr, index]
+            key, value = (attention.split(project(states), states.shape[0]) for project in (attention.k, attention.v))
+            outputs += [key.transpose(2, 3), value]
+        return outputs
+
+
+class DecoderGraph(Network):
+    """One decoder step over a cache: token ids to logits, and the cache grown by those tokens."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, beam_rows: Tensor, cross: list[Tensor], past: list[Tensor]
+    ) -> list[Tensor]:
+        """Decode `positions` more tokens of every row; usually one.
+
+        Args:
+            input_ids: int64 [rows, positions]; rows = batch x beams, beams of one input side by side.
+            attention_mask: int64 [batch, source], of the encoder's input.
+            beam_rows: int64 [rows], the row of `past` that each row continues.
+            cross: the encoder's outputs.
+            past: key and value of layer 0, of layer 1, ...: compute dtype, [rows, heads, past, d_kv] each.
+
+        Returns:
+            logits, float32 [rows, positions, vocab]; then the cache, like `past`, [rows, heads, past + positions,
+            d_kv].
+        """
+        positions, past_length = input_ids.shape[1], past[0].shape[2]
+        keys = torch.arange(past_length + positions)
+        queries = torch.arange(positions) + past_length
+        self_bias = self.decoder.position_bias(queries, keys) + masked(keys[None, :] <= queries[:, None])
+        cross_bias = masked(attention_mask)[:, None, None, :]
+        hidden, present = self.shared(input_ids), []
+        for index, block in enumerate(self.decoder.block):
+            self_attention, cross_attention, feed_forward = block.layer  # type: ignore[misc]
+            pair = slice(2 * index, 2 * index + 2)
+            past_key, past_value = (cache.index_select(0, beam_rows) for cache in past[pair])
+            hidden, key, value = self_attention(hidden, self_bias, (past_key, past_value))
+            hidden = cross_attention(hidden, cross_bias, *cross[pair])
+            hidden = label(feed_forward(hidden), f"decoder.block.{index}")
+            present += [key, value]
+        return [self.head(self.decoder.final_layer_norm(hidden)), *present]
