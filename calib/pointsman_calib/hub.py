@@ -1,0 +1,102 @@
+"""Datasets on the Hugging Face hub, or on the mirror that ``HF_ENDPOINT`` names, as plain files."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, Literal
+
+from pointsman.errors import CorpusError
+
+Split = Literal["train", "validation"]
+
+_DATASET_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FILE_SUFFIXES: Final = (".gz", ".json", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a dataset, not fetched yet."""
+
+    dataset: str
+    name: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.name}"
+
+    def fetch(self) -> Path:
+        """Download the file, unless the cache has it, and return its path there.
+
+        Raises:
+            CorpusError: it cannot be fetched.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _one_sentence(self.dataset, self.revision):
+            return Path(hf_hub_download(self.dataset, self.name, repo_type="dataset", revision=self.revision))
+
+
+def is_dataset_id(source: str | Path) -> bool:
+    """Whether ``source`` reads as owner/name and not as a path to a file."""
+    text = str(source)
+    return isinstance(source, str) and bool(_DATASET_ID.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
+
+
+def list_files(dataset: str, *, split: Split, config: str, revision: str | None) -> list[HubFile]:
+    """The files of one split, in order.
+
+    Raises:
+        CorpusError: the dataset cannot be reached or has no such files, or huggingface_hub is not installed.
+    """
+    pattern = f"{config}/c4-{split}.*.json.gz"
+    with _one_sentence(dataset, revision):
+        names = sorted(name for name in _names(dataset, config, revision) if fnmatchcase(name, pattern))
+    if not names:
+        raise CorpusError(f"{dataset} has no {pattern} on the hub; check split and config, or give files")
+    return [HubFile(dataset, name, revision) for name in names]
+
+
+def _names(dataset: str, folder: str, revision: str | None) -> list[str]:
+    from huggingface_hub import HfApi
+
+    # One folder only: the whole of allenai/c4 has more than 25,000 files.
+    entries = HfApi().list_repo_tree(dataset, folder, revision=revision, repo_type="dataset")
+    return [entry.path for entry in entries]
+
+
+@contextmanager
+def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever huggingface_hub raises into one sentence that says what to do."""
+    try:
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise CorpusError(
+            f"there is no file {dataset}, and fetching it from the hub needs huggingface_hub: "
+            "pip install huggingface_hub, or give files"
+        ) from error
+    # The base of whichever HTTP library huggingface_hub is built on.
+    transport_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise CorpusError(f"{dataset} asks for consent on the hub; give it there and set HF_TOKEN") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CorpusError(
+            f"there is no file {dataset} here and no dataset {dataset} on the hub that you may see; "
+            "check the name, or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CorpusError(f"{dataset} has no revision {revision} on the hub; check its name") from error
+    except errors.HFValidationError as error:
+        raise CorpusError(f"there is no file {dataset}, and it is no dataset's id; check the name") from error
+    except errors.EntryNotFoundError as error:
+        raise CorpusError(f"{dataset} lacks this folder or file on the hub; check split and config") from error
+    except (transport_error, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CorpusError(
+            f"there is no file {dataset}, and fetching it from the hub failed ({reason}); "
+            "check the network, or download C4 files and name them"
+        ) from error
