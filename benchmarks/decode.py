@@ -1,0 +1,190 @@
+"""Decode speed at switch-base-8's real size, random weights: transformers against Pointsman, side by side.
+
+Every contestant runs in a process of its own, one after the other within a round; rounds are interleaved and their
+order alternates, so that a machine that slows down or warms up slows everyone. Figures are medians over rounds. The
+dense floor is the same model without sparse layers, from the same exporter: what no Mixture of Experts can beat.
+Exit code 1 says that a promise about a ratio is not kept.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measurements
+from cases import CASES, QUICK_CASES, Case
+from contestants import Job
+from measurements import BUILD, RESULTS, Bar
+from prepared import prepared_bundle, prepared_checkpoint
+
+TRANSFORMERS, FLOOR, MAIN = "transformers", "dense floor", "fused-float32"
+LEAST_SPEEDUPS = {"greedy": 2.3, "batch 8": 2.3, "4 beams": 3.0, "encoder 512": 1.4}
+MOST_OVER_FLOOR = {"greedy": 1.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All rounds of one contestant.
+
+    Attributes:
+        rounds: what its process printed, round by round.
+    """
+
+    rounds: list[dict[str, Any]]
+
+    def seconds(self, case: str) -> float:
+        """Of one request: the median over rounds."""
+        return measurements.median_over_rounds([measured["cases"][case]["seconds"] for measured in self.rounds])
+
+    def tokens(self, case: str) -> list[list[int]]:
+        """What it generated."""
+        tokens: list[list[int]] = self.rounds[0]["cases"][case]["tokens"]
+        return tokens
+
+    def middle(self, key: str) -> float:
+        """The median over rounds of a number that each process reports once."""
+        return measurements.median_over_rounds([[measured[key]] for measured in self.rounds])
+
+    def to_json(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """Medians and raw samples."""
+        return {
+            "load_seconds": self.middle("load_seconds"),
+            "peak_bytes": self.middle("peak_bytes"),
+            "raw_load_seconds": [measured["load_seconds"] for measured in self.rounds],
+            "cases": {
+                case.name: {
+                    "seconds": self.seconds(case.name),
+                    "raw_seconds_by_round": [measured["cases"][case.name]["seconds"] for measured in self.rounds],
+                }
+                for case in cases
+            },
+        }
+
+
+def jobs(parsed: argparse.Namespace, cases: tuple[Case, ...]) -> dict[str, Job]:
+    """The contestants, by name; what they load is made first where it is not there."""
+    shape, dense = ("tiny", "tiny-dense") if parsed.quick else ("switch-base-8", "dense-base")
+    checkpoint = prepared_checkpoint(parsed.keep, shape)
+    bundle = prepared_bundle(parsed.keep, shape, forms="both")
+    floor = prepared_bundle(parsed.keep, dense, forms="fused")
+    common: dict[str, Any] = {"threads": parsed.threads, "repeats": parsed.repeats, "cases": cases}
+    found = {TRANSFORMERS: Job("transformers", str(checkpoint), "", observe_routing=True, **common)}
+    for variant in parsed.variants.split(","):
+        found[variant] = Job("pointsman", str(bundle), variant, observe_routing=False, **common)
+    found[FLOOR] = Job("pointsman", str(floor), MAIN, observe_routing=False, **common)
+    return found
+
+
+def run_rounds(contestants: dict[str, Job], rounds: int) -> dict[str, Measured]:
+    """Run every contestant once a round."""
+    measured: dict[str, Measured] = {name: Measured([]) for name in contestants}
+    for number in range(rounds):
+        names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
+        for name in names:
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            measured[name].rounds.append(_run(contestants[name]))
+    return measured
+
+
+def _run(job: Job) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("contestants.py")), job.to_json()]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(finished.stdout)
+    return result
+
+
+def equal_tokens(measured: dict[str, Measured], cases: Sequence[Case]) -> dict[str, dict[str, list[int]]]:
+    """For each variant and case, how many tokens are those of transformers, and of how many."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for name in measured.keys() - {TRANSFORMERS, FLOOR}:
+        found[name] = {}
+        for case in (case for case in cases if case.new_tokens):
+            theirs, ours = measured[TRANSFORMERS].tokens(case.name), measured[name].tokens(case.name)
+            pairs = [pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True)]
+            found[name][case.name] = [sum(one == other for one, other in pairs), len(pairs)]
+    return found
+
+
+def bars(measured: dict[str, Measured]) -> list[Bar]:
+    """What is promised of the main variant."""
+    if MAIN not in measured:
+        return []
+
+    def ratio(case: str, over: str, under: str) -> float:
+        return measured[over].seconds(case) / measured[under].seconds(case)
+
+    faster = [
+        Bar(f"{MAIN}: times the speed of transformers, {case}", ratio(case, TRANSFORMERS, MAIN), limit, at_least=True)
+        for case, limit in LEAST_SPEEDUPS.items()
+    ]
+    slower = [
+        Bar(f"{MAIN}: times the time of the dense floor, {case}", ratio(case, MAIN, FLOOR), limit, at_least=False)
+        for case, limit in MOST_OVER_FLOOR.items()
+    ]
+    return faster + slower
+
+
+def print_report(measured: dict[str, Measured], cases: Sequence[Case]) -> None:
+    """Print seconds, and milliseconds per generated token or the ratio to transformers and to the floor."""
+    rows = []
+    for case in cases:
+        for name, contestant in measured.items():
+            seconds = contestant.seconds(case.name)
+            per_token = f"{seconds / case.new_tokens * 1e3:.1f}" if case.new_tokens else ""
+            faster, slower = (measured[other].seconds(case.name) for other in (TRANSFORMERS, FLOOR))
+            rows.append([case.name, name, f"{seconds:.3f}", per_token, f"{faster / seconds:.2f}x"])
+            rows[-1].append(f"{seconds / slower:.2f}x")
+    measurements.print_table(["case", "contestant", "s", "ms/token", "speed of transformers", "time of floor"], rows)
+    print()
+    loads = [
+        [name, f"{each.middle('load_seconds'):.2f}", f"{each.middle('peak_bytes') / 1e9:.2f}"]
+        for name, each in measured.items()
+    ]
+    measurements.print_table(["contestant", "load s", "peak GB"], loads)
+
+
+def main() -> int:
+    parsed = _parser().parse_args()
+    cases = QUICK_CASES if parsed.quick else CASES
+    contestants = jobs(parsed, cases)
+    started = measurements.begin()
+    measured = run_rounds(contestants, parsed.rounds)
+    equal = equal_tokens(measured, cases)
+    promised = [] if parsed.quick else bars(measured)
+    print_report(measured, cases)
+    for name, counts in equal.items():
+        told = ", ".join(f"{case} {same} of {total}" for case, (same, total) in counts.items())
+        print(f"tokens of {name} equal to those of transformers: {told}")
+    body = {
+        "settings": {"threads": parsed.threads, "rounds": parsed.rounds, "repeats": parsed.repeats},
+        "cases": {
+            case.name: {"batch": case.batch, "source": case.source, "new_tokens": case.new_tokens, "beams": case.beams}
+            for case in cases
+        },
+        "contestants": {name: each.to_json(cases) for name, each in measured.items()},
+        "equal_tokens": equal,
+        "routing": {case.name: measured[TRANSFORMERS].rounds[0]["cases"][case.name]["routing"] for case in cases},
+        "bars": [bar.to_json() for bar in promised],
+    }
+    measurements.write(parsed.output or (BUILD / "quick" if parsed.quick else RESULTS) / "decode.json", started, body)
+    return 0 if measurements.print_bars(promised) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure decode speed against transformers and a dense floor.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case in a round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variants", default="fused-float32,portable-float32", help="of the bundle, with commas")
+    parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

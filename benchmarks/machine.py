@@ -1,0 +1,61 @@
+"""The machine and the versions that a measurement was made with, in words."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("pointsman", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "transformers", "onnx")
+# Those that matrix products are chosen by, as /proc/cpuinfo spells them on x86 and on ARM.
+_INSTRUCTION_SETS = (
+    "avx",
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+def describe() -> dict[str, Any]:
+    """CPU model, cores, instruction sets, memory, system, and how busy it is just now."""
+    cpu, flags = _cpu()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part and are installed."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """Name and flags of the first core."""
+    path = Path("/proc/cpuinfo")
+    fields: dict[str, str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags") or fields.get("Features") or ""
+    return fields.get("model name") or platform.processor() or platform.machine(), set(flags.split())

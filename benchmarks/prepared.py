@@ -1,0 +1,39 @@
+"""Synthetic checkpoints and their bundles, kept between runs and made anew when what makes them has changed."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from shapes import SHAPES, write_checkpoint
+
+HERE = Path(__file__).parent
+EXPORTER = str(Path(sys.executable).with_name("pointsman-export"))
+
+
+def prepared_checkpoint(folder: Path, shape: str) -> Path:
+    """The checkpoint of a shape, in `folder`."""
+    checkpoint = folder / "checkpoints" / shape
+    if not _is_newer(checkpoint / "config.json", [HERE / "shapes.py", HERE / "vocabulary.py"]):
+        print(f"writing {checkpoint}", file=sys.stderr)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        write_checkpoint(checkpoint, SHAPES[shape])
+    return checkpoint
+
+
+def prepared_bundle(folder: Path, shape: str, *, forms: Literal["fused", "portable", "both"]) -> Path:
+    """The bundle of a shape's checkpoint, in `folder`, written by the installed exporter."""
+    bundle = folder / "bundles" / shape
+    checkpoint = prepared_checkpoint(folder, shape)
+    exporter = (HERE.parent / "export" / "pointsman_export").rglob("*.py")
+    makers = [*exporter, HERE.parent / "runtime" / "pointsman" / "manifest.py", checkpoint / "config.json"]
+    if not _is_newer(bundle / "manifest.json", makers):
+        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--force"]
+        subprocess.run(command, check=True)
+    return bundle
+
+
+def _is_newer(made: Path, makers: Iterable[Path]) -> bool:
+    return made.exists() and made.stat().st_mtime >= max(maker.stat().st_mtime for maker in makers)

@@ -1,0 +1,216 @@
+"""Synthetic checkpoints of real shapes: seeded random weights in Hugging Face layout, written without ever being held.
+
+Weights are scaled so that every part of the model has a say in its logits: activations stay in range, tokens spread
+over the experts and greedy decoding wanders, as in a trained model and unlike in a freshly initialised one.
+Try `python benchmarks/shapes.py switch-base-8 build/switch-base-8`.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.manifest import Architecture, Stack
+from pointsman_export.architecture import expected_tensors
+from vocabulary import write_vocabulary
+
+Dtype = Literal["float32", "bfloat16"]
+Shapes = dict[str, tuple[int, ...]]
+
+SHARD_BYTES = 1 << 30
+_SAFETENSORS = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
+_EOS = 1
+_SHARPNESS = 4.0  # of the logits: the likeliest token stands out, so that arithmetic's last bits decide nothing
+
+
+def switch(
+    *,
+    layers: int = 12,
+    num_experts: int = 8,
+    d_model: int = 768,
+    d_ff: int = 3072,
+    num_heads: int = 12,
+    vocab_size: int = 32128,
+) -> Architecture:
+    """A Switch Transformer like the released base models: every second block sparse, tied head.
+
+    Args:
+        layers: blocks of the encoder, and of the decoder.
+        num_experts: of each sparse block; 0 makes every block dense.
+        d_model: width of the residual stream; heads are 64 wide.
+        d_ff: inner width of feed-forward networks.
+        num_heads: attention heads.
+        vocab_size: rows of the embedding.
+    """
+    stack = Stack(layers=layers, sparse_layers=tuple(range(1, layers, 2)) if num_experts else ())
+    return Architecture(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=64,
+        d_ff=d_ff,
+        num_heads=num_heads,
+        num_experts=num_experts,
+        encoder=stack,
+        decoder=stack,
+        gated=False,
+        activation="relu",
+        router_bias=False,
+        tied_head=True,
+        relative_buckets=32,
+        relative_max_distance=128,
+        layer_norm_epsilon=1e-6,
+        expert_capacity=64,
+        pad_token_id=0,
+        eos_token_id=_EOS,
+        decoder_start_token_id=0,
+    )
+
+
+SHAPES: dict[str, Architecture] = {
+    "switch-base-8": switch(),
+    "dense-base": switch(num_experts=0),
+    "2GB-by-blocks": switch(layers=10),
+    "8GB-by-blocks": switch(layers=40),
+    "2GB-by-experts": switch(layers=10),
+    "8GB-by-experts": switch(layers=10, num_experts=40),
+    # For smoke tests of the scripts.
+    "tiny": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
+    "tiny-dense": switch(layers=2, num_experts=0, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
+    "tiny-by-experts": switch(layers=2, num_experts=24, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
+}
+
+
+def total_bytes(architecture: Architecture, dtype: Dtype = "float32") -> int:
+    """Size of all weights."""
+    itemsize: int = _SAFETENSORS[dtype][1].itemsize
+    return sum(math.prod(shape) for shape in expected_tensors(architecture).values()) * itemsize
+
+
+def write_checkpoint(
+    folder: Path, architecture: Architecture, *, dtype: Dtype = "float32", seed: int = 0, shard_bytes: int = SHARD_BYTES
+) -> Path:
+    """Write a checkpoint, one tensor in memory at a time.
+
+    Args:
+        folder: where; made if it is not there.
+        architecture: what.
+        dtype: of the stored weights.
+        seed: the same seed gives the same files.
+        shard_bytes: largest size of a weight file.
+
+    Returns:
+        `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(expected_tensors(architecture), dtype, shard_bytes)
+    weight_map: dict[str, str] = {}
+    for number, shapes in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(folder / name, shapes, dtype, seed)
+        weight_map |= dict.fromkeys(shapes, name)
+    index = {"metadata": {"total_size": total_bytes(architecture, dtype)}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_vocabulary(folder, architecture.vocab_size)
+    # Last, since its presence says that the rest is complete.
+    (folder / "config.json").write_text(json.dumps(_config(architecture), indent=2))
+    return folder
+
+
+def _shards(shapes: Shapes, dtype: Dtype, shard_bytes: int) -> list[Shapes]:
+    shards: list[Shapes] = [{}]
+    room = shard_bytes
+    for name, shape in shapes.items():
+        size = math.prod(shape) * _SAFETENSORS[dtype][1].itemsize
+        if size > room and shards[-1]:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = shape
+        room -= size
+    return shards
+
+
+def _write_shard(path: Path, shapes: Shapes, dtype: Dtype, seed: int) -> None:
+    code, numpy_dtype = _SAFETENSORS[dtype]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * numpy_dtype.itemsize
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            file.write(_drawn(name, shape, seed).astype(numpy_dtype).tobytes())
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    """One tensor; its values depend on its name and the seed alone."""
+    generator = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
+    tensor = generator.standard_normal(shape, np.float32)
+    tensor *= np.float32(_deviation(name, shape))
+    if name.endswith("layer_norm.weight"):
+        tensor += _SHARPNESS if name == "decoder.final_layer_norm.weight" else 1.0
+    return tensor
+
+
+def _deviation(name: str, shape: tuple[int, ...]) -> float:
+    """Standard deviations found by trying; those of projections are relative to their input's width."""
+    if name.endswith("layer_norm.weight"):
+        return 0.1
+    if name == "shared.weight":
+        return 1.0
+    if "relative_attention_bias" in name:
+        return 3.0
+    gains = {"q": 1.8 / math.sqrt(8), "k": 1.0, "v": 4.0, "o": 4.0}  # heads are 64 wide, and scores not scaled
+    return gains.get(name.split(".")[-2], 3.0) / math.sqrt(shape[1])
+
+
+def _config(architecture: Architecture) -> dict[str, Any]:
+    """A config.json that transformers understands; it derives the sparse steps from the numbers of sparse layers."""
+    layers, sparse = architecture.encoder.layers, len(architecture.encoder.sparse_layers)
+    step = layers // sparse if sparse else 0
+    copied = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_experts", "expert_capacity")
+    tokens = ("layer_norm_epsilon", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    return {
+        "architectures": ["SwitchTransformersForConditionalGeneration"],
+        "model_type": "switch_transformers",
+        **{name: getattr(architecture, name) for name in (*copied, *tokens)},
+        "num_layers": layers,
+        "num_decoder_layers": architecture.decoder.layers,
+        "num_sparse_encoder_layers": sparse,
+        "num_sparse_decoder_layers": sparse,
+        "encoder_sparse_step": step,
+        "decoder_sparse_step": step,
+        "feed_forward_proj": "relu",
+        "dense_act_fn": "relu",
+        "is_gated_act": False,
+        "router_bias": False,
+        "router_dtype": "float32",
+        "router_jitter_noise": 0.0,
+        "tie_word_embeddings": True,
+        "relative_attention_num_buckets": architecture.relative_buckets,
+        "relative_attention_max_distance": architecture.relative_max_distance,
+        "is_encoder_decoder": True,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a synthetic checkpoint of a real shape.")
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dtype", choices=_SAFETENSORS, default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args()
+    architecture = SHAPES[parsed.shape]
+    write_checkpoint(parsed.folder, architecture, dtype=parsed.dtype, seed=parsed.seed)
+    print(f"wrote {parsed.folder}: {total_bytes(architecture, parsed.dtype) / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
