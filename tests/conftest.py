@@ -1,0 +1,47 @@
+"""What several kinds of tests share: a small exported bundle, and one thread pool that leaves room for others."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from exports import Exports
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded checkpoint with a vocabulary, in Hugging Face form."""
+    import torch
+
+    from checkpoints import CHECKPOINTS, write_checkpoint
+
+    torch.set_num_threads(2)
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", CHECKPOINTS["tied"], tokenizer=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That checkpoint's bundle, written by the installed command."""
+    bundle: Path = tmp_path_factory.mktemp("bundles") / "tiny"
+    command = [installed("pointsman-export"), "bundle", str(tiny_checkpoint), "-o", str(bundle), "--form", "fused"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> "Exports":
+    """Gives the bundle of a named test checkpoint: `exports("tied", "portable", capacity=2)`."""
+    import torch
+
+    from exports import Exports
+
+    torch.set_num_threads(2)
+    return Exports(tmp_path_factory.mktemp("exports"))
+
+
+def installed(command: str) -> str:
+    """The path of a command that installing the project put beside this Python."""
+    return str(Path(sys.executable).with_name(command))

@@ -1,0 +1,169 @@
+"""The README shows what `benchmarks/results` holds, and the scripts that measure run."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+CASES = ("greedy", "batch 8", "4 beams", "encoder 512")
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a module of the benchmarks, which find each other beside themselves."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def pages(tmp_path):
+    """A README with markers, and measurements in which Pointsman takes half of the time."""
+
+    def contestant(seconds):
+        return {"load_seconds": 1.0, "cases": {case: {"seconds": seconds} for case in CASES}}
+
+    common = {
+        "date": "2026-01-01",
+        "machine": {"cpu": "CPU", "cores": 2, "instruction_sets": ["avx2"], "memory_gb": 8, "system": "Linux"},
+        "versions": {"transformers": "5.23.0", "onnxruntime": "1.32.0", "torch": "2.13.0"},
+    }
+    decode = {
+        **common,
+        "settings": {"threads": 2, "rounds": 5, "repeats": 3},
+        "cases": {"greedy": {"batch": 1, "source": 64, "new_tokens": 32, "beams": 1}},
+        "contestants": {
+            "transformers": contestant(1.5),
+            "fused-float32": contestant(0.75),
+            "dense floor": contestant(0.7),
+        },
+        "equal_tokens": {"fused-float32": {"greedy": [32, 32], "batch 8": [1000, 1024]}},
+    }
+    export = {"model_bytes": 8e9, "peak_bytes": 9e8, "anonymous_peak_bytes": 6e8, "seconds": 99.0}
+    for name, record in {"decode": decode, "export_memory": {**common, "exports": {"8GB-by-blocks": export}}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nafter\n")
+    return readme
+
+
+def render(readme: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return script("render", "--readme", readme, "--results", readme.parent, *arguments)
+
+
+def test_the_readme_shows_the_measurements():
+    if not any(RESULTS.glob("*.json")):
+        pytest.skip("nothing has been measured yet: benchmarks/results is empty")
+    checked = script("render", "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_rendering_keeps_what_is_around_the_table(pages):
+    assert render(pages).returncode == 0
+    text = pages.read_text()
+    assert text.startswith("before\n<!-- benchmarks:begin -->\n|")
+    assert text.endswith("\n<!-- benchmarks:end -->\nafter\n")
+    assert "| **Pointsman, fused-float32** | 0.75 s (2.0×) |" in text
+    assert "1,032 of 1,056 generated tokens are those of transformers" in text
+    assert "| 8.0 GB | 0.90 GB | 0.60 GB | 99 s |" in text
+
+
+def test_check_tells_stale_from_fresh_and_writes_nothing(pages):
+    stale = pages.read_text()
+    assert render(pages, "--check").returncode == 1
+    assert pages.read_text() == stale
+    render(pages)
+    assert render(pages, "--check").returncode == 0
+
+
+@pytest.mark.parametrize("marker", ["<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"])
+def test_a_readme_without_markers(pages, marker):
+    pages.write_text(pages.read_text().replace(marker, ""))
+    failed = render(pages)
+    assert failed.returncode == 1
+    assert "put both where the table belongs" in failed.stderr
+
+
+def test_results_that_are_not_there(pages):
+    (pages.parent / "decode.json").unlink()
+    failed = render(pages)
+    assert failed.returncode == 1
+    assert "run python benchmarks/decode.py first" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "held"), [(2.3, True, True), (2.29, True, False), (1.2, False, True), (1.21, False, False)]
+)
+def test_bars(load, value, at_least, held):
+    limit = 2.3 if at_least else 1.2
+    assert load("measurements").Bar("", value, limit, at_least=at_least).held is held
+
+
+def test_a_disturbed_round_does_not_move_the_median(load):
+    rounds = [[1.0, 1.1, 1.2], [9.0, 9.1, 9.2], [1.0, 1.2, 1.3]]
+    assert load("measurements").median_over_rounds(rounds) == 1.2
+
+
+def test_time_inside_a_branch_is_counted_once(load):
+    operators = load("operators")
+    events = [
+        operators.Event("model_run", "", 0, 100),
+        operators.Event("if", "If", 10, 40),
+        operators.Event("product", "MatMul", 15, 30),
+        operators.Event("sum", "Add", 50, 20),
+    ]
+    assert {event.name: own for event, own in operators.own_times(events)} == {
+        "model_run": 40,
+        "if": 10,
+        "product": 30,
+        "sum": 20,
+    }
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-dense"])
+def test_synthetic_checkpoints_are_what_they_say(load, tmp_path, shape):
+    from pointsman import Tokenizer
+    from pointsman_export.architecture import derive_from
+    from pointsman_export.checkpoint import Checkpoint
+
+    shapes = load("shapes")
+    shapes.write_checkpoint(tmp_path, shapes.SHAPES[shape], shard_bytes=1 << 20)
+    assert len([*tmp_path.glob("*.safetensors")]) > 1
+    with Checkpoint.open(tmp_path) as checkpoint:
+        derivation = derive_from(checkpoint)
+    assert derivation.architecture == shapes.SHAPES[shape]
+    assert derivation.disagreements == ()
+    Tokenizer.load(tmp_path).check_vocab_size(shapes.SHAPES[shape].vocab_size)
+
+
+@pytest.mark.slow
+def test_decode_runs_and_says_what_transformers_says(tmp_path):
+    output = tmp_path / "decode.json"
+    ran = script("decode", "--quick", "--rounds", 1, "--repeats", 1, "--keep", tmp_path, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads(output.read_text())
+    assert set(record["contestants"]) == {"transformers", "fused-float32", "portable-float32", "dense floor"}
+    for counts in record["equal_tokens"].values():
+        assert counts == {"greedy": [4, 4], "batch 8": [32, 32], "4 beams": [4, 4]}
+    profiled = script("operators", "--bundle", tmp_path / "bundles" / "tiny", "--places")
+    assert profiled.returncode == 0, profiled.stderr
+    assert "If" in profiled.stdout
+
+
+@pytest.mark.slow
+def test_export_memory_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "export_memory.json", tmp_path / "work"
+    ran = script("export_memory", "--quick", "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    exports = json.loads(output.read_text())["exports"]
+    assert all(0 < each["anonymous_peak_bytes"] <= each["peak_bytes"] for each in exports.values())
+    assert not folder.exists()

@@ -1,0 +1,108 @@
+"""What `pointsman` promises: its names, their documentation, their keywords, and what it does not import."""
+
+import inspect
+import subprocess
+import sys
+import typing
+
+import pytest
+
+import pointsman
+from pointsman import DecodingOptions, Infiller, SwitchModel, errors
+from pointsman.infill import DecodingFields
+
+PUBLIC = {
+    "BundleError",
+    "BundleNotFoundError",
+    "CheckpointError",
+    "CorpusError",
+    "DecodingOptions",
+    "DeviceError",
+    "Fill",
+    "Generation",
+    "Infiller",
+    "OptionsError",
+    "OutputError",
+    "OutputExistsError",
+    "ParityError",
+    "PointsmanError",
+    "Span",
+    "SwitchModel",
+    "TextError",
+    "TokenEvent",
+    "Tokenizer",
+    "TokenizerError",
+}
+FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export")
+ENGINES = ("onnxruntime", "tensorrt")
+
+
+def test_names():
+    assert set(pointsman.__all__) == PUBLIC
+    assert len(pointsman.__all__) == len(PUBLIC)
+
+
+def test_every_error_is_public():
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"ClassVar"}
+    assert tree <= PUBLIC
+    for name in tree:
+        error = getattr(pointsman, name)
+        assert issubclass(error, pointsman.PointsmanError)
+        assert error.exit_code == (1 if name == "ParityError" else 2)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_object_and_method_is_documented(name):
+    value = getattr(pointsman, name)
+    assert inspect.getdoc(value)
+    for member, function in inspect.getmembers(value, inspect.isroutine):
+        if not member.startswith("_") and str(getattr(function, "__module__", "")).startswith("pointsman"):
+            assert inspect.getdoc(function), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("module", ["pointsman", "pointsman.cli", "pointsman.inspection"])
+def test_importing_brings_no_training_framework_and_no_engine(module):
+    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {*FORBIDDEN, *ENGINES} & set(done.stdout.split())
+    assert done.stderr == ""
+
+
+def test_decoding_keywords_are_the_fields_of_decoding_options():
+    assert typing.get_type_hints(DecodingFields) == typing.get_type_hints(DecodingOptions)
+
+
+@pytest.mark.parametrize("loader", [SwitchModel.load, Infiller.load])
+def test_load(loader):
+    parameters = inspect.signature(loader).parameters
+    assert list(parameters) == ["bundle", "device", "variant", "threads", "verify"]
+    assert [parameters[name].default for name in ("device", "variant")] == ["auto", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        (Infiller.infill, ["text", "options", "fields"]),
+        (Infiller.infill_batch, ["texts", "options", "fields"]),
+        (Infiller.stream, ["text", "options", "fields"]),
+        (Infiller.score, ["text", "candidates"]),
+        (SwitchModel.generate, ["input_ids", "options", "constraint"]),
+        (SwitchModel.stream, ["input_ids", "options", "constraint"]),
+        (SwitchModel.score, ["input_ids", "target_ids"]),
+    ],
+)
+def test_verbs(method, names):
+    assert list(inspect.signature(method).parameters)[1:] == names
+
+
+@pytest.mark.parametrize(
+    ("record", "fields"),
+    [
+        (pointsman.Fill, ("text", "score", "spans")),
+        (pointsman.Span, ("index", "text", "score", "token_ids", "state")),
+        (pointsman.Generation, ("token_ids", "score", "finish_reason", "token_logprobs")),
+    ],
+)
+def test_results(record, fields):
+    assert tuple(record.__dataclass_fields__) == fields
+    assert record.__dataclass_params__.frozen

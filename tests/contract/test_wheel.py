@@ -1,0 +1,153 @@
+"""The wheel as a user gets it: which files are in it, and that the runtime works from it where torch is not."""
+
+import email.parser
+import json
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+DIST_INFO = f"pointsman-{VERSION}.dist-info"
+RUNTIME_TESTS = ("tests/unit/runtime", "tests/unit/decoding")
+TEXT = "The <extra_id_0> waits by <extra_id_1> box."
+
+FILES = {
+    f"{DIST_INFO}/METADATA",
+    f"{DIST_INFO}/RECORD",
+    f"{DIST_INFO}/WHEEL",
+    f"{DIST_INFO}/entry_points.txt",
+    f"{DIST_INFO}/licenses/LICENSE",
+    "pointsman/__init__.py",
+    "pointsman/backends/__init__.py",
+    "pointsman/backends/base.py",
+    "pointsman/backends/choice.py",
+    "pointsman/backends/onnxruntime.py",
+    "pointsman/cli.py",
+    "pointsman/decoding/__init__.py",
+    "pointsman/decoding/beam_search.py",
+    "pointsman/decoding/constraints.py",
+    "pointsman/decoding/decode.py",
+    "pointsman/decoding/generation.py",
+    "pointsman/decoding/options.py",
+    "pointsman/decoding/processors.py",
+    "pointsman/decoding/rules.py",
+    "pointsman/decoding/sampling.py",
+    "pointsman/decoding/scores.py",
+    "pointsman/decoding/step.py",
+    "pointsman/decoding/token_stream.py",
+    "pointsman/errors.py",
+    "pointsman/infill.py",
+    "pointsman/inspection.py",
+    "pointsman/manifest.py",
+    "pointsman/model.py",
+    "pointsman/py.typed",
+    "pointsman/records.py",
+    "pointsman/template.py",
+    "pointsman/tokenizer.py",
+    "pointsman/writing.py",
+    "pointsman_export/__init__.py",
+    "pointsman_export/architecture/__init__.py",
+    "pointsman_export/architecture/complaints.py",
+    "pointsman_export/architecture/derivation.py",
+    "pointsman_export/architecture/hints.py",
+    "pointsman_export/architecture/tensors.py",
+    "pointsman_export/branches.py",
+    "pointsman_export/bundle.py",
+    "pointsman_export/checkpoint/__init__.py",
+    "pointsman_export/checkpoint/folder.py",
+    "pointsman_export/checkpoint/hub.py",
+    "pointsman_export/checkpoint/layout.py",
+    "pointsman_export/checkpoint/safetensors_format.py",
+    "pointsman_export/checkpoint/stored.py",
+    "pointsman_export/checkpoint/torch_format.py",
+    "pointsman_export/checkpoint/wording.py",
+    "pointsman_export/cli.py",
+    "pointsman_export/graphs.py",
+    "pointsman_export/modules.py",
+    "pointsman_export/moe.py",
+    "pointsman_export/network.py",
+    "pointsman_export/py.typed",
+    "pointsman_export/reference.py",
+    "pointsman_export/verify.py",
+    "pointsman_export/weights.py",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    # Without isolation, the build backend is the one that constraints.txt pins.
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean_python(wheel, tmp_path_factory):
+    """A Python that has the wheel, what its extra `cpu` brings, and pytest."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet")
+    run(*pip, "install", "-c", ROOT / "constraints.txt", f"{wheel}[cpu]", "pytest", "pytest-timeout")
+    return python
+
+
+def run(*command, **keywords):
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, encoding="utf-8", check=False, **keywords
+    )
+    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout[-6000:]}{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def test_its_files(wheel):
+    assert wheel.name == f"pointsman-{VERSION}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert set(archive.namelist()) == FILES
+
+
+def test_what_it_asks_for(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = email.parser.BytesParser().parsebytes(archive.read(f"{DIST_INFO}/METADATA"))
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export"}
+    unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
+    assert unconditional == {"numpy>=2.0", "sentencepiece>=0.2.0"}
+
+
+def test_no_training_framework_comes_with_it(clean_python):
+    code = """if True:
+        import importlib.util, pointsman
+        print(pointsman.__file__)
+        for name in ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "ml_dtypes", "huggingface_hub"):
+            assert importlib.util.find_spec(name) is None, name
+    """
+    place = run(clean_python, "-c", code).strip()
+    assert Path(place).is_relative_to(clean_python.parents[1])
+
+
+def test_the_runtimes_own_tests_pass_there(clean_python):
+    # The checkout's packages must not stand in for the installed ones.
+    helpers = "pythonpath=tests tests/unit/decoding tests/unit/runtime"
+    closing = run(
+        clean_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", helpers, *RUNTIME_TESTS, cwd=ROOT
+    ).splitlines()[-1]
+    assert "passed" in closing
+    assert "skipped" not in closing
+
+
+def test_it_fills_what_the_checkout_fills(clean_python, tiny_bundle):
+    commands = (python.with_name("pointsman") for python in (clean_python, Path(sys.executable)))
+    theirs, ours = (
+        json.loads(run(command, "infill", tiny_bundle, TEXT, "--num-beams", 4, "--json"))["results"][0]["fills"][0]
+        for command in commands
+    )
+    assert theirs["text"] == ours["text"]
+    assert theirs["score"] == pytest.approx(ours["score"], abs=1e-4)

@@ -1,0 +1,158 @@
+"""From a checkpoint on disk to filled blanks, through the installed commands and the library, on a real engine."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints import reference
+from pointsman import DecodingOptions, Infiller
+
+COMMAND = str(Path(sys.executable).with_name("pointsman"))
+TEXT = "The <extra_id_0> waits by <extra_id_1> box."
+TEXTS = (TEXT, "<extra_id_4>", "un<extra_id_2>able\n <extra_id_0> at noon, <extra_id_1>")
+
+
+def pointsman(*arguments, **keywords):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", check=False, **keywords
+    )
+
+
+@pytest.fixture(scope="module")
+def infiller(tiny_bundle):
+    return Infiller.load(tiny_bundle, device="cpu", threads=2)
+
+
+@pytest.fixture(scope="module")
+def network(tiny_checkpoint):
+    return reference(tiny_checkpoint)
+
+
+def test_the_command_prints_what_the_library_gives(tiny_bundle, infiller):
+    done = pointsman("infill", tiny_bundle, *TEXTS, "--num-beams", 3, "--num-return-sequences", 2, "--json")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert (document["variant"], document["device"]) == ("fused-float32", "cpu")
+    expected = infiller.infill_batch(TEXTS, num_beams=3, num_return_sequences=2)
+    for text, result, fills in zip(TEXTS, document["results"], expected, strict=True):
+        assert result["text"] == text
+        assert [fill["text"] for fill in result["fills"]] == [fill.text for fill in fills]
+        assert [fill["score"] for fill in result["fills"]] == pytest.approx([fill.score for fill in fills], abs=1e-4)
+
+
+def test_the_command_without_json(tiny_bundle, infiller):
+    done = pointsman("infill", tiny_bundle, TEXT, "--threads", 2)
+    (fill,) = infiller.infill(TEXT)
+    assert done.returncode == 0
+    assert done.stdout.startswith(fill.text + "\n    score ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_lines_from_a_pipe(tiny_bundle):
+    done = pointsman(
+        "infill", tiny_bundle, "-", "--json", "--batch-size", 2, input="\n".join(TEXTS[:2]) + "\n\n" + TEXT
+    )
+    assert [result["text"] for result in json.loads(done.stdout)["results"]] == [*TEXTS[:2], TEXT]
+
+
+def test_filling_needs_no_training_framework(tiny_bundle):
+    """The command runs where torch, transformers and onnx cannot be imported."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx'))); "
+        "from pointsman.cli import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "infill", tiny_bundle, TEXT], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+def test_inspect_a_real_bundle(tiny_bundle):
+    done = pointsman("inspect", tiny_bundle, "--json", "--device", "cpu")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert document["damage"] is None
+    assert document["choice"]["variant"] == "fused-float32"
+    parity = document["variants"]["fused-float32"]["parity"]
+    assert parity["max_error"] < parity["tolerance"]
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("infill", TEXT)])
+def test_one_flipped_bit_is_noticed(tiny_bundle, tmp_path, command):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    weights = bundle / "variants" / "float32" / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    verb, *texts = command
+    done = pointsman(verb, bundle, *texts)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"pointsman: {bundle} is damaged: variants/float32/weights.bin was changed (its sha256 differs); "
+        "export the bundle again\n"
+    )
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny_bundle):
+    with subprocess.Popen(
+        [COMMAND, "inspect", tiny_bundle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (141, "")
+
+
+def test_an_interrupt_is_quiet(tiny_bundle):
+    with subprocess.Popen(
+        [COMMAND, "infill", tiny_bundle, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        process.stdin.write(b"\n" * (1 << 20))  # more than a pipe holds: returns once the command is reading
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (130, b"")
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4, "num_return_sequences": 4}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_unconstrained_ids_are_those_of_transformers(infiller, network, text, options):
+    ids = infiller.tokenizer.encode(text)
+    expected = network.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False, **options)
+    (generations,) = infiller.model.generate([ids], DecodingOptions(max_new_tokens=16, **options))
+    for generation, row in zip(generations, expected.tolist(), strict=True):
+        assert list(generation.token_ids) == row[1 : 1 + len(generation.token_ids)]
+        assert set(row[1 + len(generation.token_ids) :]) <= {0}
+
+
+def test_candidate_scores_are_those_of_transformers(infiller, network):
+    tokenizer = infiller.tokenizer
+    candidates = [["driver", "the"], ["pointsman", "a"], ["goods wagon", "every vivid"]]
+    for candidate, score in zip(candidates, infiller.score(TEXT, candidates), strict=True):
+        spans = [tokenizer.encode(span, add_eos=False) for span in candidate]
+        s0, s1, s2 = map(tokenizer.sentinel_id, range(3))
+        target = torch.tensor([[s0, *spans[0], s1, *spans[1], s2, tokenizer.eos_id]])
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([tokenizer.encode(TEXT)]), labels=target).logits
+        logprobs = logits.log_softmax(-1).gather(2, target[:, :, None])
+        assert score == pytest.approx(float(logprobs.sum()), abs=1e-3)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_stream_ends_as_infill_does(infiller, text):
+    last = {span.index: span for span in infiller.stream(text)}
+    (fill,) = infiller.infill(text)
+    assert [span.text for span in fill.spans] == [last[span.index].text for span in fill.spans]
+    np.testing.assert_allclose(
+        [span.score for span in fill.spans], [last[span.index].score for span in fill.spans], atol=1e-5
+    )
+
+
+def test_an_infiller_says_what_it_runs(infiller):
+    choice = infiller.model.choice
+    assert (choice.variant, choice.device) == ("fused-float32", "cpu")
+    assert "device cpu was asked for" in choice.reason

@@ -1,0 +1,40 @@
+"""A SentencePiece vocabulary of T5's kind, trained on the spot, for tests that must not need files."""
+
+import io
+import itertools
+from pathlib import Path
+
+import sentencepiece
+
+SUBJECTS = ("The man", "A cute dog", "My neighbour's cat", "Nobody", "The unbelievable pointsman")
+VERBS = ("walks", "walked", "is walking", "sleeps", "will sleep", "switches tracks")
+PLACES = ("in the park", "under a bridge", "at 10:45", "near café Zoë", "on a railway (again)", "oooo so long!!!!")
+ENDS = (".", "!", "?", "; then home.", ', "of course".')
+
+
+def train_tiny_vocabulary(vocab_size: int = 200) -> bytes:
+    """Return a serialized unigram model with T5's special ids and normalisation; the same bytes every time."""
+    sentences = (f"{s} {v} {p}{e}" for s, v, p, e in itertools.product(SUBJECTS, VERBS, PLACES, ENDS))
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def write_tiny_vocabulary(folder: Path) -> Path:
+    """Write ``spiece.model`` into ``folder`` and return its path."""
+    path = folder / "spiece.model"
+    path.write_bytes(train_tiny_vocabulary())
+    return path

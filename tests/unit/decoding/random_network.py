@@ -1,0 +1,45 @@
+"""A stand-in for a model: logits that depend on nothing but the prefix."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding import SpecialTokens
+
+TOKENS = SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0)
+VOCABULARY = 40
+ALL_SENTINELS = range(39, 29, -1)
+
+
+class RandomNetwork:
+    """Follows beams as an engine must, and derives each row's logits from its input and prefix."""
+
+    def __init__(
+        self, rows_per_input: int, seed: int = 0, bias: dict[int, float] | None = None, input_ids: tuple[int, ...] = ()
+    ) -> None:
+        self._rows_per_input = rows_per_input
+        self._seed = seed
+        self._bias = bias or {}
+        self._input_ids = input_ids
+        self._prefixes: list[tuple[int, ...]] = []
+        self.fed: list[list[int]] = []
+
+    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        assert token_ids.flags.c_contiguous
+        assert source_rows.flags.c_contiguous
+        before = self._prefixes or [()] * len(token_ids)
+        self._prefixes = [
+            (*before[source], token) for token, source in zip(token_ids.tolist(), source_rows.tolist(), strict=True)
+        ]
+        self.fed.append(token_ids.tolist())
+        logits = np.stack([self._logits(row, prefix) for row, prefix in enumerate(self._prefixes)])
+        logits.flags.writeable = False  # an engine's buffer is not decoding's to write into
+        return logits
+
+    def _logits(self, row: int, prefix: tuple[int, ...]) -> NDArray[np.float32]:
+        index = row // self._rows_per_input
+        identity = self._input_ids[index] if self._input_ids else index
+        rng = np.random.default_rng([self._seed, identity, *prefix])
+        logits = rng.normal(scale=2.0, size=VOCABULARY).astype(np.float32)
+        for token, bias in self._bias.items():
+            logits[token] += bias
+        return logits

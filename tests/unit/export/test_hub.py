@@ -1,0 +1,255 @@
+"""Fetching checkpoints from a hub: a small HTTP server on loopback plays the part of huggingface.co."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import pytest
+
+from checkpoints import CHECKPOINTS, weights, write_checkpoint
+from pointsman.errors import CheckpointError
+from pointsman_export.checkpoint import Checkpoint
+
+MODEL = "tracks/switch-tiny"
+COMMITS = {"main": "a" * 40, "v2": "b" * 40}
+SPEC = CHECKPOINTS["tied"]
+FOR_OTHERS = {"README.md", "flax_model.msgpack", "tf_model.h5"}
+
+
+@dataclass
+class Hub:
+    """What the server holds, and what was asked of it."""
+
+    revisions: dict[str, dict[str, bytes]]
+    url: str = ""
+    token: str | None = None
+    gated: bool = False
+    refused: set[str] = field(default_factory=set)
+    fetched: list[str] = field(default_factory=list)
+    requests: int = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep quiet."""
+
+    def _serve(self, *, body: bool) -> None:
+        hub = self.hub
+        hub.requests += 1
+        path = unquote(urlsplit(self.path).path)
+        if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+            error = "GatedRepo" if hub.gated else "RepoNotFound"
+            return self._send(403 if hub.gated else 401, b"{}", {"X-Error-Code": error}, body=body)
+        if path.startswith(f"/api/models/{MODEL}/revision/"):
+            return self._revision(path.rsplit("/", 1)[1], body=body)
+        if path.startswith(f"/api/models/{MODEL}/tree/"):
+            return self._tree(path.rsplit("/", 1)[1], body=body)
+        if path.startswith(f"/{MODEL}/resolve/"):
+            revision, name = path.removeprefix(f"/{MODEL}/resolve/").split("/", 1)
+            return self._file(revision, name, body=body)
+        return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
+
+    def _commit(self, revision: str) -> str | None:
+        return revision if revision in COMMITS.values() else COMMITS.get(revision)
+
+    def _files(self, revision: str) -> dict[str, bytes]:
+        commit = self._commit(revision)
+        return next(files for name, files in self.hub.revisions.items() if COMMITS[name] == commit)
+
+    def _revision(self, revision: str, *, body: bool) -> None:
+        commit = self._commit(revision)
+        if commit is None:
+            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
+        siblings = [{"rfilename": name} for name in self._files(revision)]
+        return self._json({"id": MODEL, "sha": commit, "siblings": siblings}, body=body)
+
+    def _tree(self, revision: str, *, body: bool) -> None:
+        if self._commit(revision) is None:
+            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
+        entries = [
+            {"type": "file", "path": name, "size": len(data), "oid": f"{hash(data) & (2**160 - 1):040x}"}
+            for name, data in self._files(revision).items()
+        ]
+        return self._json(entries, body=body)
+
+    def _file(self, revision: str, name: str, *, body: bool) -> None:
+        data = self._files(revision).get(name)
+        if data is None:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
+        if body:
+            self.hub.fetched.append(name)
+        if name in self.hub.refused:
+            return self._send(403, b"", {}, body=body)  # huggingface_hub tries again for half a minute after a 500
+        headers = {"ETag": f'"{hash(data) & (2**160 - 1):040x}"', "X-Repo-Commit": str(self._commit(revision))}
+        return self._send(200, data, headers, body=body)
+
+    def _json(self, value: object, *, body: bool) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], *, body: bool) -> None:
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def published(tmp_path) -> dict[str, bytes]:
+    """A model as it lies on the hub: both formats, and files for other programs."""
+    folder = write_checkpoint(tmp_path / "published", SPEC, tokenizer=True)
+    write_checkpoint(folder, SPEC, layout="bin")
+    return files_of(folder) | dict.fromkeys(FOR_OTHERS, b"not needed")
+
+
+@pytest.fixture
+def hub(published, monkeypatch) -> Iterator[Hub]:
+    hub = Hub({"main": published})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_same_weights_arrive(hub, tmp_path):
+    with Checkpoint.open(MODEL, cache_dir=tmp_path / "cache") as checkpoint:
+        assert checkpoint.path.is_relative_to(tmp_path / "cache")
+        assert checkpoint.config == SPEC.config
+        for name, tensor in weights(SPEC).items():
+            assert checkpoint.read(name).tobytes() == tensor.numpy().tobytes()
+    assert sorted(hub.fetched) == ["config.json", "model.safetensors", "spiece.model", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "fetched"),
+    [
+        ("bin", ["pytorch_model.bin"]),
+        (
+            "bin-sharded",
+            [*(f"pytorch_model-0000{i}-of-00003.bin" for i in (1, 2, 3)), "pytorch_model.bin.index.json"],
+        ),
+        (
+            "safetensors-sharded",
+            [*(f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)), "model.safetensors.index.json"],
+        ),
+    ],
+)
+def test_other_layouts_arrive(hub, tmp_path, layout, fetched):
+    stray = {"pytorch_model-00004-of-00004.bin": b"not named by the index"}
+    hub.revisions["main"] = files_of(write_checkpoint(tmp_path / layout, SPEC, layout=layout)) | stray
+    checkpoint = Checkpoint.open(MODEL, cache_dir=tmp_path / "cache")
+    assert checkpoint.tensors.keys() == weights(SPEC).keys()
+    assert sorted(hub.fetched) == sorted([*fetched, "config.json"])
+
+
+def test_what_was_fetched_is_not_fetched_again(hub, tmp_path):
+    Checkpoint.open(MODEL, cache_dir=tmp_path)
+    hub.fetched.clear()
+    Checkpoint.open(MODEL, cache_dir=tmp_path)
+    assert hub.fetched == []
+
+
+def test_a_revision(hub, tmp_path):
+    hub.revisions["v2"] = files_of(write_checkpoint(tmp_path / "v2", SPEC, seed=99))
+    cache = tmp_path / "cache"
+    of = {revision: Checkpoint.open(MODEL, revision=revision, cache_dir=cache) for revision in ("main", "v2", "b" * 40)}
+    assert of["main"].fingerprint() != of["v2"].fingerprint()
+    assert of["v2"].path == of["b" * 40].path
+
+
+def test_a_token_opens_a_private_model(hub, tmp_path):
+    hub.token = "hf_secret"
+    Checkpoint.open(MODEL, token="hf_secret", cache_dir=tmp_path)
+
+
+def test_a_folder_of_that_name_wins(hub, tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / MODEL, SPEC)
+    monkeypatch.chdir(tmp_path)
+    assert Checkpoint.open(MODEL).path == Path(MODEL)
+    assert hub.requests == 0
+
+
+def test_the_cache_serves_without_a_network(hub, tmp_path, monkeypatch):
+    online = Checkpoint.open(MODEL, cache_dir=tmp_path).fingerprint()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    asked = hub.requests
+    assert Checkpoint.open(MODEL, cache_dir=tmp_path).fingerprint() == online
+    assert hub.requests == asked
+
+
+def refuse(hub: Hub, *, gated: bool) -> None:
+    hub.token, hub.gated = "hf_secret", gated
+
+
+UNFETCHABLE = {
+    "no such model": (
+        lambda hub: None,
+        {"source": "tracks/no-such"},
+        r"^there is no folder tracks/no-such here and no model tracks/no-such on the hub that this token may see",
+    ),
+    "private": (lambda hub: refuse(hub, gated=False), {}, r"may see; check the name, or pass a token"),
+    "gated": (lambda hub: refuse(hub, gated=True), {}, r"asks for consent on the hub; give it there and pass a token"),
+    "no such revision": (lambda hub: None, {"revision": "v9"}, r"has no revision v9 on the hub; check its name"),
+    "no weights": (
+        lambda hub: [hub.revisions["main"].pop(name) for name in ("model.safetensors", "pytorch_model.bin")],
+        {},
+        r"has no weights; it needs one of model\.safetensors, ",
+    ),
+    "no config": (lambda hub: hub.revisions["main"].pop("config.json"), {}, r"has no config\.json; give"),
+    "refused file": (lambda hub: hub.refused.add("model.safetensors"), {}, r"and fetching it from the hub failed"),
+    "impossible id": (lambda hub: None, {"source": "a--b/c"}, r"^there is no folder a--b/c, and it is no model's id"),
+}
+
+
+@pytest.mark.parametrize(("change", "arguments", "sentence"), UNFETCHABLE.values(), ids=UNFETCHABLE.keys())
+def test_what_cannot_be_fetched(hub, tmp_path, change, arguments, sentence):
+    change(hub)
+    with pytest.raises(CheckpointError, match=sentence) as raised:
+        Checkpoint.open(**({"source": MODEL} | arguments), cache_dir=tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_network_and_nothing_in_the_cache(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match=r"fetching it from the hub failed .*; check the network") as raised:
+        Checkpoint.open(MODEL, cache_dir=tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_environment_names_the_mirror(hub, tmp_path):
+    """In a process of its own, because huggingface_hub reads HF_ENDPOINT when it is imported."""
+    code = f"from pointsman_export.checkpoint import Checkpoint; print(Checkpoint.open({MODEL!r}).fingerprint())"
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == Checkpoint.open(MODEL, cache_dir=tmp_path / "cache").fingerprint()
+    assert (tmp_path / "home" / "hub").is_dir()

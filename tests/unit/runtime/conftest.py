@@ -1,0 +1,26 @@
+"""One small bundle and its tokenizer for all tests of the runtime that only read them."""
+
+from pathlib import Path
+
+import pytest
+from small_bundles import EXTRA_IDS, write_small_bundle
+
+from pointsman.manifest import Manifest, read_manifest
+from pointsman.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("bundles") / "small"
+    write_small_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(small_bundle: Path) -> Manifest:
+    return read_manifest(small_bundle)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(small_bundle: Path) -> Tokenizer:
+    return Tokenizer.load(small_bundle / "tokenizer", extra_ids=EXTRA_IDS)

@@ -1,0 +1,104 @@
+"""Bundles without networks: a truthful manifest, a vocabulary, and files of a few bytes in the graphs' places."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fake_backend import FakeBackend, Logits
+
+from pointsman.backends.choice import Choice
+from pointsman.infill import Infiller
+from pointsman.manifest import (
+    SCHEMA,
+    Architecture,
+    Graph,
+    Limits,
+    Manifest,
+    Parity,
+    Source,
+    Stack,
+    Variant,
+    decoder_specs,
+    encoder_specs,
+    record_of,
+    write_manifest,
+)
+from pointsman.model import SwitchModel
+from pointsman.tokenizer import Tokenizer
+from tiny_vocabulary import write_tiny_vocabulary
+
+EXTRA_IDS = 20
+ARCHITECTURE = Architecture(
+    vocab_size=128,
+    d_model=32,
+    d_kv=8,
+    d_ff=48,
+    num_heads=4,
+    num_experts=8,
+    encoder=Stack(layers=4, sparse_layers=(1, 3)),
+    decoder=Stack(layers=2, sparse_layers=(1,)),
+    gated=False,
+    activation="relu",
+    router_bias=False,
+    tied_head=True,
+    relative_buckets=32,
+    relative_max_distance=128,
+    layer_norm_epsilon=1e-6,
+    expert_capacity=64,
+    pad_token_id=0,
+    eos_token_id=1,
+    decoder_start_token_id=0,
+)
+PARITY = Parity(reference="nothing", max_error=2.5e-7, worst="decoder.block.1", tolerance=1e-4, expert_agreement=1.0)
+
+
+def variant(folder: Path, form: Any = "fused", precision: Any = "float32") -> Variant:
+    """A variant whose files are written."""
+    place = folder / "variants" / precision
+    place.mkdir(parents=True, exist_ok=True)
+    files = [place / "weights.bin", place / f"{form}.encoder.onnx", place / f"{form}.decoder.onnx"]
+    for file in files:
+        file.write_bytes(file.name.encode() * 100)
+    specs = [encoder_specs(ARCHITECTURE, precision), decoder_specs(ARCHITECTURE, precision)]
+    encoder, decoder = (
+        Graph(file=file.relative_to(folder).as_posix(), inputs=inputs, outputs=outputs)
+        for file, (inputs, outputs) in zip(files[1:], specs, strict=True)
+    )
+    return Variant(
+        form=form,
+        precision=precision,
+        capacity=64,
+        encoder=encoder,
+        decoder=decoder,
+        files=tuple(record_of(folder, file) for file in files),
+        parity=PARITY,
+    )
+
+
+def write_small_bundle(folder: Path, *, forms: tuple[str, ...] = ("fused", "portable"), **changes: Any) -> Manifest:
+    """Write a bundle whose manifest differs from a sound one by `changes`."""
+    (folder / "tokenizer").mkdir(parents=True)
+    vocabulary = write_tiny_vocabulary(folder / "tokenizer")
+    manifest = Manifest(
+        schema=SCHEMA,
+        producer={"pointsman": "0.1.0"},
+        source=Source(name="tiny", sha256="0" * 64, disagreements=("config.json says 9 experts",), unused=("old",)),
+        architecture=ARCHITECTURE,
+        limits=Limits(tokens=128),
+        extra_ids=EXTRA_IDS,
+        tokenizer=(record_of(folder, vocabulary),),
+        variants={f"{form}-float32": variant(folder, form) for form in forms},
+    )
+    manifest = replace(manifest, **changes)
+    write_manifest(manifest, folder)
+    return manifest
+
+
+def fake_model(manifest: Manifest, logits: Logits) -> SwitchModel:
+    """A model that runs on nothing."""
+    return SwitchModel(manifest, Choice("fused-float32", "cpu", "it is a fake"), FakeBackend(logits))
+
+
+def fake_infiller(manifest: Manifest, tokenizer: Tokenizer, logits: Logits) -> Infiller:
+    """An infiller that runs on nothing."""
+    return Infiller(fake_model(manifest, logits), tokenizer)

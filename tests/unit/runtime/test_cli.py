@@ -1,0 +1,293 @@
+"""The command line over an engine that computes nothing: what is printed, where, and with which exit code."""
+
+import io
+import json
+import shutil
+import sys
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+from fake_backend import saying, wandering
+from small_bundles import fake_infiller
+
+from pointsman import DecodingOptions, cli
+from pointsman.errors import ParityError
+
+TEXT = "The <extra_id_0> walks in <extra_id_1> park."
+VOCAB = 128
+
+
+@pytest.fixture
+def loaded(manifest, tokenizer, monkeypatch):
+    """Loads an infiller with the given logits, whatever the bundle, and remembers what was asked for."""
+    asked = []
+
+    def use(logits):
+        infiller = fake_infiller(manifest, tokenizer, logits)
+
+        def load(*arguments, **keywords):
+            asked.append((arguments, keywords))
+            return infiller
+
+        monkeypatch.setattr(cli.Infiller, "load", load)
+        return infiller
+
+    use.asked = asked
+    return use
+
+
+@pytest.fixture
+def script(tokenizer):
+    span = tokenizer.encode_span
+    sentinel = tokenizer.sentinel_id
+    return [sentinel(0), *span(" cute dog"), sentinel(1), *span(" the"), sentinel(2)]
+
+
+def stdin(monkeypatch, content: bytes):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+def test_infill_for_people(loaded, script, capsys):
+    loaded(saying(VOCAB, script))
+    assert cli.main(["infill", "bundle", TEXT]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "The cute dog walks in the park."
+    assert [line.split()[0] for line in lines[1:]] == ["score", "<extra_id_0>", "<extra_id_1>"]
+    assert [line.split(maxsplit=2)[2] for line in lines[2:]] == ['"cute dog"', '"the"']
+    assert all(float(line.split()[1]) < 0 for line in lines[1:])
+    assert err.startswith("pointsman: 1 text filled in ")
+    assert err.endswith(" with fused-float32 on cpu\n")
+
+
+def test_infill_marks_what_is_not_whole(loaded, script, capsys):
+    loaded(saying(VOCAB, script[:1]))
+    assert cli.main(["infill", "bundle", TEXT, "--no-constrain"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith('""  (missing)')
+
+
+def test_infill_as_json_is_one_document_and_equals_the_library(loaded, capsys):
+    infiller = loaded(wandering(VOCAB))
+    texts = [TEXT, "<extra_id_3>\n"]
+    code = cli.main(
+        ["infill", "b", *texts, "--json", "--num-beams", "3", "--num-return-sequences", "2", "--batch-size", "1"]
+    )
+    assert code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["variant"], document["device"]) == ("fused-float32", "cpu")
+    assert [result["text"] for result in document["results"]] == texts
+    for text, result in zip(texts, document["results"], strict=True):
+        fills = infiller.infill(text, num_beams=3, num_return_sequences=2)
+        assert [(fill["text"], fill["score"]) for fill in result["fills"]] == [(f.text, f.score) for f in fills]
+        for shown, fill in zip(result["fills"], fills, strict=True):
+            assert [set(span) for span in shown["spans"]] == [{"index", "text", "score", "token_ids", "state"}] * len(
+                fill.spans
+            )
+            assert [span["text"] for span in shown["spans"]] == [span.text for span in fill.spans]
+
+
+def test_where_to_run_is_passed_on(loaded):
+    loaded(wandering(VOCAB))
+    assert cli.main(["infill", "some/bundle", TEXT, "--device", "cpu", "--variant", "v", "--threads", "3"]) == 0
+    assert loaded.asked == [(("some/bundle", "cpu", "v"), {"threads": 3})]
+
+
+def test_every_decoding_option_has_a_flag():
+    values = {
+        "max_new_tokens": ("7", 7),
+        "min_new_tokens": ("2", 2),
+        "num_beams": ("1", 1),
+        "num_return_sequences": ("2", 2),
+        "length_penalty": ("0.5", 0.5),
+        "early_stopping": ("never", "never"),
+        "do_sample": (None, True),
+        "temperature": ("0.7", 0.7),
+        "top_k": ("5", 5),
+        "top_p": ("0.9", 0.9),
+        "seed": ("3", 3),
+        "repetition_penalty": ("1.5", 1.5),
+        "no_repeat_ngram_size": ("2", 2),
+        "constrain": (None, True),
+    }
+    assert list(values) == [field.name for field in fields(DecodingOptions)]
+    line = ["infill", "b", TEXT]
+    for name, (given, _) in values.items():
+        line += ["--" + name.replace("_", "-"), *([given] if given else [])]
+    assert cli._decoding(cli._parser().parse_args(line)) == {name: value for name, (_, value) in values.items()}
+    assert cli._decoding(cli._parser().parse_args(["infill", "b", TEXT])) == {}
+
+
+def test_many_blanks_leave_room_for_more_tokens_than_the_librarys_default(loaded):
+    loaded(wandering(VOCAB))
+    text = " ".join(f"<extra_id_{n}>" for n in range(6))
+    assert cli.main(["infill", "b", text, "--min-new-tokens", "40"]) == 0
+
+
+def test_a_dash_reads_lines(loaded, script, monkeypatch, capsys):
+    loaded(saying(VOCAB, script))
+    stdin(monkeypatch, b"<extra_id_0> and <extra_id_1>\r\n\n\xc3\xa9 <extra_id_0> and <extra_id_1>")
+    assert cli.main(["infill", "b", TEXT, "-", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [result["fills"][0]["text"] for result in results] == [
+        "The cute dog walks in the park.",
+        "cute dog and the",
+        "é cute dog and the",
+    ]
+
+
+def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
+    loaded(wandering(VOCAB))
+    stdin(monkeypatch, b"")
+    assert cli.main(["infill", "b", "-", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["results"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([], "the following arguments are required: COMMAND; see pointsman --help"),
+        (["fill"], "argument COMMAND: invalid choice: 'fill'"),
+        (["infill"], "the following arguments are required: BUNDLE, TEXT; see pointsman infill --help"),
+        (["infill", "b"], "the following arguments are required: TEXT"),
+        (["infill", "b", TEXT, "--beams", "4"], "unrecognized arguments: --beams 4; see pointsman --help"),
+        (["infill", "b", TEXT, "--num-beams", "four"], "argument --num-beams: invalid int value: 'four'"),
+        (
+            ["infill", "b", TEXT, "--threads", "0"],
+            "argument --threads: 0 is too small: use a whole number of at least 1",
+        ),
+        (["infill", "b", TEXT, "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["infill", "nowhere", TEXT, "--num-beams", "0"], "num_beams is 0; use a whole number of at least 1"),
+        (["infill", "nowhere", TEXT, "--top-k", "4"], "top_k without do_sample would change nothing"),
+        (
+            ["infill", "nowhere", TEXT],
+            "nowhere is not a bundle (no manifest.json); make one with `pointsman-export bundle`",
+        ),
+        (["inspect", "nowhere"], "nowhere is not a bundle"),
+    ],
+)
+def test_mistakes_cost_one_line_and_exit_code_2(line, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"pointsman: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("The dog.", "the text has no blank: write <extra_id_0>"),
+        ("<extra_id_0> \udcff", "the text is not valid Unicode"),
+        ("<extra_id_99>", "<extra_id_99> is beyond the vocabulary: number blanks from 0 to 19"),
+    ],
+)
+def test_bad_texts(loaded, capsys, text, message):
+    loaded(wandering(VOCAB))
+    assert cli.main(["infill", "b", text]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"pointsman: {message}"), err.count("\n")) == ("", True, 1)
+
+
+def test_bytes_on_stdin_that_are_no_text(loaded, monkeypatch, capsys):
+    loaded(wandering(VOCAB))
+    stdin(monkeypatch, b"caf\xe9 <extra_id_0>\n")
+    assert cli.main(["infill", "b", "-"]) == 2
+    assert "decode the input as UTF-8" in capsys.readouterr().err
+
+
+def test_other_exit_codes(loaded, monkeypatch):
+    def raising(error):
+        def load(*arguments, **keywords):
+            raise error
+
+        return load
+
+    for error, code in ((KeyboardInterrupt(), 130), (ParityError("off"), 1)):
+        monkeypatch.setattr(cli.Infiller, "load", raising(error))
+        assert cli.main(["infill", "b", TEXT]) == code
+    monkeypatch.setattr(cli.Infiller, "load", raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["infill", "b", TEXT])
+
+
+@pytest.mark.parametrize("line", [["--help"], ["infill", "--help"], ["inspect", "--help"], ["--version"]])
+def test_help_goes_to_stdout(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line)
+    assert caught.value.code == 0
+    assert "pointsman" in capsys.readouterr().out
+
+
+def test_inspect_for_people(small_bundle, capsys):
+    assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for sentence in (
+        "tiny (sha256 000000000000…)",
+        "1 tensor of it unused",
+        "disagreement: config.json says 9 experts",
+        "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
+        "8 experts of capacity 64 in each sparse block",
+        "128 tokens in and out; 20 sentinels",
+        "all sizes and hashes are right",
+        "fused-float32  4.7 kB, capacity 64",
+        "2.5e-07 of 1.0e-04 allowed, worst at decoder.block.1; 100.00% of tokens go to the same expert",
+        "would run     fused-float32 on cpu: device cpu was asked for",
+    ):
+        assert sentence in out
+
+
+def test_inspect_as_json(small_bundle, capsys):
+    assert cli.main(["inspect", str(small_bundle), "--json", "--variant", "portable-float32"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["source"]["disagreements"] == ["config.json says 9 experts"]
+    assert document["architecture"]["num_experts"] == 8
+    assert document["choice"]["variant"] == "portable-float32"
+    assert (document["damage"], document["refusal"]) == (None, None)
+    shared_once = 1100 + 3600 + 4200
+    assert document["bytes"] == document["tokenizer"][0]["bytes"] + shared_once
+    assert document["variants"]["fused-float32"]["bytes"] == 4700
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_inspect_shows_a_damaged_bundle_and_exits_2(small_bundle, tmp_path, capsys, form):
+    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
+    (bundle / "variants/float32/weights.bin").unlink()
+    assert cli.main(["inspect", str(bundle), *form]) == 2
+    out, err = capsys.readouterr()
+    sentence = f"{bundle} is damaged: variants/float32/weights.bin is missing; export the bundle again"
+    assert err == f"pointsman: {sentence}\n"
+    assert (json.loads(out)["damage"] == sentence) if form else (f"files         {sentence}" in out)
+
+
+def test_inspect_without_an_engine_still_tells_what_the_bundle_is(small_bundle, capsys, monkeypatch):
+    from pointsman.backends import choice
+    from pointsman.errors import DeviceError
+
+    def no_engine():
+        raise DeviceError("ONNX Runtime is not installed; install pointsman[cpu] or pointsman[gpu]")
+
+    monkeypatch.setattr(choice, "_engine", no_engine)
+    assert cli.main(["inspect", str(small_bundle)]) == 0
+    assert "cannot run    ONNX Runtime is not installed" in capsys.readouterr().out
+    assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (999_600, "1 MB"),
+        (1_234_567, "1.23 MB"),
+        (2e12, "2 TB"),
+        (1e16, "1e+04 TB"),
+    ],
+)
+def test_sizes(number, shown):
+    from pointsman.inspection import size
+
+    assert size(number) == shown

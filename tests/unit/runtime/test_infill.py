@@ -1,0 +1,261 @@
+"""Infilling over an engine that computes nothing: spans land where they belong, whatever the model says."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from fake_backend import saying, wandering
+from small_bundles import EXTRA_IDS, fake_infiller
+
+from pointsman import DecodingOptions, Infiller
+from pointsman.errors import BundleError, OptionsError, TextError, TokenizerError
+from pointsman.manifest import Limits
+from pointsman.template import Template
+from pointsman.tokenizer import Tokenizer
+from tiny_vocabulary import train_tiny_vocabulary
+
+VOCAB = 128
+PAD, EOS = 0, 1
+
+
+@pytest.fixture
+def infiller(manifest, tokenizer):
+    return fake_infiller(manifest, tokenizer, wandering(VOCAB))
+
+
+@pytest.fixture
+def answering(manifest, tokenizer):
+    """An infiller whose model gives scripted answers, written as text with sentinels and without spaces to add."""
+
+    def make(*answers):
+        return fake_infiller(manifest, tokenizer, saying(VOCAB, *(ids_of(tokenizer, answer) for answer in answers)))
+
+    return make
+
+
+def ids_of(tokenizer, answer):
+    """Ids of an answer such as `["<0>", " dog", "<1>"]`."""
+    ids = []
+    for part in answer:
+        if part.startswith("<"):
+            ids.append(
+                {"<pad>": PAD, "<eos>": EOS}.get(part) if part[1:2] in "pe" else tokenizer.sentinel_id(int(part[1:-1]))
+            )
+        else:
+            ids.extend(tokenizer.encode_span(part))
+    return ids
+
+
+def test_spans_land_in_their_blanks(answering):
+    infiller = answering(["<0>", " cute dog", "<1>", " the park", "<2>"])
+    (fill,) = infiller.infill("The <extra_id_0> walks in <extra_id_1>.")
+    assert fill.text == "The cute dog walks in the park."
+    assert [(span.index, span.text, span.state) for span in fill.spans] == [
+        (0, "cute dog", "complete"),
+        (1, "the park", "complete"),
+    ]
+
+
+def test_numbers_and_their_order_are_the_texts(answering):
+    infiller = answering(["<7>", " dog", "<2>", " park", "<3>"])
+    (fill,) = infiller.infill("The <extra_id_7> walks in the <extra_id_2>.")
+    assert fill.text == "The dog walks in the park."
+    assert [span.index for span in fill.spans] == [7, 2]
+
+
+def test_the_text_goes_to_the_model_as_it_is_written(answering, tokenizer):
+    infiller = answering(["<7>", " dog", "<8>"])
+    text = "  The\t<extra_id_7>\r\n walks </s> home  "
+    (fill,) = infiller.infill(text)
+    assert infiller.model.backend.encoded == [[tuple(tokenizer.encode(text))]]
+    assert fill.text == text.replace("<extra_id_7>", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "filled"),
+    [
+        ("un<extra_id_0>able", "believ", "unbelievable"),
+        ("The<extra_id_0> walks", " dog", "The dog walks"),
+        ("<extra_id_0> walks", " Nobody", "Nobody walks"),
+        ("(<extra_id_0>)", "again", "(again)"),
+        ("\u00e9\u200b<extra_id_0>\U0001f600\n", " dog", "\u00e9\u200bdog\U0001f600\n"),
+    ],
+)
+def test_spaces(answering, text, span, filled):
+    assert answering(["<0>", span, "<1>"]).infill(text)[0].text == filled
+
+
+def test_scores_of_fill_and_spans(answering):
+    infiller = answering(["<0>", " cute dog", "<1>", " the park", "<2>"])
+    text = "The <extra_id_0> walks in <extra_id_1>."
+    options = DecodingOptions(max_new_tokens=32)
+    (fill,) = infiller.infill(text, options)
+    constraint = infiller._constraint([Template.parse(text)], options)
+    (generation,) = infiller.model.generate([infiller.tokenizer.encode(text)], options, constraint=constraint)[0]
+    assert fill.score == generation.score
+    expected = {}
+    for token, logprob in zip(generation.token_ids, generation.token_logprobs, strict=True):
+        index = infiller.tokenizer.sentinel_index(token)
+        if index is not None:
+            current = expected[index] = []
+        else:
+            current.append(logprob)
+    assert [span.score for span in fill.spans] == [pytest.approx(sum(expected[n])) for n in (0, 1)]
+    assert [len(span.token_ids) for span in fill.spans] == [len(expected[n]) for n in (0, 1)]
+    assert all(span.score < 0 for span in fill.spans)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 4, "num_return_sequences": 3}, {"do_sample": True, "seed": 1}])
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_model_says_every_blank_is_filled_and_the_rest_untouched(manifest, tokenizer, search, seed):
+    infiller = fake_infiller(manifest, tokenizer, wandering(VOCAB, seed))
+    rng = random.Random(seed)
+    numbers = rng.sample(range(EXTRA_IDS), rng.randint(1, 6))
+    gaps = ["".join(rng.choices(" \n\tab\u00e9\u2028.", k=rng.randrange(8))) for _ in range(len(numbers) + 1)]
+    text = gaps[0] + "".join(f"<extra_id_{n}>{gap}" for n, gap in zip(numbers, gaps[1:], strict=True))
+    for fill in infiller.infill(text, **search):
+        assert [span.index for span in fill.spans] == numbers
+        assert all(span.token_ids and span.state in {"complete", "cut"} for span in fill.spans)
+        assert fill.text == gaps[0] + "".join(s.text + gap for s, gap in zip(fill.spans, gaps[1:], strict=True))
+        assert "<extra_id" not in fill.text
+        assert "<unk>" not in fill.text
+        ids = [token for span in fill.spans for token in span.token_ids]
+        assert all(tokenizer.unk_id < token < tokenizer.sentinel_ids[0] for token in ids)
+
+
+@pytest.mark.parametrize(
+    ("answer", "filled", "states"),
+    [
+        (["<0>", " dog", "<1>", " the", "<2>", "<eos>"], "The dog walks in the park.", ["complete", "complete"]),
+        (["<1>", " the", "<0>", " dog", "<eos>"], "The dog walks in the park.", ["complete", "complete"]),
+        (["<0>", " dog", "<eos>"], "The dog walks in  park.", ["complete", "missing"]),
+        (["<0>", "<1>", " the", "<eos>"], "The  walks in the park.", ["complete", "complete"]),
+        (["<eos>"], "The  walks in  park.", ["missing", "missing"]),
+        ([" dog", "<9>", " the", "<eos>"], "The  walks in  park.", ["missing", "missing"]),
+        (["<0>", " dog", "<0>", " cat", "<1>", " the", "<eos>"], "The dog walks in the park.", ["complete"] * 2),
+        (["<0>", " dog", "<1>", *[" the"] * 40], "The dog walks in " + " ".join(["the"] * 29) + " park.", None),
+    ],
+)
+def test_unconstrained_output_may_be_malformed(answering, answer, filled, states):
+    text = "The <extra_id_0> walks in <extra_id_1> park."
+    (fill,) = answering(answer).infill(text, constrain=False)
+    if states is None:
+        assert [span.state for span in fill.spans] == ["complete", "cut"]
+        assert fill.text.startswith("The dog walks in the the")
+        return
+    assert fill.text == filled
+    assert [span.state for span in fill.spans] == states
+    for span in fill.spans:
+        if span.state == "missing":
+            assert (span.text, span.score, span.token_ids) == ("", 0.0, ())
+
+
+def test_fills_come_best_first(infiller):
+    for search in (
+        {"num_beams": 5, "num_return_sequences": 5},
+        {"do_sample": True, "num_return_sequences": 5, "seed": 2},
+    ):
+        scores = [fill.score for fill in infiller.infill("The <extra_id_0>.", **search)]
+        assert len(scores) == 5
+        assert scores == sorted(scores, reverse=True)
+        assert len(set(scores)) > 1
+
+
+def test_a_batch_gives_what_each_text_gives(infiller):
+    texts = ["The <extra_id_0> walks.", "<extra_id_3>", "Nobody <extra_id_1> in the <extra_id_0>, later <extra_id_2>."]
+    together = infiller.infill_batch(texts, num_beams=3, num_return_sequences=2)
+    assert [len(fills) for fills in together] == [2, 2, 2]
+    assert together == [infiller.infill(text, num_beams=3, num_return_sequences=2) for text in texts]
+    assert infiller.infill_batch([]) == []
+
+
+def test_keywords_and_options_mean_the_same(infiller):
+    text = "The <extra_id_0> walks."
+    keywords = {"num_beams": 2, "max_new_tokens": 9, "length_penalty": 0.5}
+    assert infiller.infill(text, **keywords) == infiller.infill(text, DecodingOptions(**keywords))
+    assert infiller.infill(text, options=DecodingOptions(max_new_tokens=9)) != infiller.infill(text, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("blanks", "limit", "room"), [(1, 128, 32), (3, 128, 32), (4, 128, 34), (10, 128, 82), (16, 128, 128), (1, 20, 20)]
+)
+def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer, blanks, limit, room):
+    infiller = fake_infiller(replace(manifest, limits=Limits(tokens=limit)), tokenizer, wandering(VOCAB))
+    template = Template.parse("".join(f"<extra_id_{n}>" for n in range(blanks)))
+    assert infiller._options([template], None, {}).max_new_tokens == room
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("The dog walks.", "^the text has no blank: write <extra_id_0> where"),
+        ("", "has no blank"),
+        ("<extra_id_1> <extra_id_1>", "<extra_id_1> is there more than once"),
+        ("<extra_id_20>", "<extra_id_20> is beyond the vocabulary: number blanks from 0 to 19"),
+        ("<extra_id_0>" + " dog" * 200, "input 0 has [0-9]+ tokens; give between 1 and 128"),
+        ("<extra_id_0> \ud800", "not valid Unicode"),
+    ],
+)
+def test_texts_that_cannot_be_filled(infiller, text, message):
+    for method in (infiller.infill, infiller.stream):
+        with pytest.raises(TextError, match=message):
+            method(text)
+    with pytest.raises(TextError, match=message):
+        infiller.score(text, [["a"]])
+
+
+def test_a_batch_says_which_text_is_wrong(infiller):
+    with pytest.raises(TextError, match=r"^input 1: the text has no blank"):
+        infiller.infill_batch(["<extra_id_0>", "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_return_sequences": 2}, "num_return_sequences 2 is above num_beams 1; raise num_beams"),
+        ({"max_new_tokens": 3}, "max_new_tokens 3 is too few for the 2 blanks of input 0; use at least 4"),
+        ({"max_new_tokens": 129}, "max_new_tokens is 129; this bundle allows at most 128"),
+        ({"options": DecodingOptions(), "num_beams": 2, "seed": 1}, "options and num_beams, seed are both given"),
+    ],
+)
+def test_options_that_cannot_be(infiller, arguments, message):
+    with pytest.raises(OptionsError, match=message):
+        infiller.infill("<extra_id_0> <extra_id_1>", **arguments)
+
+
+def test_a_misspelt_option_is_a_type_error(infiller):
+    with pytest.raises(TypeError, match="beams"):
+        infiller.infill("<extra_id_0>", beams=2)
+
+
+def test_load_checks_the_vocabulary(small_bundle, tmp_path, monkeypatch, manifest):
+    import shutil
+
+    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
+    monkeypatch.setattr("pointsman.model.open_backend", lambda *args, **kwargs: None)
+    infiller = Infiller.load(bundle)
+    assert infiller.tokenizer.vocab_size <= VOCAB
+    assert infiller.model.choice.reason
+
+    path = bundle / "tokenizer" / "spiece.model"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match=r"tokenizer/spiece.model has [0-9]+ bytes instead"):
+        Infiller.load(bundle)
+    path.unlink()
+    with pytest.raises(TokenizerError, match=r"cannot read .*spiece.model"):
+        Infiller.load(bundle, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 90}, "and the model has 90"),
+        ({"vocab_size": 4096}, "and the model has 4096"),
+        ({"eos_token_id": 3}, "pad and eos are 0 and 1 in the vocabulary, 0 and 3 in the model"),
+    ],
+)
+def test_vocabulary_and_model_must_belong_together(manifest, changes, message):
+    other = replace(manifest, architecture=replace(manifest.architecture, **changes))
+    tokenizer = Tokenizer(train_tiny_vocabulary(), extra_ids=EXTRA_IDS)
+    with pytest.raises(TokenizerError, match=message):
+        fake_infiller(other, tokenizer, wandering(VOCAB))

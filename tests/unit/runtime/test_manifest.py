@@ -1,0 +1,138 @@
+"""The manifest: there and back, and what people read when a bundle is not sound."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from small_bundles import ARCHITECTURE, write_small_bundle
+
+from pointsman.errors import BundleError, BundleNotFoundError
+from pointsman.manifest import decoder_specs, encoder_specs, read_manifest, record_of, verify_files
+
+WEIGHTS = "variants/float32/weights.bin"
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+def edited(bundle: Path, edit) -> Path:
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    edit(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return bundle
+
+
+def test_there_and_back(tmp_path):
+    written = write_small_bundle(tmp_path / "bundle")
+    assert read_manifest(tmp_path / "bundle") == written
+
+
+@pytest.mark.parametrize("place", ["nowhere", ".", "a file"])
+def test_no_bundle(tmp_path, place):
+    (tmp_path / "a file").write_text("x")
+    with pytest.raises(BundleNotFoundError, match=r"is not a bundle \(no manifest.json\); make one with"):
+        read_manifest(tmp_path / place)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"schema: 1"])
+def test_not_json(bundle, content):
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"is not valid JSON .*; export the bundle again"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"3"])
+def test_json_that_is_no_manifest(bundle, content):
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match="the document must be an object"):
+        read_manifest(bundle)
+
+
+def test_newer_schema_is_refused_before_its_keys(bundle):
+    edited(bundle, lambda document: document.update(schema=2, novelty=True))
+    with pytest.raises(BundleError, match="has schema 2 and this pointsman reads up to 1; upgrade pointsman") as caught:
+        read_manifest(bundle)
+    assert "novelty" not in str(caught.value)
+
+
+def test_all_problems_at_once_in_one_line(bundle):
+    def spoil(document):
+        document["novelty"] = 1
+        del document["limits"]
+        document["architecture"]["d_model"] = "wide"
+        document["variants"]["fused-float32"]["form"] = "liquid"
+        document["variants"]["fused-float32"]["files"][0]["sha256"] = None
+
+    with pytest.raises(BundleError) as caught:
+        read_manifest(edited(bundle, spoil))
+    message = str(caught.value)
+    assert "\n" not in message
+    for problem in (
+        "novelty is unknown",
+        "limits is missing",
+        "architecture.d_model must be int, not 'wide'",
+        "variants.fused-float32.form must be one of 'portable', 'fused', not 'liquid'",
+        "variants.fused-float32.files[0].sha256 must be str, not None",
+    ):
+        assert problem in message
+
+
+def test_verification_accepts_a_sound_bundle(bundle):
+    verify_files(bundle, read_manifest(bundle).files())
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (flip_a_bit, r"weights.bin was changed \(its sha256 differs\)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "weights.bin has 1099 bytes instead of 1100"),
+        (Path.unlink, "weights.bin is missing"),
+    ],
+    ids=["one bit", "truncated", "missing"],
+)
+def test_verification_finds(bundle, damage, problem):
+    damage(bundle / WEIGHTS)
+    with pytest.raises(BundleError, match=f"is damaged: {WEIGHTS[: -len('weights.bin')]}{problem}; export"):
+        verify_files(bundle, read_manifest(bundle).files())
+
+
+def test_verification_names_every_file(bundle):
+    records = list(read_manifest(bundle).files())
+    for record in records:
+        (bundle / record.path).unlink()
+    with pytest.raises(BundleError) as caught:
+        verify_files(bundle, tuple(records))
+    assert re.findall(r"(\S+) is missing", str(caught.value)) == [record.path for record in records]
+
+
+def test_shared_files_are_listed_once(small_bundle):
+    paths = [record.path for record in read_manifest(small_bundle).files()]
+    assert len(paths) == len(set(paths)) == 6
+    assert WEIGHTS in paths
+
+
+def test_records_use_forward_slashes(small_bundle):
+    record = record_of(small_bundle, small_bundle / "variants" / "float32" / "weights.bin")
+    assert record.path == WEIGHTS
+
+
+def test_specs_agree_on_what_passes_from_encoder_to_decoder():
+    _, cross = encoder_specs(ARCHITECTURE, "float32")
+    inputs, outputs = decoder_specs(ARCHITECTURE, "float32")
+    assert len(cross) == 2 * ARCHITECTURE.decoder.layers
+    assert set(cross) <= set(inputs)
+    past = [spec.name for spec in inputs if spec.name.startswith("past_")]
+    assert [spec.name.replace("present_", "past_") for spec in outputs[1:]] == past
+    assert outputs[0].axes == ("rows", "positions", ARCHITECTURE.vocab_size)

@@ -1,0 +1,191 @@
+"""SwitchModel over an engine that computes nothing: batching, scoring, streams, limits, and loading."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fake_backend import wandering
+from small_bundles import fake_model, write_small_bundle
+
+from pointsman.backends import choice as choosing
+from pointsman.decoding import DecodingOptions
+from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
+from pointsman.manifest import Limits
+from pointsman.model import SwitchModel, padded
+
+INPUTS = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1]]
+OPTIONS = [
+    DecodingOptions(max_new_tokens=6),
+    DecodingOptions(max_new_tokens=6, num_beams=3, num_return_sequences=2),
+    DecodingOptions(max_new_tokens=6, do_sample=True, num_return_sequences=3, seed=5),
+]
+
+
+@pytest.fixture
+def model(manifest):
+    return fake_model(manifest, wandering(manifest.architecture.vocab_size))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["greedy", "beams", "samples"])
+def test_an_input_does_not_depend_on_what_else_is_in_the_batch(model, options):
+    together = model.generate(INPUTS, options)
+    assert len({generation.token_ids for of_input in together for generation in of_input}) >= len(INPUTS)
+    # The first of a batch has the same random stream as one alone.
+    for first in range(1 if options.do_sample else len(INPUTS)):
+        assert model.generate([INPUTS[first]], options) == [together[first]]
+
+
+def test_greedy_is_the_argmax_of_the_engine(model):
+    logits = wandering(model.manifest.architecture.vocab_size)
+    (generation,) = model.generate([INPUTS[0]], DecodingOptions(max_new_tokens=8))[0]
+    prefix = (0,)
+    for token in generation.token_ids:
+        assert token == int(logits(tuple(INPUTS[0]), prefix).argmax())
+        prefix = (*prefix, token)
+
+
+def test_greedy_is_the_default(model):
+    assert model.generate(INPUTS) == model.generate(INPUTS, DecodingOptions())
+
+
+def test_streamed_tokens_are_the_generated_ones(model):
+    options = OPTIONS[0]
+    tokens = {number: [] for number in range(len(INPUTS))}
+    for events in model.stream(INPUTS, options):
+        for event in events:
+            tokens[event.input_index].append(event.token_id)
+    assert [tuple(ids) for ids in tokens.values()] == [
+        of_input[0].token_ids for of_input in model.generate(INPUTS, options)
+    ]
+
+
+def test_scores_are_the_log_probabilities_that_decoding_reports(model):
+    generations = [of_input[0] for of_input in model.generate(INPUTS, OPTIONS[0])]
+    scores = model.score(INPUTS, [generation.token_ids for generation in generations])
+    for logprobs, generation in zip(scores, generations, strict=True):
+        np.testing.assert_allclose(logprobs, generation.token_logprobs, rtol=1e-6)
+
+
+def test_several_targets_share_a_source(model):
+    targets = [[20, 21, 1], [22, 1], [23, 24, 25, 1], [26, 1]]
+    shared = model.score(INPUTS[:2], targets)
+    assert [len(source) for source in model.backend.encoded] == [2]
+    alone = [model.score([INPUTS[row // 2]], [target])[0] for row, target in enumerate(targets)]
+    for one, other in zip(shared, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_targets_must_divide_among_the_sources(model):
+    with pytest.raises(TextError, match="3 targets do not divide among 2 inputs; give as many for each"):
+        model.score(INPUTS[:2], [[5], [6], [7]])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "there is no input; give at least one"),
+        ([[5], []], "input 1 has 0 tokens; give between 1 and 128"),
+        ([[5] * 129], "input 0 has 129 tokens; give between 1 and 128"),
+        ([[5, 128]], "input 0 has the id 128; the model knows 0 to 127"),
+        ([[-1]], "input 0 has the id -1"),
+    ],
+)
+def test_bad_inputs(model, inputs, message):
+    for method in (model.generate, model.stream):
+        with pytest.raises(TextError, match=message):
+            method(inputs)
+
+
+def test_bad_targets(model):
+    with pytest.raises(TextError, match="target 0 has 129 tokens"):
+        model.score([[5]], [[5] * 129])
+
+
+def test_a_request_may_not_exceed_the_bundles_limit(manifest):
+    model = fake_model(replace(manifest, limits=Limits(tokens=16)), wandering(128))
+    for method in (model.generate, model.stream):
+        with pytest.raises(OptionsError, match="max_new_tokens is 17; this bundle allows at most 16"):
+            method([[5]], DecodingOptions(max_new_tokens=17))
+
+
+def test_logits_that_are_not_finite_are_an_error(manifest):
+    def broken(source, prefix):
+        return np.full(128, np.nan if len(prefix) > 2 else 0, np.float32)
+
+    model = fake_model(manifest, broken)
+    for use in (lambda: model.generate([[5]]), lambda: model.score([[5]], [[6, 7, 8]])):
+        with pytest.raises(ParityError, match="not finite at token 3"):
+            use()
+
+
+def test_padding_goes_right():
+    ids, mask = padded([[5, 6, 7], [8]], 0)
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_load_reads_before_it_runs(tmp_path, monkeypatch):
+    write_small_bundle(tmp_path / "bundle")
+    opened = []
+    monkeypatch.setattr("pointsman.model.open_backend", lambda *args, **kwargs: opened.append((args, kwargs)))
+    model = SwitchModel.load(tmp_path / "bundle", threads=3)
+    assert model.choice.variant == "fused-float32"
+    assert model.choice.device in model.choice.reason or "CUDA" in model.choice.reason
+    assert opened[0][1] == {"device": model.choice.device, "threads": 3}
+
+    (tmp_path / "bundle/variants/float32/weights.bin").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"weights.bin has 5 bytes instead of 1100"):
+        SwitchModel.load(tmp_path / "bundle")
+    assert len(opened) == 1
+    SwitchModel.load(tmp_path / "bundle", verify=False)
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"variant": "fused-int8"}, BundleError, "has no variant 'fused-int8'; it has fused-float32, portable-float32"),
+        ({"device": "gpu"}, OptionsError, "unknown device 'gpu'; use auto, cpu, cuda"),
+        ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; install"),
+    ],
+)
+def test_load_refuses(small_bundle, monkeypatch, arguments, error, message):
+    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: False)
+    with pytest.raises(error, match=message):
+        SwitchModel.load(small_bundle, **arguments)
+
+
+def test_load_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(BundleNotFoundError, match="is not a bundle"):
+        SwitchModel.load(tmp_path / "nowhere")
+
+
+def test_a_graph_that_the_engine_refuses_is_a_damaged_bundle(small_bundle):
+    with pytest.raises(BundleError, match=r"ONNX Runtime refuses fused.encoder.onnx"):
+        SwitchModel.load(small_bundle, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "device", "chosen"),
+    [
+        (["portable-float32", "fused-float32"], "cpu", "fused-float32"),
+        (["portable-float32"], "cpu", "portable-float32"),
+        (["portable-float32", "fused-float16"], "cpu", "portable-float32"),
+        (["fused-float32", "portable-bfloat16"], "cuda", "portable-bfloat16"),
+    ],
+)
+def test_auto_prefers(manifest, monkeypatch, names, device, chosen):
+    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: device == "cuda")
+    some = next(iter(manifest.variants.values()))
+    choice = choosing.choose(replace(manifest, variants=dict.fromkeys(names, some)), device="auto", variant="auto")
+    assert (choice.variant, choice.device) == (chosen, device)
+
+
+def test_bfloat16_does_not_run_on_the_cpu(manifest, monkeypatch):
+    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: False)
+    some = replace(manifest.variants["fused-float32"], precision="bfloat16")
+    only = replace(manifest, variants={"fused-bfloat16": some})
+    with pytest.raises(DeviceError, match="does not run bfloat16 on the CPU"):
+        choosing.choose(only, device="auto", variant="fused-bfloat16")
+    with pytest.raises(BundleError, match="no variant of this bundle runs on cpu"):
+        choosing.choose(only, device="auto", variant="auto")
