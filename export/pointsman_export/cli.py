@@ -1,14 +1,18 @@
 """`pointsman-export`: checkpoints to bundles."""
 
 import argparse
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING
 
-from pointsman.errors import PointsmanError
+from pointsman.errors import DependencyError, PointsmanError
 from pointsman.manifest import Form
-from pointsman_export.bundle import Capacity, export_bundle
+
+if TYPE_CHECKING:
+    from pointsman_export.bundle import Capacity
 
 FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portable",), "both": ("fused", "portable")}
 
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _capacity(text: str) -> Capacity:
+def _capacity(text: str) -> "Capacity":
     if text == "reference":
         return "reference"
     if text == "none":
@@ -68,7 +72,7 @@ def _capacity(text: str) -> Capacity:
 
 
 def _bundle(parsed: argparse.Namespace) -> int:
-    manifest = export_bundle(
+    manifest = _exporter().export_bundle(
         parsed.checkpoint,
         parsed.output,
         forms=FORMS[parsed.form],
@@ -84,3 +88,15 @@ def _bundle(parsed: argparse.Namespace) -> int:
         print(f"{name}: {size / 1e6:,.1f} MB, parity {variant.parity.max_error:.1e} at {variant.parity.worst}")
     print(f"wrote {parsed.output}")
     return 0
+
+
+def _exporter() -> ModuleType:
+    """The module that imports torch and ONNX, which a machine that only serves does not have.
+
+    Raises:
+        DependencyError: one of them is not installed.
+    """
+    try:
+        return importlib.import_module("pointsman_export.bundle")
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[export]") from error

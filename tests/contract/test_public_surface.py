@@ -17,6 +17,7 @@ PUBLIC = {
     "CheckpointError",
     "CorpusError",
     "DecodingOptions",
+    "DependencyError",
     "DeviceError",
     "Fill",
     "Generation",

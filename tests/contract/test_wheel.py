@@ -133,6 +133,13 @@ def test_no_training_framework_comes_with_it(clean_python):
     assert Path(place).is_relative_to(clean_python.parents[1])
 
 
+def test_the_exporter_says_what_it_lacks(clean_python):
+    exporter = clean_python.with_name("pointsman-export")
+    done = subprocess.run([exporter, "bundle", "model", "-o", "out"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pointsman-export: onnx_ir is not installed; install pointsman[export]\n"
+
+
 def test_the_runtimes_own_tests_pass_there(clean_python):
     # The checkout's packages must not stand in for the installed ones.
     helpers = "pythonpath=tests tests/unit/decoding tests/unit/runtime"
