@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman.backends.choice import Choice, choose
 from pointsman.errors import BundleError, DeviceError
-from pointsman.manifest import Architecture, FileRecord, Manifest, Stack, Variant, read_manifest, verify_files
+from pointsman.manifest import Architecture, Engine, FileRecord, Manifest, Stack, Variant, read_manifest, verify_files
 from pointsman.records import to_json
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -97,6 +97,10 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield "variants"
     for name, variant in manifest.variants.items():
         yield from _variant_lines(name, variant)
+    if manifest.engines:
+        yield "engines"
+    for engine in manifest.engines:
+        yield _engine_line(engine, current=manifest.is_current(engine))
     if choice:
         yield f"would run     {choice.variant} on {choice.device}: {choice.reason}"
     else:
@@ -131,6 +135,13 @@ def _variant_lines(name: str, variant: Variant) -> Iterator[str]:
         f"{parity.expert_agreement:.2%} of tokens go to the same expert"
     )
     yield f"              against {parity.reference}"
+
+
+def _engine_line(engine: Engine, *, current: bool) -> str:
+    options = [name.replace("_", " ") for name, chosen in to_json(engine.options).items() if chosen]
+    about = [size(engine.file.bytes), *options] + ([] if current else ["out of date: its variant was written anew"])
+    kind = f"{engine.flavour} {engine.version}, compute capability {engine.compute_capability}"
+    return f"  {engine.variant} {engine.role}, {kind}  {', '.join(about)}"
 
 
 def _stack(stack: Stack) -> str:

@@ -7,6 +7,7 @@ A bundle is a directory::
     variants/<precision>/weights.bin              every tensor once, shared by all graphs of that precision
     variants/<precision>/<form>.encoder.onnx
     variants/<precision>/<form>.decoder.onnx
+    engines/<flavour>-sm<capability>/<variant>/<role>.plan    such as engines/tensorrt-rtx-sm89/portable-float32/
 
 Tensor names and axes are spelled here and nowhere else. Readers refuse newer schemas and unknown keys, and report every
 problem at once.
@@ -14,7 +15,7 @@ problem at once.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from pointsman.records import from_json, to_json
 SCHEMA = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
+ENGINES = "engines"
 
 Form = Literal["portable", "fused"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -32,6 +34,8 @@ Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 Scheme = Literal["int8", "int4"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Axis = str | int
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+Role = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +207,98 @@ class Variant:
     parity: Parity
     quantization: Quantization | None = None
 
+    def sources(self, role: Role) -> tuple[FileRecord, ...]:
+        """What a graph is loaded from: its own file first, then the weights."""
+        graphs = {"encoder": self.encoder.file, "decoder": self.decoder.file}
+        own = [record for record in self.files if record.path == graphs[role]]
+        return (*own, *(record for record in self.files if record.path not in graphs.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisRange:
+    """Sizes of a dynamic axis: the smallest and the largest that a profile admits, and the one it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A range of shapes that a plan is built for.
+
+    Attributes:
+        name: what it is tuned for: `one-row`, or `full` for as many rows as fit.
+        axes: range of each dynamic axis of the graph's inputs. Every input's least, best and greatest shape follows
+            from its axes; a decoder plan takes one position a step.
+    """
+
+    name: Literal["one-row", "full"]
+    axes: dict[str, AxisRange]
+
+    def admits(self, sizes: Mapping[str, int]) -> bool:
+        """Whether axes of these sizes are within the ranges; axes that the graph does not have are passed over."""
+        return all(axis.min <= sizes[name] <= axis.max for name, axis in self.axes.items() if name in sizes)
+
+    def shapes(self, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """The least, the best and the greatest shape of an input."""
+        ranges = [
+            self.axes[axis] if isinstance(axis, str) else AxisRange(min=axis, opt=axis, max=axis) for axis in spec.axes
+        ]
+        least, best, greatest = zip(*((axis.min, axis.opt, axis.max) for axis in ranges), strict=True)
+        return least, best, greatest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What a plan was built to allow.
+
+    Attributes:
+        weight_streaming: whether weights may stay in host memory, within a budget set before an execution context is
+            made.
+        refittable: whether another checkpoint's weights may be put into it.
+        version_compatible: whether later versions of the flavour, and its lean runtime, may load it.
+    """
+
+    weight_streaming: bool
+    refittable: bool
+    version_compatible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A TensorRT plan: one graph of one portable variant, compiled for one kind of GPU.
+
+    Attributes:
+        flavour: the library that built it and that runs it.
+        version: of that library, as it reports it: a plan runs on the same version, unless it is version-compatible.
+        compute_capability: of the GPUs that it runs on, such as "8.9".
+        variant: name of the variant.
+        role: which of its graphs.
+        built_from: the graph's file, first, and the variant's weights, as they were; a variant that has been written
+            anew has other records.
+        profiles: in the plan's order, narrowest first: a request takes the first that admits it.
+        options: what it allows.
+        file: the plan.
+        build_seconds: wall-clock time of the build.
+    """
+
+    flavour: Flavour
+    version: str
+    compute_capability: str
+    variant: str
+    role: Role
+    built_from: tuple[FileRecord, ...]
+    profiles: tuple[Profile, ...]
+    options: EngineOptions
+    file: FileRecord
+    build_seconds: float
+
+    @property
+    def key(self) -> tuple[Flavour, str, str, Role]:
+        """What a bundle has one plan of."""
+        return self.flavour, self.compute_capability, self.variant, self.role
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -245,6 +341,7 @@ class Manifest:
         extra_ids: how many sentinels `<extra_id_n>` follow the vocabulary's pieces.
         tokenizer: the files of the vocabulary.
         variants: by name.
+        engines: plans built from them.
     """
 
     schema: int
@@ -255,14 +352,26 @@ class Manifest:
     extra_ids: int
     tokenizer: tuple[FileRecord, ...]
     variants: dict[str, Variant]
+    engines: tuple[Engine, ...] = ()
 
     def files(self) -> Iterator[FileRecord]:
         """Every file of the bundle, once."""
         seen: set[str] = set()
-        for record in [*self.tokenizer, *(file for variant in self.variants.values() for file in variant.files)]:
+        variant_files = (file for variant in self.variants.values() for file in variant.files)
+        for record in [*self.tokenizer, *variant_files, *(engine.file for engine in self.engines)]:
             if record.path not in seen:
                 seen.add(record.path)
                 yield record
+
+    def is_current(self, engine: Engine) -> bool:
+        """Whether a plan was built from the files that its variant has now."""
+        variant = self.variants.get(engine.variant)
+        return variant is not None and engine.built_from == variant.sources(engine.role)
+
+
+def engine_folder(flavour: Flavour, compute_capability: str, variant: str) -> str:
+    """Where a variant's plans for one kind of GPU are, relative to the bundle: `<role>.plan` each."""
+    return f"{ENGINES}/{flavour}-sm{compute_capability.replace('.', '')}/{variant}"
 
 
 def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -11,15 +11,21 @@ from pointsman.infill import Infiller
 from pointsman.manifest import (
     SCHEMA,
     Architecture,
+    AxisRange,
+    Engine,
+    EngineOptions,
     Graph,
     Limits,
     Manifest,
     Parity,
+    Profile,
+    Role,
     Source,
     Stack,
     Variant,
     decoder_specs,
     encoder_specs,
+    engine_folder,
     record_of,
     write_manifest,
 )
@@ -49,6 +55,16 @@ ARCHITECTURE = Architecture(
     eos_token_id=1,
     decoder_start_token_id=0,
 )
+PROFILE = Profile(
+    name="one-row",
+    axes={
+        "rows": AxisRange(min=1, opt=1, max=1),
+        "batch": AxisRange(min=1, opt=1, max=1),
+        "positions": AxisRange(min=1, opt=1, max=1),
+        "source": AxisRange(min=1, opt=64, max=128),
+        "past": AxisRange(min=0, opt=16, max=127),
+    },
+)
 PARITY = Parity(reference="nothing", max_error=2.5e-7, worst="decoder.block.1", tolerance=1e-4, expert_agreement=1.0)
 
 
@@ -72,6 +88,29 @@ def variant(folder: Path, form: Any = "fused", precision: Any = "float32") -> Va
         decoder=decoder,
         files=tuple(record_of(folder, file) for file in files),
         parity=PARITY,
+    )
+
+
+def engine(folder: Path, built: Variant, role: Role = "decoder", **changes: Any) -> Engine:
+    """A plan of a variant, whose file is written."""
+    name = f"{built.form}-{built.precision}"
+    place = folder / engine_folder("tensorrt-rtx", "8.9", name) / f"{role}.plan"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"plan" * 500)
+    return replace(
+        Engine(
+            flavour="tensorrt-rtx",
+            version="1.7.1.116",
+            compute_capability="8.9",
+            variant=name,
+            role=role,
+            built_from=built.sources(role),
+            profiles=(PROFILE,),
+            options=EngineOptions(weight_streaming=False, refittable=True, version_compatible=False),
+            file=record_of(folder, place),
+            build_seconds=1.5,
+        ),
+        **changes,
     )
 
 

@@ -4,15 +4,16 @@ import io
 import json
 import shutil
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 from fake_backend import saying, wandering
-from small_bundles import fake_infiller
+from small_bundles import engine, fake_infiller, write_small_bundle
 
 from pointsman import DecodingOptions, cli
 from pointsman.errors import ParityError
+from pointsman.manifest import write_manifest
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
 VOCAB = 128
@@ -237,6 +238,18 @@ def test_inspect_for_people(small_bundle, capsys):
         "would run     fused-float32 on cpu: device cpu was asked for",
     ):
         assert sentence in out
+
+
+def test_inspect_shows_plans_and_which_are_out_of_date(tmp_path, capsys):
+    manifest = write_small_bundle(tmp_path / "bundle")
+    built = engine(tmp_path / "bundle", manifest.variants["portable-float32"])
+    engines = (built, replace(built, role="encoder"))
+    write_manifest(replace(manifest, engines=engines), tmp_path / "bundle")
+    assert cli.main(["inspect", str(tmp_path / "bundle"), "--device", "cpu"]) == 0
+    out, _ = capsys.readouterr()
+    kind = "tensorrt-rtx 1.7.1.116, compute capability 8.9  2 kB, refittable"
+    assert f"  portable-float32 decoder, {kind}\n" in out
+    assert f"  portable-float32 encoder, {kind}, out of date: its variant was written anew\n" in out
 
 
 def test_inspect_as_json(small_bundle, capsys):

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_bundles import ARCHITECTURE, write_small_bundle
+from small_bundles import ARCHITECTURE, PROFILE, engine, write_small_bundle
 
 from pointsman.errors import BundleError, BundleNotFoundError
-from pointsman.manifest import decoder_specs, encoder_specs, read_manifest, record_of, verify_files
+from pointsman.manifest import decoder_specs, encoder_specs, read_manifest, record_of, verify_files, write_manifest
 
 WEIGHTS = "variants/float32/weights.bin"
 
@@ -31,6 +32,73 @@ def edited(bundle: Path, edit) -> Path:
 def test_there_and_back(tmp_path):
     written = write_small_bundle(tmp_path / "bundle")
     assert read_manifest(tmp_path / "bundle") == written
+
+
+def with_engine(folder: Path) -> Path:
+    """A bundle of one plan."""
+    manifest = write_small_bundle(folder)
+    built = engine(folder, manifest.variants["portable-float32"])
+    write_manifest(replace(manifest, engines=(built,)), folder)
+    return folder
+
+
+def test_engines_there_and_back(tmp_path):
+    manifest = read_manifest(with_engine(tmp_path / "bundle"))
+    (found,) = manifest.engines
+    assert found.file.path == "engines/tensorrt-rtx-sm89/portable-float32/decoder.plan"
+    assert found.key == ("tensorrt-rtx", "8.9", "portable-float32", "decoder")
+    assert found.profiles == (PROFILE,)
+    assert manifest.is_current(found)
+
+
+def test_a_changed_plan_is_found(tmp_path):
+    bundle = with_engine(tmp_path / "bundle")
+    (found,) = read_manifest(bundle).engines
+    flip_a_bit(bundle / found.file.path)
+    with pytest.raises(BundleError, match=r"decoder.plan was changed \(its sha256 differs\)"):
+        verify_files(bundle, read_manifest(bundle).files())
+
+
+def test_a_plan_is_built_from_its_graph_and_the_weights(tmp_path):
+    variant = read_manifest(with_engine(tmp_path / "bundle")).variants["portable-float32"]
+    sources = {role: [record.path for record in variant.sources(role)] for role in ("encoder", "decoder")}
+    folder = "variants/float32"
+    assert sources == {role: [f"{folder}/portable.{role}.onnx", f"{folder}/weights.bin"] for role in sources}
+
+
+@pytest.mark.parametrize(
+    ("file", "current"), [(0, True), (1, False), (2, False)], ids=["encoder", "decoder", "weights"]
+)
+def test_a_plan_is_out_of_date_when_what_it_was_built_from_was_written_anew(tmp_path, file, current):
+    manifest = read_manifest(with_engine(tmp_path / "bundle"))
+    variant = manifest.variants["portable-float32"]
+    paths = [variant.encoder.file, variant.decoder.file, WEIGHTS]
+    files = [replace(record, sha256="f" * 64) if record.path == paths[file] else record for record in variant.files]
+    anew = replace(manifest, variants={"portable-float32": replace(variant, files=tuple(files))})
+    assert anew.is_current(manifest.engines[0]) is current
+    assert not replace(manifest, variants={}).is_current(manifest.engines[0])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "admitted"),
+    [
+        ({"rows": 1, "source": 128, "past": 0}, True),
+        ({"rows": 1, "source": 129, "past": 0}, False),
+        ({"rows": 2, "source": 5, "past": 0}, False),
+        ({"rows": 1, "source": 5, "past": 128}, False),
+        ({"rows": 1, "source": 0, "past": 3}, False),
+    ],
+)
+def test_a_profile_admits(sizes, admitted):
+    assert PROFILE.admits(sizes | {"batch": 1, "positions": 1}) is admitted
+
+
+def test_a_profile_gives_the_shapes_of_inputs():
+    inputs, _ = decoder_specs(ARCHITECTURE, "float32")
+    shapes = {spec.name: PROFILE.shapes(spec) for spec in inputs}
+    assert shapes["input_ids"] == ((1, 1), (1, 1), (1, 1))
+    assert shapes["cross_key.1"] == ((1, 4, 8, 1), (1, 4, 8, 64), (1, 4, 8, 128))
+    assert shapes["past_value.0"] == ((1, 4, 0, 8), (1, 4, 16, 8), (1, 4, 127, 8))
 
 
 @pytest.mark.parametrize("place", ["nowhere", ".", "a file"])
