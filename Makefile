@@ -6,13 +6,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 DEMO_MODEL := examples/demo_model
 DEMO := build/demo
+C4 ?= examples/data/c4-sample-train.json.gz
 EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) runtime/pointsman/manifest.py
 TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
 export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export test test-slow bench check format lint types imports clean
+.PHONY: help setup setup-dev infill export calibrate test test-slow bench check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,9 +21,13 @@ help: ## list the targets
 infill: $(DEMO)/manifest.json ## export the demo model and fill a sentence (TEXT="...")
 	$(BIN)/pointsman infill $(DEMO) "$$SENTENCE" --num-beams 4
 
-export: $(VENV)/.exporter ## export a checkpoint: MODEL=<folder or hub id> OUT=<bundle>
+export: $(VENV)/.packages ## export a checkpoint: MODEL=<folder or hub id> OUT=<bundle>
 	@test -n '$(MODEL)' -a -n '$(OUT)' || { echo 'say which: make export MODEL=<folder or hub id> OUT=<bundle>' >&2; exit 2; }
 	$(BIN)/pointsman-export bundle '$(MODEL)' -o '$(OUT)'
+
+calibrate: $(DEMO)/manifest.json ## quantize the demo bundle to int8 and int4 for a small sample, or C4="<files>"
+	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int8 --corpus $(C4) --force
+	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int4 --corpus $(C4) --force
 
 test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
 	$(BIN)/python -m pytest $(ARGS)
@@ -49,21 +54,21 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-setup: $(VENV)/.exporter ## make .venv with runtime and exporter
+setup: $(VENV)/.packages ## make .venv with runtime, exporter and calibrator
 
 setup-dev: $(VENV)/.dev ## make .venv with the tools for tests and checks too
 
 clean: ## remove .venv and build
 	rm -rf $(VENV) build
 
-$(DEMO)/manifest.json: $(VENV)/.exporter $(wildcard $(DEMO_MODEL)/*) $(EXPORTER)
+$(DEMO)/manifest.json: $(VENV)/.packages $(wildcard $(DEMO_MODEL)/*) $(EXPORTER)
 	$(BIN)/pointsman-export bundle $(DEMO_MODEL) -o $(DEMO) --force
 
-$(VENV)/.exporter: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export]'
+$(VENV)/.packages: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.exporter
+$(VENV)/.dev: $(VENV)/.packages
 	$(PIP_INSTALL) --group dev
 	touch $@
 

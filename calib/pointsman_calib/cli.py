@@ -1,71 +1,73 @@
-"""`pointsman-calib`: quantize bundles."""
+"""`pointsman-calib`: one subcommand for each module of `commands`.
+
+Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one line that says what to do), 130 interrupted;
+anything else is a bug and shows its traceback.
+"""
 
 import argparse
+import importlib
+import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Final, NoReturn
 
-from pointsman.errors import PointsmanError
-from pointsman.manifest import TOKENIZER, read_manifest
-from pointsman.tokenizer import Tokenizer
-from pointsman_calib.batches import examples
-from pointsman_calib.c4 import read_documents
-from pointsman_calib.quantize import Corpus, quantize_bundle
+from pointsman.errors import DependencyError, OptionsError, PointsmanError
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+COMMANDS: Final = ("quantize",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 1 a comparison failed, 2 the user's mistake."""
-    parsed = _parser().parse_args(arguments)
+    """Run the command line and return its exit code."""
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _quantize(parsed)
+        parsed = _parser().parse_args(arguments)
+        code: int = parsed.run(parsed)
     except PointsmanError as error:
         print(f"pointsman-calib: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("pointsman-calib: interrupted; the bundle is as it was", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser whose complaints are errors like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            OptionsError: always.
+        """
+        raise OptionsError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pointsman-calib", description="Quantize exported bundles.")
+    parser = _Parser(prog="pointsman-calib", description="Quantize exported bundles.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    quantize = commands.add_parser("quantize", help="add a quantized variant to a bundle")
-    quantize.add_argument("bundle", metavar="BUNDLE")
-    quantize.add_argument("--scheme", choices=("int8", "int4"), required=True)
-    quantize.add_argument(
-        "--corpus",
-        nargs="+",
-        metavar="C4",
-        help="C4 files, globs or a hub id: round for this text by GPTQ instead of to nearest",
-    )
-    quantize.add_argument("--documents", type=int, default=128, help="how many to use (default: 128)")
-    quantize.add_argument("--seed", type=int, default=0, help="of the span corruption")
-    quantize.add_argument("--window", type=int, default=512, help="the most encoder inputs (default: 512)")
-    quantize.add_argument(
-        "--too-long", choices=("skip", "cut"), default="skip", help="what becomes of longer documents"
-    )
-    quantize.add_argument("--force", action="store_true", help="replace the variant if it is there")
+    for name in COMMANDS:
+        module = _module(name)
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 
-def _quantize(parsed: argparse.Namespace) -> int:
-    corpus = None if parsed.corpus is None else _corpus(parsed)
-    variant = quantize_bundle(parsed.bundle, parsed.scheme, corpus=corpus, force=parsed.force)
-    size = sum(file.bytes for file in variant.files)
-    print(f"fused-{parsed.scheme}: {size / 1e6:,.1f} MB")
-    return 0
+def _module(command: str) -> ModuleType:
+    """A subcommand's module, which imports ONNX and an engine: a machine that only serves does not have all of it.
 
-
-def _corpus(parsed: argparse.Namespace) -> Corpus:
-    bundle = Path(parsed.bundle)
-    tokenizer = Tokenizer.load(bundle / TOKENIZER, extra_ids=read_manifest(bundle).extra_ids)
-    documents = read_documents(parsed.corpus)
-    chosen = examples(
-        documents,
-        tokenizer,
-        seed=parsed.seed,
-        window=parsed.window,
-        too_long=parsed.too_long,
-        limit=parsed.documents,
-    )
-    return Corpus(list(chosen), parsed.seed, parsed.window)
+    Raises:
+        DependencyError: something is not installed.
+    """
+    try:
+        return importlib.import_module(f"pointsman_calib.commands.{command}")
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[calib]") from error

@@ -1,188 +1,67 @@
 """A quantized variant beside a bundle's float ones: it appears whole, or the bundle is as it was."""
 
-import contextlib
-import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import onnx_ir as ir
-from tqdm import tqdm
+from typing import Final
 
 from pointsman.errors import BundleError, OutputExistsError
-from pointsman.manifest import (
-    Architecture,
-    Calibration,
-    FileRecord,
-    Graph,
-    Manifest,
-    Quantization,
-    Scheme,
-    Variant,
-    read_manifest,
-    record_of,
-    verify_files,
-    write_manifest,
-)
+from pointsman.manifest import Manifest, Scheme, Variant, read_manifest, verify_files, write_manifest
 from pointsman.writing import replacing
-from pointsman_calib.batches import Batch, Example, batches
-from pointsman_calib.input_statistics import GptqRounding
-from pointsman_calib.weight_only import (
-    Rounding,
-    Weight,
-    embedding_format,
-    in_file_order,
-    quantizable,
-    rewrite,
-    write_weights,
-)
-from pointsman_calib.weight_rounding import BlockFormat, round_blocks
-
-SOURCE = "fused-float32"
-PACKAGES = ("pointsman", "numpy", "onnx-ir")
-HEAD = "lm_head.weight"
-BATCH_SIZE = 8
+from pointsman_calib import weight_only
+from pointsman_calib.corpus import Corpus
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
-    """What GPTQ rounds for.
+class Recipe:
+    """How the variant of a scheme is made.
 
     Attributes:
-        examples: corrupted documents.
-        seed: of the corruption.
-        window: the most encoder inputs.
+        name: of the variant; the scheme is also the folder of its files, `variants/<scheme>`.
+        source: name of the float variant that it comes from.
+        write: makes the variant's files. Takes the bundle, its manifest, the scheme, the corpus or None, and the folder
+            to write in, which becomes `variants/<scheme>`; returns the variant.
     """
 
-    examples: Sequence[Example]
-    seed: int
-    window: int
+    name: str
+    source: str
+    write: Callable[[Path, Manifest, Scheme, Corpus | None, Path], Variant]
 
-    def batches(self, architecture: Architecture) -> Iterator[Batch]:
-        """The examples in small batches."""
-        return batches(
-            self.examples,
-            batch_size=BATCH_SIZE,
-            pad_id=architecture.pad_token_id,
-            decoder_start_id=architecture.decoder_start_token_id,
-        )
+
+RECIPES: Final[dict[Scheme, Recipe]] = {
+    "int8": Recipe("fused-int8", weight_only.SOURCE, weight_only.write_variant),
+    "int4": Recipe("fused-int4", weight_only.SOURCE, weight_only.write_variant),
+}
 
 
 def quantize_bundle(
     bundle: str | Path, scheme: Scheme, *, corpus: Corpus | None = None, force: bool = False
 ) -> Variant:
-    """Add a weight-only quantized variant, `fused-int8` or `fused-int4`, to a bundle.
-
-    Norms, biases and routers stay in float32; the embedding and the head are INT8 in both schemes. Without a corpus,
-    weights are rounded to nearest and memory is bounded by the largest tensor; with one, by GPTQ (Frantar et al.
-    2022), which runs the float variant. The same bundle, corpus and versions give the same bytes.
+    """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
 
     Args:
-        bundle: with a `fused-float32` variant.
-        scheme: `int8` or `int4`.
-        corpus: what to round for; None rounds to nearest.
+        bundle: with the float variant that the scheme's recipe names.
+        scheme: one of `RECIPES`.
+        corpus: what to calibrate on; without one, only the weights themselves are looked at.
         force: whether to replace the variant if it is there.
 
     Raises:
         BundleNotFoundError: there is no bundle.
-        BundleError: it is damaged, or has no `fused-float32` variant.
+        BundleError: it is damaged, or lacks the float variant.
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
     """
-    folder = Path(bundle)
+    folder, recipe = Path(bundle), RECIPES[scheme]
     manifest = read_manifest(folder)
-    name = f"fused-{scheme}"
-    if SOURCE not in manifest.variants:
-        raise BundleError(f"{folder} has no {SOURCE} variant to quantize; export it with --form fused --dtype float32")
-    if name in manifest.variants and not force:
-        raise OutputExistsError(f"{folder} has a {name} variant already; replace it with --force")
-    source = manifest.variants[SOURCE]
-    verify_files(folder, source.files)
+    if recipe.source not in manifest.variants:
+        form, _, dtype = recipe.source.partition("-")
+        raise BundleError(
+            f"{folder} has no {recipe.source} variant to quantize; export it with --form {form} --dtype {dtype}"
+        )
+    if recipe.name in manifest.variants and not force:
+        raise OutputExistsError(f"{folder} has a {recipe.name} variant already; replace it with --force")
+    verify_files(folder, manifest.variants[recipe.source].files)
     with replacing(folder / "variants" / scheme) as partial:
-        variant = _write_variant(folder, manifest, scheme, corpus, partial)
-    write_manifest(replace(manifest, variants={**manifest.variants, name: variant}), folder)
+        variant = recipe.write(folder, manifest, scheme, corpus, partial)
+    write_manifest(replace(manifest, variants={**manifest.variants, recipe.name: variant}), folder)
     return variant
-
-
-def _write_variant(bundle: Path, manifest: Manifest, scheme: Scheme, corpus: Corpus | None, place: Path) -> Variant:
-    """Write weights and graphs into `place`, which becomes `variants/<scheme>`."""
-    source = manifest.variants[SOURCE]
-    files = (source.encoder.file, source.decoder.file)
-    models = [ir.load(bundle / file) for file in files]
-    weights = quantizable(models)
-    formats = {name: form for name, weight in weights.items() if (form := block_format(weight, scheme)) is not None}
-    path = place / "weights.bin"
-    rounding = _rounding(bundle, manifest, models, weights, corpus)
-    total = sum(tensor.nbytes for _, tensor in in_file_order(models))
-    with tqdm(total=total, desc=scheme, unit="B", unit_scale=True, disable=None) as bar:
-        rounded, kept, sha256 = write_weights(models, formats, weights, rounding, path, progress=bar.update)
-    for model, file in zip(models, files, strict=True):
-        rewrite(model, rounded, kept)
-        ir.save(model, place / Path(file).name)
-    final = f"variants/{scheme}"
-    weight_record = FileRecord(path=f"{final}/{path.name}", bytes=path.stat().st_size, sha256=sha256)
-    records = [replace(record_of(place, place / Path(file).name), path=f"{final}/{Path(file).name}") for file in files]
-    return replace(
-        source,
-        precision=scheme,
-        encoder=_moved(source.encoder, final),
-        decoder=_moved(source.decoder, final),
-        files=(*records, weight_record),
-        quantization=_provenance(scheme, formats, weights, corpus),
-    )
-
-
-def _rounding(
-    bundle: Path,
-    manifest: Manifest,
-    models: Sequence[ir.Model],
-    weights: Mapping[str, Weight],
-    corpus: Corpus | None,
-) -> Rounding:
-    if corpus is None:
-        return lambda _, weight, form: round_blocks(weight, form)
-    order = [(name, weights[name].inputs) for name, _ in in_file_order(models) if name in weights]
-    return GptqRounding(
-        bundle, manifest, manifest.variants[SOURCE], order, lambda: corpus.batches(manifest.architecture)
-    )
-
-
-def block_format(weight: Weight, scheme: Scheme) -> BlockFormat | None:
-    """How a weight is quantized under a scheme; None keeps it in float."""
-    if weight.gathered or weight.transposed or weight.name == HEAD:
-        return embedding_format(weight)
-    if scheme == "int4":
-        return BlockFormat(bits=4, block_size=32, search=True)
-    # The largest blocks that leave no padding; below that, padding costs less than scales.
-    size = next((size for size in (128, 64) if weight.inputs % size == 0), 32)
-    return BlockFormat(bits=8, block_size=size)
-
-
-def _moved(graph: Graph, place: str) -> Graph:
-    return replace(graph, file=f"{place}/{Path(graph.file).name}")
-
-
-def _provenance(
-    scheme: Scheme, formats: Mapping[str, BlockFormat], weights: Mapping[str, Weight], corpus: Corpus | None
-) -> Quantization:
-    calibration = None
-    if corpus is not None:
-        documents = sorted({example.document_sha256 for example in corpus.examples})
-        calibration = Calibration(documents=tuple(documents), seed=corpus.seed, window=corpus.window)
-    return Quantization(
-        scheme=scheme,
-        source=SOURCE,
-        formats={name: f"int{form.bits} in blocks of {form.block_size}" for name, form in sorted(formats.items())},
-        kept=tuple(sorted(weights.keys() - formats.keys())),
-        rounding="nearest" if corpus is None else "GPTQ",
-        calibration=calibration,
-        producer=_versions(),
-    )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

@@ -51,7 +51,7 @@ def test_one_version():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"pointsman {version}\n"
 
 
-@pytest.mark.parametrize("package", ["runtime/pointsman", "export/pointsman_export"])
+@pytest.mark.parametrize("package", ["runtime/pointsman", "export/pointsman_export", "calib/pointsman_calib"])
 def test_the_map_shows_every_module(package):
     after = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split(f"\n{package}/\n")[1]
     section = re.split(r"\n\n|```", after)[0]

@@ -34,7 +34,7 @@ PUBLIC = {
     "Tokenizer",
     "TokenizerError",
 }
-FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export")
+FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export", "pointsman_calib")
 ENGINES = ("onnxruntime", "tensorrt")
 
 

@@ -51,6 +51,31 @@ FILES = {
     "pointsman/template.py",
     "pointsman/tokenizer.py",
     "pointsman/writing.py",
+    "pointsman_calib/__init__.py",
+    "pointsman_calib/batches.py",
+    "pointsman_calib/c4.py",
+    "pointsman_calib/cli.py",
+    "pointsman_calib/commands/__init__.py",
+    "pointsman_calib/commands/quantize.py",
+    "pointsman_calib/corpus.py",
+    "pointsman_calib/corruption.py",
+    "pointsman_calib/documents.py",
+    "pointsman_calib/hub.py",
+    "pointsman_calib/observers/__init__.py",
+    "pointsman_calib/observers/clipping.py",
+    "pointsman_calib/observers/histogram.py",
+    "pointsman_calib/py.typed",
+    "pointsman_calib/quantize.py",
+    "pointsman_calib/range_table.py",
+    "pointsman_calib/weight_only/__init__.py",
+    "pointsman_calib/weight_only/graphs.py",
+    "pointsman_calib/weight_only/input_statistics.py",
+    "pointsman_calib/weight_only/variant.py",
+    "pointsman_calib/weight_rounding/__init__.py",
+    "pointsman_calib/weight_rounding/blocks.py",
+    "pointsman_calib/weight_rounding/finite.py",
+    "pointsman_calib/weight_rounding/gptq.py",
+    "pointsman_calib/weight_rounding/per_channel.py",
     "pointsman_export/__init__.py",
     "pointsman_export/architecture/__init__.py",
     "pointsman_export/architecture/complaints.py",
@@ -117,7 +142,7 @@ def test_what_it_asks_for(wheel):
     with zipfile.ZipFile(wheel) as archive:
         metadata = email.parser.BytesParser().parsebytes(archive.read(f"{DIST_INFO}/METADATA"))
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export"}
+    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export", "calib"}
     unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert unconditional == {"numpy>=2.0", "sentencepiece>=0.2.0"}
 
@@ -133,11 +158,14 @@ def test_no_training_framework_comes_with_it(clean_python):
     assert Path(place).is_relative_to(clean_python.parents[1])
 
 
-def test_the_exporter_says_what_it_lacks(clean_python):
-    exporter = clean_python.with_name("pointsman-export")
-    done = subprocess.run([exporter, "bundle", "model", "-o", "out"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("extra", "arguments"), [("export", ("bundle", "model", "-o", "out")), ("calib", ("quantize", "bundle"))]
+)
+def test_tools_say_what_they_lack(clean_python, extra, arguments):
+    command = clean_python.with_name(f"pointsman-{extra}")
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pointsman-export: onnx_ir is not installed; install pointsman[export]\n"
+    assert done.stderr == f"pointsman-{extra}: onnx_ir is not installed; install pointsman[{extra}]\n"
 
 
 def test_the_runtimes_own_tests_pass_there(clean_python):

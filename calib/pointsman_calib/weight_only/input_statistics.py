@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pointsman.manifest import Activation, Manifest, Variant
 from pointsman_calib.batches import Batch
-from pointsman_calib.weight_only import read_tensor
+from pointsman_calib.weight_only.graphs import read_tensor
 from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
 
 MEMORY_BUDGET = 1 << 30  # bytes of Hessians held at once
@@ -53,7 +53,7 @@ class Product:
 class GptqRounding:
     """Rounds weights by GPTQ, collecting their inputs' statistics when they are first asked for.
 
-    Weights must be asked for in the order of `names`, as `weight_only.write_weights` does.
+    Weights must be asked for in the order of `names`, as `graphs.write_weights` does.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GptqRounding:
         self.hessians: dict[str, InputHessian] = {}
 
     def __call__(self, name: str, weight: Floats, form: BlockFormat) -> BlockQuantized:
-        """Round one weight; see `weight_only.Rounding`."""
+        """Round one weight; see `graphs.Rounding`."""
         if name not in self.statistics.products:
             return round_blocks(weight, form)
         if name not in self.hessians:

@@ -1,0 +1,76 @@
+"""The text that a bundle is calibrated on, as its model sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pointsman.manifest import TOKENIZER, Architecture, Calibration, read_manifest
+from pointsman.tokenizer import Tokenizer
+from pointsman_calib.batches import Batch, Example, batches, examples
+from pointsman_calib.c4 import read_documents
+from pointsman_calib.documents import DocumentSet
+
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Corrupted documents.
+
+    Attributes:
+        examples: the documents, in order.
+        seed: of the corruption.
+        window: the most encoder inputs.
+    """
+
+    examples: Sequence[Example]
+    seed: int
+    window: int
+
+    @classmethod
+    def read(
+        cls,
+        bundle: str | Path,
+        sources: Sequence[str | Path],
+        *,
+        documents: int,
+        seed: int = 0,
+        window: int = 512,
+        too_long: Literal["skip", "cut"] = "skip",
+    ) -> Self:
+        """Read a corpus with a bundle's vocabulary.
+
+        Args:
+            bundle: whose vocabulary.
+            sources: files, patterns or datasets, as for `c4.read_documents`.
+            documents: the most to use.
+            seed: of the corruption.
+            window: the most encoder inputs.
+            too_long: what becomes of longer documents.
+
+        Raises:
+            BundleNotFoundError: there is no bundle.
+            CorpusError: the corpus cannot be read, or none of it can be used.
+            OptionsError: an option is out of range.
+        """
+        folder = Path(bundle)
+        tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=read_manifest(folder).extra_ids)
+        chosen = examples(
+            read_documents(sources), tokenizer, seed=seed, window=window, too_long=too_long, limit=documents
+        )
+        return cls(list(chosen), seed, window)
+
+    def batches(self, architecture: Architecture) -> Iterator[Batch]:
+        """The examples in small batches."""
+        return batches(
+            self.examples,
+            batch_size=BATCH_SIZE,
+            pad_id=architecture.pad_token_id,
+            decoder_start_id=architecture.decoder_start_token_id,
+        )
+
+    def provenance(self) -> Calibration:
+        """What a manifest says of it."""
+        documents = DocumentSet.of(self.examples)
+        return Calibration(documents=tuple(sorted(documents.sha256s)), seed=self.seed, window=self.window)
