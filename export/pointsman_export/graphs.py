@@ -144,7 +144,7 @@ def _put_dispatch(graph: ir.Graph, build: Build, tensors: Tensors) -> None:
         elif node.op_type == "DropOverflow":
             expert, probability = map(present, node.inputs)
             experts, capacity = (node.attributes[name].as_int() for name in ("experts", "capacity"))
-            _replace(graph, node, drop_overflow(expert, probability, experts, capacity, _module_path(node)))
+            _replace(graph, node, drop_overflow(expert, probability, experts, capacity, _module(node)))
 
 
 def _replace(graph: ir.Graph, node: ir.Node, replacement: tuple[list[ir.Node], ir.Value]) -> None:
@@ -217,18 +217,18 @@ def _forget_the_tracer(model: ir.Model) -> None:
 def _with_paths(graph: ir.Graph, path: str | None) -> Iterator[tuple[ir.Node, str]]:
     """Every node and its module path; nodes of a branch take the branch's."""
     for node in graph:
-        yield node, _module_path(node) if path is None else path
+        yield node, _slashed(_module(node)) if path is None else path
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.GRAPH:
                 branch = attribute.as_graph()
                 yield from _with_paths(branch, _slashed(branch.name or ""))
 
 
-def _module_path(node: ir.Node) -> str:
+def _module(node: ir.Node) -> str:
     """The module that a node was traced in, from the exporter's note."""
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
     path = scopes[-2] if len(scopes) > 1 else ""
-    return "" if path.startswith("_") else _slashed(path)  # the exporter's own hooks start with an underscore
+    return "" if path.startswith("_") else path  # the exporter's own hooks start with an underscore
 
 
 def _slashed(path: str) -> str:
