@@ -60,6 +60,7 @@ FILES = {
     "pointsman_calib/corpus.py",
     "pointsman_calib/corruption.py",
     "pointsman_calib/documents.py",
+    "pointsman_calib/external_data.py",
     "pointsman_calib/hub.py",
     "pointsman_calib/observers/__init__.py",
     "pointsman_calib/observers/clipping.py",

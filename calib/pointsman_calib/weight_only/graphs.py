@@ -4,23 +4,20 @@ Weights are read, rounded and written one at a time. The operators are ONNX Runt
 accuracy level 4 they round activations to int8 in the same blocks and multiply int8 by int8.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pointsman.errors import BundleError
 from pointsman.writing import TensorFile
+from pointsman_calib.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized
 
 DOMAIN = "com.microsoft"
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
-_NUMPY: dict[ir.DataType, type[np.generic]] = {ir.DataType.FLOAT: np.float32, ir.DataType.UINT8: np.uint8}
 
 Rounding = Callable[[str, NDArray[np.float32], BlockFormat], BlockQuantized]
 """Rounds a named weight [inputs, out] in a format."""
@@ -112,47 +109,18 @@ def write_weights(
             if name in formats:
                 rounded[name] = _write_rounded(writer, weights[name], array, formats[name], rounding, path)
             else:
-                kept[name] = _write(writer, name, array, path)
+                kept[name] = append_tensor(writer, path, name, array)
             progress(array.nbytes)
     return rounded, kept, writer.sha256
-
-
-def in_file_order(models: Iterable[ir.Model]) -> list[tuple[str, ir.ExternalTensor]]:
-    """Every tensor that the models keep in external data, by name, in the order of its bytes."""
-    tensors = {
-        name: value.const_value
-        for model in models
-        for name, value in model.graph.initializers.items()
-        if isinstance(value.const_value, ir.ExternalTensor)
-    }
-    return sorted(tensors.items(), key=lambda item: item[1].offset or 0)
-
-
-def read_tensor(tensor: ir.ExternalTensor) -> NDArray[Any]:
-    """A tensor's values in memory of their own: mapped pages would count as resident until the file is closed."""
-    if tensor.dtype not in _NUMPY:
-        raise BundleError(f"{tensor.name} is {tensor.dtype.name}; quantize a float32 variant")
-    shape = tuple(tensor.shape.numpy())
-    values = np.fromfile(tensor.path, _NUMPY[tensor.dtype], math.prod(shape), offset=tensor.offset or 0)
-    return values.reshape(shape)
 
 
 def _write_rounded(
     writer: TensorFile, weight: Weight, array: NDArray[np.float32], form: BlockFormat, rounding: Rounding, path: Path
 ) -> Rounded:
     result = rounding(weight.name, array.T if weight.transposed else array, form)
-    codes = _write(writer, f"{weight.name}.codes", result.packed_codes(), path)
-    scales = _write(writer, f"{weight.name}.scales", result.scales, path)
+    codes = append_tensor(writer, path, f"{weight.name}.codes", result.packed_codes())
+    scales = append_tensor(writer, path, f"{weight.name}.scales", result.scales)
     return Rounded(weight, form, codes, scales)
-
-
-def _write(writer: TensorFile, name: str, array: NDArray[Any], path: Path) -> ir.ExternalTensor:
-    dtype = ir.DataType.from_numpy(array.dtype)
-    writer.align()
-    offset = writer.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return ir.ExternalTensor(
-        path.name, offset, array.nbytes, dtype, shape=ir.Shape(array.shape), name=name, base_dir=path.parent
-    )
 
 
 def rewrite(model: ir.Model, rounded: Mapping[str, Rounded], kept: Mapping[str, ir.ExternalTensor]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pointsman.manifest import Activation, Manifest, Variant
 from pointsman_calib.batches import Batch
-from pointsman_calib.weight_only.graphs import read_tensor
+from pointsman_calib.external_data import read_tensor
 from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
 
 MEMORY_BUDGET = 1 << 30  # bytes of Hessians held at once

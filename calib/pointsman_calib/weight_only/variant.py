@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from pointsman.manifest import FileRecord, Graph, Manifest, Quantization, Scheme, Variant, record_of
 from pointsman_calib.corpus import Corpus
+from pointsman_calib.external_data import in_file_order
 from pointsman_calib.weight_only.graphs import (
     Rounding,
     Weight,
     embedding_format,
-    in_file_order,
     quantizable,
     rewrite,
     write_weights,
