@@ -3,7 +3,8 @@
 Every contestant runs in a process of its own, one after the other within a round; rounds are interleaved and their
 order alternates, so that a machine that slows down or warms up slows everyone. Figures are medians over rounds. The
 dense floor is the same model without sparse layers, from the same exporter: what no Mixture of Experts can beat.
-Exit code 1 says that a promise about a ratio is not kept.
+The roofline is the time that reading the weights of a request takes at the speed at which this machine reads memory,
+measured in every round: what no float32 engine can beat. Exit code 1 says that a promise about a ratio is not kept.
 """
 
 import argparse
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import measurements
+import roofline
 from cases import CASES, QUICK_CASES, Case
 from contestants import Job
 from measurements import BUILD, RESULTS, Bar
+from pointsman.manifest import Architecture, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint
 
 TRANSFORMERS, FLOOR, MAIN = "transformers", "dense floor", "fused-float32"
@@ -79,22 +83,35 @@ def jobs(parsed: argparse.Namespace, cases: tuple[Case, ...]) -> dict[str, Job]:
     return found
 
 
-def run_rounds(contestants: dict[str, Job], rounds: int) -> dict[str, Measured]:
-    """Run every contestant once a round."""
+def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[dict[str, Measured], list[float]]:
+    """Run every contestant once a round; also measure, in bytes a second, how fast memory was read in each round."""
     measured: dict[str, Measured] = {name: Measured([]) for name in contestants}
+    bandwidths = []
     for number in range(rounds):
+        bandwidths.append(float(_printed("roofline.py", "--threads", str(threads))))
         names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-            measured[name].rounds.append(_run(contestants[name]))
-    return measured
+            measured[name].rounds.append(json.loads(_printed("contestants.py", contestants[name].to_json())))
+    return measured, bandwidths
 
 
-def _run(job: Job) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).with_name("contestants.py")), job.to_json()]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(finished.stdout)
-    return result
+def _printed(script: str, *arguments: str) -> str:
+    """What a script beside this one prints, run in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def roofline_seconds(
+    architecture: Architecture, measured: dict[str, Measured], cases: Sequence[Case], bytes_a_second: float
+) -> dict[str, float]:
+    """What reading the weights of each generating case takes, for the experts that its tokens chose."""
+    observed = measured[TRANSFORMERS].rounds[0]["cases"]
+    return {
+        case.name: roofline.request_bytes(architecture, case, observed[case.name]["routing"]) / bytes_a_second
+        for case in cases
+        if case.new_tokens
+    }
 
 
 def equal_tokens(measured: dict[str, Measured], cases: Sequence[Case]) -> dict[str, dict[str, list[int]]]:
@@ -128,16 +145,17 @@ def bars(measured: dict[str, Measured]) -> list[Bar]:
     return faster + slower
 
 
-def print_report(measured: dict[str, Measured], cases: Sequence[Case]) -> None:
-    """Print seconds, and milliseconds per generated token or the ratio to transformers and to the floor."""
+def print_report(measured: dict[str, Measured], cases: Sequence[Case], least_seconds: dict[str, float]) -> None:
+    """Print seconds, milliseconds per generated token, and the ratio to transformers and to the floor."""
     rows = []
     for case in cases:
-        for name, contestant in measured.items():
-            seconds = contestant.seconds(case.name)
+        seconds_of = {name: contestant.seconds(case.name) for name, contestant in measured.items()}
+        if case.name in least_seconds:
+            seconds_of["roofline"] = least_seconds[case.name]
+        for name, seconds in seconds_of.items():
             per_token = f"{seconds / case.new_tokens * 1e3:.1f}" if case.new_tokens else ""
-            faster, slower = (measured[other].seconds(case.name) for other in (TRANSFORMERS, FLOOR))
-            rows.append([case.name, name, f"{seconds:.3f}", per_token, f"{faster / seconds:.2f}x"])
-            rows[-1].append(f"{seconds / slower:.2f}x")
+            faster, slower = seconds_of[TRANSFORMERS] / seconds, seconds / seconds_of[FLOOR]
+            rows.append([case.name, name, f"{seconds:.3f}", per_token, f"{faster:.2f}x", f"{slower:.2f}x"])
     measurements.print_table(["case", "contestant", "s", "ms/token", "speed of transformers", "time of floor"], rows)
     print()
     loads = [
@@ -152,10 +170,13 @@ def main() -> int:
     cases = QUICK_CASES if parsed.quick else CASES
     contestants = jobs(parsed, cases)
     started = measurements.begin()
-    measured = run_rounds(contestants, parsed.rounds)
+    measured, bandwidths = run_rounds(contestants, parsed.rounds, parsed.threads)
+    architecture = read_manifest(Path(contestants[MAIN].path)).architecture
+    bytes_a_second = median(bandwidths)
+    least_seconds = roofline_seconds(architecture, measured, cases, bytes_a_second)
     equal = equal_tokens(measured, cases)
     promised = [] if parsed.quick else bars(measured)
-    print_report(measured, cases)
+    print_report(measured, cases, least_seconds)
     for name, counts in equal.items():
         told = ", ".join(f"{case} {same} of {total}" for case, (same, total) in counts.items())
         print(f"tokens of {name} equal to those of transformers: {told}")
@@ -166,6 +187,11 @@ def main() -> int:
             for case in cases
         },
         "contestants": {name: each.to_json(cases) for name, each in measured.items()},
+        "roofline": {
+            "bytes_a_second": bytes_a_second,
+            "raw_bytes_a_second": bandwidths,
+            "seconds": least_seconds,
+        },
         "equal_tokens": equal,
         "routing": {case.name: measured[TRANSFORMERS].rounds[0]["cases"][case.name]["routing"] for case in cases},
         "bars": [bar.to_json() for bar in promised],

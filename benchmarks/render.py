@@ -40,6 +40,7 @@ def _read(path: Path) -> Record:
 def _decode_table(decode: Record) -> str:
     contestants = decode["contestants"]
     rows = [[_title(name, decode), *_cells(contestants, name)] for name in contestants]
+    rows.append(["*reading the float32 weights, nothing else*", *_roofline_cells(decode), ""])
     return _table(["", *COLUMNS.values(), "loading"], rows)
 
 
@@ -60,6 +61,15 @@ def _cells(contestants: Record, name: str) -> list[str]:
     return [*cells, f"{contestants[name]['load_seconds']:.1f} s"]
 
 
+def _roofline_cells(decode: Record) -> list[str]:
+    """The encoder alone is bound by arithmetic, and has no such cell."""
+    seconds, reference = decode["roofline"]["seconds"], decode["contestants"][REFERENCE]["cases"]
+    return [
+        f"{seconds[case]:.2f} s ({reference[case]['seconds'] / seconds[case]:.1f}×)" if case in seconds else ""
+        for case in COLUMNS
+    ]
+
+
 def _conditions(decode: Record) -> str:
     greedy, settings = decode["cases"]["greedy"], decode["settings"]
     return (
@@ -68,7 +78,8 @@ def _conditions(decode: Record) -> str:
         f"{settings['threads']} threads. {_agreement(decode['equal_tokens'])} "
         f"Medians over {settings['rounds']} interleaved rounds, every contestant in a process of its own. "
         "The dense row is a floor: the same network, exported alike, with one feed-forward network in the place of "
-        "the experts."
+        "the experts. The last row is the roofline: the weights that the request needs, read at the "
+        f"{decode['roofline']['bytes_a_second'] / 1e9:.0f} GB/s that this machine's memory gives."
     )
 
 

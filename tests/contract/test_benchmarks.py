@@ -46,6 +46,7 @@ def pages(tmp_path):
             "fused-float32": contestant(0.75),
             "dense floor": contestant(0.7),
         },
+        "roofline": {"bytes_a_second": 2e10, "seconds": {"greedy": 0.6, "batch 8": 0.6, "4 beams": 0.6}},
         "equal_tokens": {"fused-float32": {"greedy": [32, 32], "batch 8": [1000, 1024]}},
     }
     export = {"model_bytes": 8e9, "peak_bytes": 9e8, "anonymous_peak_bytes": 6e8, "seconds": 99.0}
@@ -73,6 +74,8 @@ def test_rendering_keeps_what_is_around_the_table(pages):
     assert text.startswith("before\n<!-- benchmarks:begin -->\n|")
     assert text.endswith("\n<!-- benchmarks:end -->\nafter\n")
     assert "| **Pointsman, fused-float32** | 0.75 s (2.0×) |" in text
+    assert "| 0.60 s (2.5×) | 0.60 s (2.5×) | 0.60 s (2.5×) |  |  |" in text
+    assert "at the 20 GB/s" in text
     assert "1,032 of 1,056 generated tokens are those of transformers" in text
     assert "| 8.0 GB | 0.90 GB | 0.60 GB | 99 s |" in text
 
@@ -127,6 +130,18 @@ def test_time_inside_a_branch_is_counted_once(load):
         "product": 30,
         "sum": 20,
     }
+
+
+def test_the_roofline_counts_what_a_request_reads(load):
+    """Against a count by hand: every decoder weight once a token, of the experts one in eight."""
+    shapes, roofline, cases = load("shapes"), load("roofline"), load("cases")
+    routing = {"encoder_experts_hit": 8.0, "decoder_experts_hit": 1.0}
+    square, wide, norm = 768 * 768, 2 * 768 * 3072, 768
+    decoder = 12 * (6 * square + wide + 3 * norm) + 6 * 8 * 768 + 32 * 12 + norm + 32128 * 768
+    encoder = 12 * (4 * square + 2 * norm) + 6 * (1 + 8) * wide + 6 * 8 * 768 + 32 * 12 + norm + 12 * 2 * square
+    case = cases.Case("", new_tokens=3)
+    assert roofline.request_bytes(shapes.SHAPES["switch-base-8"], case, routing) == 4 * (encoder + 3 * decoder)
+    assert roofline.bandwidth(2) > 1e8
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-dense"])

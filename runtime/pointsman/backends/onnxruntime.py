@@ -105,6 +105,8 @@ class OnnxRuntimeState:
 def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Encoder and decoder have a pool of threads each: those of one must not spin while the other computes.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
