@@ -1,9 +1,11 @@
 """What the decode loop needs of an inference engine."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pointsman.selection import Selection
 
 
 class DecodingState(Protocol):
@@ -17,7 +19,32 @@ class DecodingState(Protocol):
             beam_rows: [rows], the row of the cache so far that each row continues.
 
         Returns:
-            logits of the token after each position, [rows, positions, vocab].
+            logits of the token after each position, [rows, positions, vocab]. They are only read, and only until the
+            next step.
+        """
+        ...
+
+
+@runtime_checkable
+class SelectingState(DecodingState, Protocol):
+    """A request whose engine can find the best tokens where it computes logits.
+
+    Attributes:
+        most_selected: how many best tokens of a row can be asked for.
+    """
+
+    most_selected: int
+
+    def select(
+        self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
+    ) -> Selection:
+        """Feed one token to every row.
+
+        Args:
+            token_ids: [rows].
+            beam_rows: [rows], as of `step`.
+            named_ids: [rows, named], tokens whose logits are wanted whatever they are; some may be repeated.
+            count: how many best tokens of each row are wanted beside them; at most `most_selected`.
         """
         ...
 

@@ -1,15 +1,15 @@
 """Decoding in plain numpy over a step function; knows nothing of text or engines.
 
-Three storeys: a `StepFunction` gives the logits of the next token, `stream` tells of tokens one step at a time
-(greedy search and sampling), `decode` returns whole generations (these and beam search).
+Three storeys: a `StepFunction` gives the logits of the next token (or selects those that matter), `stream` tells of
+tokens one step at a time (greedy search and sampling), `decode` returns whole generations (these and beam search).
 """
 
 from pointsman.decoding.constraints import Constraint, SentinelConstraint
 from pointsman.decoding.decode import decode
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
 from pointsman.decoding.options import DecodingOptions
-from pointsman.decoding.processors import LogitsProcessor
-from pointsman.decoding.step import StepFunction
+from pointsman.decoding.processors import LogitsProcessor, NamingProcessor
+from pointsman.decoding.step import SelectingStepFunction, StepFunction
 from pointsman.decoding.token_stream import stream
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "FinishReason",
     "Generation",
     "LogitsProcessor",
+    "NamingProcessor",
+    "SelectingStepFunction",
     "SentinelConstraint",
     "SpecialTokens",
     "StepFunction",

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.generation import Generation
+from pointsman.decoding.next_scores import NextScores, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.rules import Rules, no_token_possible
-from pointsman.decoding.scores import best_continuations, checked_logits, highest, log_softmax
+from pointsman.decoding.scores import best_continuations, highest
 from pointsman.decoding.step import StepFunction
 
 _NEVER = np.float32(-1e9)
@@ -64,9 +65,12 @@ def beam_search(step: StepFunction, batch_size: int, options: DecodingOptions, r
     finished = _placeholders(batch_size, options, rules)
     improvable = np.ones(batch_size, np.bool_)
     source_rows = np.arange(batch_size * options.num_beams)
+    count = (1 + rules.ending_tokens) * options.num_beams
+    score = scorer_of(step, rules, count=count, normalized=True)
     for length in range(1, 1 + options.max_new_tokens):
-        logits = checked_logits(step(running.token_ids[:, :, length - 1].ravel(), source_rows), position=length)
-        candidates, beams = _candidates(running, logits, length, rules)
+        prefixes = running.token_ids[:, :, :length].reshape(-1, length)
+        scores = score(np.ascontiguousarray(prefixes[:, -1]), source_rows, prefixes)
+        candidates, beams = _candidates(running, scores, count, length, rules)
         finished = _with_newly_finished(finished, candidates, improvable, options)
         running, source_rows = _continued(candidates, beams, options.num_beams)
         improvable &= _could_improve(running, finished, length, options)
@@ -92,17 +96,16 @@ def _placeholders(batch_size: int, options: DecodingOptions, rules: Rules) -> _H
 
 
 def _candidates(
-    running: _Hypotheses, logits: NDArray[np.float32], length: int, rules: Rules
+    running: _Hypotheses, next_scores: NextScores, count: int, length: int, rules: Rules
 ) -> tuple[_Hypotheses, NDArray[np.int64]]:
     """The best continuations of the running beams by one token, and the beam that each continues `[batch, count]`."""
     batch, num_beams, room = running.token_ids.shape
-    prefixes = running.token_ids[:, :, :length].reshape(batch * num_beams, length)
-    log_probs = rules.process(prefixes, log_softmax(logits)).reshape(batch, num_beams, -1)
-    count = (1 + rules.ending_tokens) * num_beams
-    scores, beams, tokens = best_continuations(log_probs, running.scores, count)
+    log_probs = next_scores.scores.reshape(batch, num_beams, -1)
+    scores, beams, columns = best_continuations(log_probs, running.scores, count)
+    inputs = np.arange(batch)[:, None]
     extended = running.take(beams)
-    extended.token_ids[:, :, length] = tokens
-    extended.logprobs[:, :, length - 1] = log_probs[np.arange(batch)[:, None], beams, tokens]
+    extended.token_ids[:, :, length] = next_scores.tokens(num_beams * inputs + beams, columns)
+    extended.logprobs[:, :, length - 1] = log_probs[inputs, beams, columns]
     continued = extended.token_ids[:, :, : length + 1].reshape(-1, length + 1)
     ended = rules.ended(continued).reshape(batch, -1)
     finished = ended | (length + 1 == room)

@@ -85,6 +85,10 @@ class SentinelConstraint:
         has_eos: NDArray[np.bool_] = (prefixes[:, 1:] == self._eos_id).any(axis=1)
         return has_eos | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
 
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All that is not ordinary; ordinary tokens may come or may not, all alike."""
+        return np.broadcast_to(self._structural, (len(prefixes), len(self._structural)))
+
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Leave the ordinary tokens and the structure that may come next; complete rows stay as they are."""
         rows = np.flatnonzero(~self.ended(prefixes))

@@ -4,7 +4,7 @@ Each computes what the processor of the same name in transformers 5.23.0 (`gener
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -31,6 +31,18 @@ class LogitsProcessor(Protocol):
         ...
 
 
+@runtime_checkable
+class NamingProcessor(LogitsProcessor, Protocol):
+    """A processor that can tell beforehand which tokens it may change.
+
+    Of all other tokens of a row it makes either none impossible or all, and changes nothing else.
+    """
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens `[rows, any]` that the call with these prefixes may read or change; some may be repeated."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class RepetitionPenalty:
     """Divides positive scores of tokens that have occurred by the penalty and multiplies negative ones.
@@ -39,6 +51,10 @@ class RepetitionPenalty:
     """
 
     penalty: float
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What has occurred."""
+        return prefixes
 
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Penalise; a token that occurred twice is penalised once."""
@@ -53,6 +69,10 @@ class NoRepeatNgram:
     """Makes every token impossible that would complete an n-gram for the second time."""
 
     size: int
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What has occurred: an n-gram that would come again ends in it."""
+        return prefixes
 
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Ban the last token of each earlier n-gram that begins like the prefix ends."""
@@ -72,6 +92,10 @@ class MinNewTokens:
 
     count: int
     eos_id: int
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Eos."""
+        return np.full((len(prefixes), 1), self.eos_id)
 
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Ban eos; the decoder start token does not count as generated."""

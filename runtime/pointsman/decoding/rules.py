@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pointsman.decoding.constraints import Constraint
 from pointsman.decoding.generation import SpecialTokens
 from pointsman.decoding.options import DecodingOptions
-from pointsman.decoding.processors import LogitsProcessor, processors_of
+from pointsman.decoding.processors import LogitsProcessor, NamingProcessor, processors_of
 from pointsman.errors import OptionsError
 
 
@@ -44,6 +44,15 @@ class Rules:
         for processor in self.processors:
             scores = processor(prefixes, scores)
         return scores
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The tokens `[rows, any]` that the processors may change; None where one of them does not say."""
+        named = [prefixes[:, :0]]
+        for processor in self.processors:
+            if not isinstance(processor, NamingProcessor):
+                return None
+            named.append(processor.named(prefixes))
+        return np.concatenate(named, axis=1)
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` end with the last token of their prefix `[rows, length]`."""

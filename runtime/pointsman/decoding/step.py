@@ -1,9 +1,11 @@
-"""The one thing that decoding asks of an engine: logits for the next token of every row."""
+"""What decoding asks of an engine: the logits of the next token of every row, or those of them that can matter."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pointsman.selection import Selection
 
 
 class StepFunction(Protocol):
@@ -22,5 +24,34 @@ class StepFunction(Protocol):
 
         Returns:
             Logits of the next token, `[rows, vocabulary]`. They are only read, and only until the next call.
+        """
+        ...
+
+
+@runtime_checkable
+class SelectingStepFunction(StepFunction, Protocol):
+    """A step whose engine can also find the best tokens itself, so that logits need not leave its device.
+
+    Attributes:
+        vocabulary: How many tokens there are.
+        most_selected: How many best tokens of a row can be asked for.
+    """
+
+    @property
+    def vocabulary(self) -> int: ...  # noqa: D102 - an attribute
+
+    @property
+    def most_selected(self) -> int: ...  # noqa: D102 - an attribute
+
+    def select(
+        self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
+    ) -> Selection:
+        """Extend every row by one token.
+
+        Args:
+            token_ids: As of the call.
+            source_rows: As of the call.
+            named_ids: `[rows, named]`, tokens whose logits are wanted whatever they are; some may be repeated.
+            count: How many best tokens of each row are wanted beside them; at most `most_selected`.
         """
         ...

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from pointsman.decoding.constraints import Constraint
 from pointsman.decoding.generation import FinishReason, SpecialTokens, TokenEvent
+from pointsman.decoding.next_scores import NextScores, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.processors import LogitsProcessor
 from pointsman.decoding.rules import Rules, no_token_possible
 from pointsman.decoding.sampling import Sampler
-from pointsman.decoding.scores import checked_logits, log_normalizers
 from pointsman.decoding.step import StepFunction
 from pointsman.errors import OptionsError
 
@@ -56,14 +56,14 @@ def _steps(
     step: StepFunction, batch_size: int, options: DecodingOptions, rules: Rules
 ) -> Iterator[tuple[TokenEvent, ...]]:
     choose = Sampler(options, batch_size) if options.do_sample else _likeliest
+    score = scorer_of(step, rules, count=None if options.do_sample else 1, normalized=False)
     own_rows = np.arange(batch_size * options.num_return_sequences)
     prefixes = np.full((len(own_rows), 1 + options.max_new_tokens), rules.tokens.pad_id, np.int64)
     prefixes[:, 0] = rules.tokens.decoder_start_id
     running = own_rows
     for length in range(1, 1 + options.max_new_tokens):
-        logits = checked_logits(step(prefixes[:, length - 1].copy(), own_rows), position=length)
-        scores = logits if not rules.processors else rules.process(prefixes[:, :length], logits.copy())
-        chosen, logprobs = _choose(choose, scores, running, options.num_return_sequences)
+        next_scores = score(prefixes[:, length - 1].copy(), own_rows, prefixes[:, :length])
+        chosen, logprobs = _choose(choose, next_scores, running, options.num_return_sequences)
         prefixes[running, length] = chosen
         ended = rules.ended(prefixes[:, : length + 1])[running]
         yield _events(running, chosen, logprobs, ended, options, is_last=length == options.max_new_tokens)
@@ -73,15 +73,16 @@ def _steps(
 
 
 def _choose(
-    choose: _Chooser, scores: NDArray[np.float32], rows: NDArray[np.int64], rows_per_input: int
+    choose: _Chooser, next_scores: NextScores, rows: NDArray[np.int64], rows_per_input: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """A token and its log-probability for each of `rows`, each `[len(rows)]`."""
+    scores = next_scores.scores
     of_rows = scores if len(rows) == len(scores) else scores[rows]
     impossible = np.flatnonzero(of_rows.max(axis=1) == -np.inf)
     if len(impossible):
         raise no_token_possible(int(rows[impossible[0]]) // rows_per_input)
-    chosen = choose(scores, rows)
-    return chosen, scores[rows, chosen] - log_normalizers(of_rows)
+    columns = choose(scores, rows)
+    return next_scores.tokens(rows, columns), scores[rows, columns] - next_scores.log_normalizers(rows)
 
 
 def _likeliest(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
