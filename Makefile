@@ -68,7 +68,11 @@ $(VENV)/.packages: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.packages
+$(VENV)/.engines: $(VENV)/.packages
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[tensorrt-rtx]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.engines
 	$(PIP_INSTALL) --group dev
 	touch $@
 

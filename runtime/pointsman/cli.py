@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Final, NoReturn
 
-from pointsman.backends.choice import DEVICES
+from pointsman.backends.choice import DEVICES, ENGINES
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, OptionsError, PointsmanError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
@@ -130,6 +130,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
     parser.add_argument("--variant", metavar="V", default="auto", help="auto (default) or a name that inspect shows")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -147,7 +148,7 @@ def _positive(text: str) -> int:
 def _infill(parsed: argparse.Namespace) -> int:
     decoding = _decoding(parsed)
     texts = list(_texts(parsed.texts))
-    infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, threads=parsed.threads)
+    infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
     began = time.perf_counter()
     results: list[dict[str, Any]] = []
     for batch in _batches(texts, parsed.batch_size):
@@ -211,7 +212,7 @@ def _sentinel(span: Span) -> str:
 
 
 def _inspect(parsed: argparse.Namespace) -> int:
-    inspection = inspect_bundle(parsed.bundle, device=parsed.device, variant=parsed.variant)
+    inspection = inspect_bundle(parsed.bundle, device=parsed.device, variant=parsed.variant, engine=parsed.engine)
     if parsed.json:
         _write_json(as_json(inspection))
     else:

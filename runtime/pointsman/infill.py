@@ -107,6 +107,7 @@ class Infiller:
         device: str = "auto",
         variant: str = "auto",
         *,
+        engine: str = "auto",
         threads: int | None = None,
         verify: bool = True,
     ) -> Self:
@@ -115,7 +116,7 @@ class Infiller:
         Raises:
             TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
         """
-        model = SwitchModel.load(bundle, device, variant, threads=threads, verify=verify)
+        model = SwitchModel.load(bundle, device, variant, engine=engine, threads=threads, verify=verify)
         return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
 
     def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:

@@ -33,18 +33,20 @@ class Inspection:
     refusal: str | None
 
 
-def inspect_bundle(bundle: str | Path, *, device: str = "auto", variant: str = "auto") -> Inspection:
+def inspect_bundle(
+    bundle: str | Path, *, device: str = "auto", variant: str = "auto", engine: str = "auto"
+) -> Inspection:
     """Read a bundle's manifest, verify its files, and ask what would run.
 
     Raises:
         BundleNotFoundError: There is no bundle.
         BundleError: Its manifest is damaged, or it lacks the variant that was asked for.
         DeviceError: The device that was asked for is not available.
-        OptionsError: The device is unknown.
+        OptionsError: The device or engine is unknown, or they contradict each other.
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
-    choice, refusal = _chosen(manifest, device, variant)
+    choice, refusal = _chosen(manifest, device, variant, engine)
     return Inspection(folder, manifest, _damage(folder, manifest), choice, refusal)
 
 
@@ -56,12 +58,12 @@ def _damage(folder: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def _chosen(manifest: Manifest, device: str, variant: str) -> tuple[Choice | None, str | None]:
+def _chosen(manifest: Manifest, device: str, variant: str, engine: str) -> tuple[Choice | None, str | None]:
     """The choice; that nothing runs here is an answer where nothing particular was asked for, else an error."""
     try:
-        return choose(manifest, device=device, variant=variant), None
+        return choose(manifest, device=device, variant=variant, engine=engine), None
     except (BundleError, DeviceError) as error:
-        if (device, variant) != ("auto", "auto"):
+        if {device, variant, engine} != {"auto"}:
             raise
         return None, str(error)
 
@@ -102,7 +104,7 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     for engine in manifest.engines:
         yield _engine_line(engine, current=manifest.is_current(engine))
     if choice:
-        yield f"would run     {choice.variant} on {choice.device}: {choice.reason}"
+        yield f"would run     {choice.variant} on {choice.device} with {choice.engine}: {choice.reason}"
     else:
         yield f"cannot run    {inspection.refusal}"
 

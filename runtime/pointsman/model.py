@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.backends import Backend, DecodingState, open_backend
+from pointsman.backends import Backend, DecodingState, SelectingState, open_backend
 from pointsman.backends.choice import Choice, choose
 from pointsman.decoding import (
     Constraint,
@@ -21,7 +21,7 @@ from pointsman.decoding import (
 )
 from pointsman.decoding.scores import checked_logits, log_normalizers
 from pointsman.errors import OptionsError, TextError
-from pointsman.manifest import Architecture, Manifest, read_manifest, verify_files
+from pointsman.manifest import Architecture, Manifest, read_manifest
 
 Ids = Sequence[int]
 
@@ -46,6 +46,7 @@ class SwitchModel:
         device: str = "auto",
         variant: str = "auto",
         *,
+        engine: str = "auto",
         threads: int | None = None,
         verify: bool = True,
     ) -> Self:
@@ -55,21 +56,19 @@ class SwitchModel:
             bundle: its folder.
             device: `auto`, `cpu` or `cuda`.
             variant: `auto` or a variant's name; `choice` says what was taken.
+            engine: `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
             threads: CPU threads; the engine's default where None.
             verify: whether to check the files' hashes first.
 
         Raises:
             BundleNotFoundError: there is no bundle.
-            BundleError: it is damaged, newer than this program, or lacks the variant.
-            DeviceError: the device is not available.
+            BundleError: it is damaged, newer than this program, or lacks the variant or its plans.
+            DeviceError: the device is not available to the engine.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
-        choice = choose(manifest, device=device, variant=variant)
-        if verify:
-            verify_files(folder, manifest.variants[choice.variant].files)
-        chosen = manifest.variants[choice.variant]
-        return cls(manifest, choice, open_backend(folder, chosen, device=choice.device, threads=threads))
+        choice = choose(manifest, device=device, variant=variant, engine=engine)
+        return cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
 
     def generate(
         self,
@@ -147,11 +146,9 @@ class SwitchModel:
         """Encode, and return the step function that decodes `rows_per_input` rows of every input."""
         self.check(input_ids, "input")
         state = self.encode(input_ids, rows=len(input_ids) * rows_per_input)
-
-        def step(token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            return state.step(token_ids[:, None], source_rows)[:, -1]
-
-        return step
+        if isinstance(state, SelectingState):
+            return _SelectingStep(state, self.manifest.architecture.vocab_size)
+        return _Step(state)
 
     def _step(self, input_ids: Sequence[Ids], options: DecodingOptions) -> StepFunction:
         limit = self.manifest.limits.tokens
@@ -178,6 +175,25 @@ class SwitchModel:
             wrong = [token for token in ids if not 0 <= token < vocab]
             if wrong:
                 raise TextError(f"{what} {number} has the id {wrong[0]}; the model knows 0 to {vocab - 1}")
+
+
+class _Step:
+    """Decoding's view of a request: one position a step."""
+
+    def __init__(self, state: DecodingState) -> None:
+        self._state = state
+
+    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._state.step(token_ids[:, None], source_rows)[:, -1]
+
+
+class _SelectingStep(_Step):
+    """The same where the engine selects."""
+
+    def __init__(self, state: SelectingState, vocabulary: int) -> None:
+        super().__init__(state)
+        self.vocabulary, self.most_selected = vocabulary, state.most_selected
+        self.select = state.select
 
 
 def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,7 +19,7 @@ PINS = {
         r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
     )
 }
-NOT_ON_CI = {"onnxruntime-gpu"}  # takes the place of onnxruntime
+NOT_ON_CI = {"onnxruntime-gpu", "tensorrt"}  # takes the place of onnxruntime; lies in NVIDIA's own index
 ASKED_FOR = [
     Requirement(line)
     for line in itertools.chain(

@@ -35,7 +35,7 @@ PUBLIC = {
     "TokenizerError",
 }
 FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export", "pointsman_calib")
-ENGINES = ("onnxruntime", "tensorrt")
+ENGINES = ("onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
 
 
 def test_names():
@@ -76,8 +76,8 @@ def test_decoding_keywords_are_the_fields_of_decoding_options():
 @pytest.mark.parametrize("loader", [SwitchModel.load, Infiller.load])
 def test_load(loader):
     parameters = inspect.signature(loader).parameters
-    assert list(parameters) == ["bundle", "device", "variant", "threads", "verify"]
-    assert [parameters[name].default for name in ("device", "variant")] == ["auto", "auto"]
+    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify"]
+    assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,29 @@ FILES = {
     "pointsman/backends/base.py",
     "pointsman/backends/choice.py",
     "pointsman/backends/onnxruntime.py",
+    "pointsman/backends/tensorrt/__init__.py",
+    "pointsman/backends/tensorrt/backend.py",
+    "pointsman/backends/tensorrt/cuda.py",
+    "pointsman/backends/tensorrt/device.py",
+    "pointsman/backends/tensorrt/kernel_cache.py",
+    "pointsman/backends/tensorrt/libraries.py",
+    "pointsman/backends/tensorrt/memory.py",
+    "pointsman/backends/tensorrt/opening.py",
+    "pointsman/backends/tensorrt/plan.py",
+    "pointsman/backends/tensorrt/profiles.py",
+    "pointsman/backends/tensorrt/replays.py",
+    "pointsman/backends/tensorrt/select_best.cu",
+    "pointsman/backends/tensorrt/selection.py",
+    "pointsman/backends/tensorrt/staging.py",
+    "pointsman/backends/tensorrt/validity.py",
+    "pointsman/backends/tensorrt/workspace.py",
     "pointsman/cli.py",
     "pointsman/decoding/__init__.py",
     "pointsman/decoding/beam_search.py",
     "pointsman/decoding/constraints.py",
     "pointsman/decoding/decode.py",
     "pointsman/decoding/generation.py",
+    "pointsman/decoding/next_scores.py",
     "pointsman/decoding/options.py",
     "pointsman/decoding/processors.py",
     "pointsman/decoding/rules.py",
@@ -48,6 +65,7 @@ FILES = {
     "pointsman/model.py",
     "pointsman/py.typed",
     "pointsman/records.py",
+    "pointsman/selection.py",
     "pointsman/template.py",
     "pointsman/tokenizer.py",
     "pointsman/writing.py",
@@ -143,7 +161,7 @@ def test_what_it_asks_for(wheel):
     with zipfile.ZipFile(wheel) as archive:
         metadata = email.parser.BytesParser().parsebytes(archive.read(f"{DIST_INFO}/METADATA"))
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export", "calib"}
+    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx"}
     unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert unconditional == {"numpy>=2.0", "sentencepiece>=0.2.0"}
 

@@ -7,11 +7,15 @@ from types import ModuleType
 from typing import Literal
 
 from pointsman.backends.base import Backend
-from pointsman.errors import BundleError, DeviceError, OptionsError
-from pointsman.manifest import Manifest, Variant
+from pointsman.backends.tensorrt import opening
+from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
+from pointsman.manifest import Flavour, Manifest, verify_files
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
+Engine = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
+_FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
 
 # First match wins. On the CPU, float16 is emulated and bfloat16 does not run at all.
 _PREFERRED = {
@@ -35,33 +39,78 @@ class Choice:
         variant: name of the variant.
         device: `cpu` or `cuda`.
         reason: a sentence for people.
+        engine: the inference engine.
     """
 
     variant: str
     device: Literal["cpu", "cuda"]
     reason: str
+    engine: Engine = "onnxruntime"
 
 
-def choose(manifest: Manifest, *, device: str, variant: str) -> Choice:
+def choose(manifest: Manifest, *, device: str, variant: str, engine: str = "auto") -> Choice:
     """Settle `auto`.
 
     Args:
         manifest: of the bundle.
-        device: `auto` (CUDA where the installed ONNX Runtime has it, else the CPU), `cpu` or `cuda`.
+        device: `auto` (CUDA where an engine has it, else the CPU), `cpu` or `cuda`.
         variant: `auto` (the fastest of the bundle that runs on the device) or a name.
+        engine: `auto` (TensorRT where the bundle has plans that run here, else ONNX Runtime) or one of `ENGINES`.
 
     Raises:
-        OptionsError: the device is unknown.
-        BundleError: the bundle has no such variant, or none that runs on the device.
-        DeviceError: the device is not available to the installed ONNX Runtime.
+        OptionsError: the device or engine is unknown, or they contradict each other.
+        BundleError: the bundle has no such variant or plans, or none that runs on the device.
+        DeviceError: the device is not available to the engine.
     """
+    _check_names(device, engine)
+    for flavour in _FLAVOURS:
+        if engine == flavour:
+            return _with_plans(manifest, flavour, variant)
+    refusals: list[str] = []
+    for flavour in _flavours(manifest) if engine == "auto" and device != "cpu" else ():
+        try:
+            return _with_plans(manifest, flavour, variant)
+        except PointsmanError as error:
+            refusals.append(str(error))
+    return _with_graphs(manifest, device, variant, refusals)
+
+
+def _check_names(device: str, engine: str) -> None:
     if device not in DEVICES:
         raise OptionsError(f"unknown device {device!r}; use {', '.join(DEVICES)}")
-    found = _engine().cuda_is_available()
+    if engine not in ENGINES:
+        raise OptionsError(f"unknown engine {engine!r}; use {', '.join(ENGINES)}")
+    if device == "cpu" and engine in _FLAVOURS:
+        raise OptionsError(f"{engine} does not run on the CPU; use device 'cuda' or engine 'onnxruntime'")
+
+
+def _flavours(manifest: Manifest) -> list[Flavour]:
+    """Those that the bundle has plans of."""
+    return [flavour for flavour in _FLAVOURS if any(engine.flavour == flavour for engine in manifest.engines)]
+
+
+def _with_plans(manifest: Manifest, flavour: Flavour, variant: str) -> Choice:
+    """A variant whose plans run on the GPU that is here."""
+    if variant != "auto":
+        _check_variant(manifest, variant)
+    built = {engine.variant for engine in manifest.engines if engine.flavour == flavour}
+    preferred = [name for name in _PREFERRED["cuda"] if name in built] if variant == "auto" else [variant]
+    name = opening.runnable(manifest, flavour, preferred)
+    why = f"{name} is the fastest variant with {flavour} engines for this GPU"
+    if variant != "auto":
+        why = f"variant {name} was asked for, and has {flavour} engines for this GPU"
+    return Choice(name, "cuda", why, flavour)
+
+
+def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[str]) -> Choice:
+    """A variant for ONNX Runtime; `refusals` say why not TensorRT, where the bundle has plans."""
+    found = _onnxruntime().cuda_is_available()
     if device == "cuda" and not found:
-        raise DeviceError("the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'")
+        sentences = ["the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'", *refusals]
+        raise DeviceError("; ".join(sentences))
     where: Literal["cpu", "cuda"] = "cuda" if device == "cuda" or (device == "auto" and found) else "cpu"
     why = f"device {where} was asked for" if device == where else f"ONNX Runtime has {'CUDA' if found else 'no CUDA'}"
+    why = "; ".join([why, *refusals])
     if variant != "auto":
         _check(manifest, variant, where)
         return Choice(variant, where, f"{why}; variant {variant} was asked for")
@@ -74,29 +123,43 @@ def choose(manifest: Manifest, *, device: str, variant: str) -> Choice:
     )
 
 
-def _check(manifest: Manifest, variant: str, device: str) -> None:
+def _check_variant(manifest: Manifest, variant: str) -> None:
     if variant not in manifest.variants:
         raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(manifest.variants)}")
+
+
+def _check(manifest: Manifest, variant: str, device: str) -> None:
+    _check_variant(manifest, variant)
     if device == "cpu" and manifest.variants[variant].precision == "bfloat16":
         raise DeviceError(
             f"ONNX Runtime does not run bfloat16 on the CPU; use another variant than {variant}, or device 'cuda'"
         )
 
 
-def open_backend(bundle: Path, variant: Variant, *, device: Literal["cpu", "cuda"], threads: int | None) -> Backend:
-    """Load a variant's graphs into ONNX Runtime.
+def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: int | None, verify: bool) -> Backend:
+    """Load what was chosen.
 
     Args:
         bundle: its folder.
-        variant: which.
-        device: where.
+        manifest: its manifest.
+        choice: what `choose` said.
         threads: CPU threads; the engine's default where None.
+        verify: whether to check the hashes of what is loaded first.
+
+    Raises:
+        BundleError: a file is missing or was changed, or the engine refuses it.
+        DeviceError: the device cannot be used.
     """
-    backend: Backend = _engine().OnnxRuntimeBackend(bundle, variant, device=device, threads=threads)
+    variant = manifest.variants[choice.variant]
+    if choice.engine != "onnxruntime":
+        return opening.open_engines(bundle, manifest, choice.engine, choice.variant, verify=verify)
+    if verify:
+        verify_files(bundle, variant.files)
+    backend: Backend = _onnxruntime().OnnxRuntimeBackend(bundle, variant, device=choice.device, threads=threads)
     return backend
 
 
-def _engine() -> ModuleType:
+def _onnxruntime() -> ModuleType:
     """The module that imports ONNX Runtime, which is one of two packages that people choose between.
 
     Raises:

@@ -90,8 +90,25 @@ def test_infill_as_json_is_one_document_and_equals_the_library(loaded, capsys):
 
 def test_where_to_run_is_passed_on(loaded):
     loaded(wandering(VOCAB))
-    assert cli.main(["infill", "some/bundle", TEXT, "--device", "cpu", "--variant", "v", "--threads", "3"]) == 0
-    assert loaded.asked == [(("some/bundle", "cpu", "v"), {"threads": 3})]
+    assert (
+        cli.main(
+            [
+                "infill",
+                "some/bundle",
+                TEXT,
+                "--device",
+                "cpu",
+                "--variant",
+                "v",
+                "--engine",
+                "onnxruntime",
+                "--threads",
+                "3",
+            ]
+        )
+        == 0
+    )
+    assert loaded.asked == [(("some/bundle", "cpu", "v"), {"engine": "onnxruntime", "threads": 3})]
 
 
 def test_every_decoding_option_has_a_flag():
@@ -235,7 +252,7 @@ def test_inspect_for_people(small_bundle, capsys):
         "all sizes and hashes are right",
         "fused-float32  4.7 kB, capacity 64",
         "2.5e-07 of 1.0e-04 allowed, worst at decoder.block.1; 100.00% of tokens go to the same expert",
-        "would run     fused-float32 on cpu: device cpu was asked for",
+        "would run     fused-float32 on cpu with onnxruntime: device cpu was asked for",
     ):
         assert sentence in out
 
@@ -282,7 +299,7 @@ def test_inspect_without_an_engine_still_tells_what_the_bundle_is(small_bundle, 
     def no_engine():
         raise DeviceError("ONNX Runtime is not installed; install pointsman[cpu] or pointsman[gpu]")
 
-    monkeypatch.setattr(choice, "_engine", no_engine)
+    monkeypatch.setattr(choice, "_onnxruntime", no_engine)
     assert cli.main(["inspect", str(small_bundle)]) == 0
     assert "cannot run    ONNX Runtime is not installed" in capsys.readouterr().out
     assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2

@@ -127,7 +127,8 @@ def test_padding_goes_right():
 def test_load_reads_before_it_runs(tmp_path, monkeypatch):
     write_small_bundle(tmp_path / "bundle")
     opened = []
-    monkeypatch.setattr("pointsman.model.open_backend", lambda *args, **kwargs: opened.append((args, kwargs)))
+    opener = choosing._onnxruntime()
+    monkeypatch.setattr(opener, "OnnxRuntimeBackend", lambda *args, **kwargs: opened.append((args, kwargs)))
     model = SwitchModel.load(tmp_path / "bundle", threads=3)
     assert model.choice.variant == "fused-float32"
     assert model.choice.device in model.choice.reason or "CUDA" in model.choice.reason
@@ -150,7 +151,7 @@ def test_load_reads_before_it_runs(tmp_path, monkeypatch):
     ],
 )
 def test_load_refuses(small_bundle, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: False)
+    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: False)
     with pytest.raises(error, match=message):
         SwitchModel.load(small_bundle, **arguments)
 
@@ -175,14 +176,14 @@ def test_a_graph_that_the_engine_refuses_is_a_damaged_bundle(small_bundle):
     ],
 )
 def test_auto_prefers(manifest, monkeypatch, names, device, chosen):
-    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: device == "cuda")
+    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: device == "cuda")
     some = next(iter(manifest.variants.values()))
     choice = choosing.choose(replace(manifest, variants=dict.fromkeys(names, some)), device="auto", variant="auto")
     assert (choice.variant, choice.device) == (chosen, device)
 
 
 def test_bfloat16_does_not_run_on_the_cpu(manifest, monkeypatch):
-    monkeypatch.setattr(choosing._engine(), "cuda_is_available", lambda: False)
+    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: False)
     some = replace(manifest.variants["fused-float32"], precision="bfloat16")
     only = replace(manifest, variants={"fused-bfloat16": some})
     with pytest.raises(DeviceError, match="does not run bfloat16 on the CPU"):

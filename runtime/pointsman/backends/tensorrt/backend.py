@@ -1,0 +1,110 @@
+"""A variant's two plans as a backend: a request's tensors stay on the device from the encoder to the last step."""
+
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.tensorrt.plan import Plan
+from pointsman.backends.tensorrt.profiles import largest, profile_for
+from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
+from pointsman.backends.tensorrt.workspace import Workspace
+from pointsman.manifest import Engine, Variant
+from pointsman.selection import Selection
+
+_SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
+
+
+class TensorRTBackend:
+    """A variant's plans on a device. One thread at a time may use it.
+
+    Attributes:
+        engine: name and version of the library.
+        device: `cuda`.
+    """
+
+    def __init__(
+        self, device: Device, name: str, variant: Variant, plans: tuple[Plan, Plan], records: tuple[Engine, Engine]
+    ) -> None:
+        """Join what was loaded.
+
+        Args:
+            device: where the plans are.
+            name: of the library, with its version.
+            variant: whose plans they are.
+            plans: the encoder's and the decoder's.
+            records: theirs.
+        """
+        self.engine, self.device = name, "cuda"
+        self.gpu, self.variant = device, variant
+        self.encoder, self.decoder = plans
+        self._encoder_record, self._decoder_record = records
+        self.selector = Selector(device)
+        self._idle: list[Workspace] = []
+
+    def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int) -> "TensorRTState":
+        """Run the encoder; see `Backend.encode`.
+
+        Raises:
+            OptionsError: the plans were not built for as many rows or tokens.
+            DeviceError: the device is out of memory, or fails.
+        """
+        self.gpu.activate()
+        batch, source = input_ids.shape
+        sizes = {"batch": batch, "source": self._padded(source), "rows": rows, "positions": 1, "past": 0}
+        for record in (self._decoder_record, self._encoder_record):
+            profile_for(record.profiles, sizes)
+        workspace = self._idle.pop() if self._idle else self._workspace()
+        state = TensorRTState(self, workspace, sizes)
+        weakref.finalize(state, self._idle.append, workspace)
+        padding = ((0, 0), (0, sizes["source"] - source))
+        workspace.encode(np.pad(input_ids, padding), np.pad(attention_mask, padding), sizes)
+        return state
+
+    def _workspace(self) -> Workspace:
+        return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)
+
+    def _padded(self, source: int) -> int:
+        records = (self._encoder_record, self._decoder_record)
+        room = min(largest(record.profiles, "source") for record in records)
+        return max(source, min(-(-source // _SOURCE_STEP) * _SOURCE_STEP, room))
+
+
+class TensorRTState:
+    """One request.
+
+    Attributes:
+        most_selected: see `SelectingState`.
+    """
+
+    def __init__(self, backend: TensorRTBackend, workspace: Workspace, sizes: dict[str, int]) -> None:
+        """Take a workspace.
+
+        Args:
+            backend: whose.
+            workspace: whose cache is empty.
+            sizes: of the dynamic axes; `past` is 0.
+        """
+        self.most_selected = MOST_SELECTED
+        self._gpu, self._workspace, self._sizes = backend.gpu, workspace, sizes
+
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed tokens to every row, one position after another; see `DecodingState.step`."""
+        self._gpu.activate()
+        own_rows = np.arange(len(beam_rows))
+        logits = []
+        for position in range(token_ids.shape[1]):
+            self._workspace.step(token_ids[:, position], own_rows if position else beam_rows, self._sizes)
+            logits.append(self._workspace.logits(len(beam_rows)))
+            if token_ids.shape[1] > 1:
+                logits[-1] = logits[-1].copy()  # the next step overwrites it
+        return logits[0][:, None] if len(logits) == 1 else np.stack(logits, axis=1)
+
+    def select(
+        self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
+    ) -> Selection:
+        """Feed one token to every row; see `SelectingState.select`."""
+        self._gpu.activate()
+        self._workspace.step(token_ids, beam_rows, self._sizes)
+        return self._workspace.selected(named_ids, count)

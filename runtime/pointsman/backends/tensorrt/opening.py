@@ -1,0 +1,99 @@
+"""From a bundle's records to a backend: which plans, whether they may run here, and loading them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsman.backends.tensorrt.backend import TensorRTBackend
+from pointsman.backends.tensorrt.cuda import CudaDevice, compute_capability
+from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.tensorrt.libraries import library_for
+from pointsman.backends.tensorrt.plan import Plan
+from pointsman.backends.tensorrt.validity import REBUILD, check_file, check_record
+from pointsman.errors import BundleError, DeviceError, PointsmanError
+from pointsman.manifest import Engine, Flavour, Manifest, Role
+
+_ROLES: tuple[Role, ...] = ("encoder", "decoder")
+
+
+def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str) -> tuple[Engine, Engine]:
+    """A variant's encoder and decoder plan for a GPU, or for another where there are none for it.
+
+    Raises:
+        BundleError: the bundle has not both.
+    """
+    records = {engine.key: engine for engine in manifest.engines}
+    for built_for in (capability, *sorted({engine.compute_capability for engine in manifest.engines})):
+        encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in _ROLES)
+        if encoder and decoder:
+            return encoder, decoder
+    raise BundleError(f"the bundle has no {flavour} engines of {variant}; {REBUILD} --flavour {flavour}")
+
+
+def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> str:
+    """The first of these variants whose plans run on the first GPU with the library that is installed.
+
+    Raises:
+        DeviceError: there is no GPU or library, or all plans are for others.
+        BundleError: there are no plans, or they are out of date.
+    """
+    if not variants:
+        raise BundleError(f"the bundle has no {flavour} engines; {REBUILD} --flavour {flavour}")
+    capability = compute_capability()
+    refusal: PointsmanError | None = None
+    for variant in variants:
+        try:
+            check_pair(manifest, pair_for(manifest, flavour, variant, capability), capability)
+        except (BundleError, DeviceError) as error:
+            refusal = refusal or error
+        else:
+            return variant
+    assert refusal is not None
+    raise refusal
+
+
+def check_pair(manifest: Manifest, pair: tuple[Engine, Engine], capability: str) -> None:
+    """Whether plans may run on a GPU with the library that is installed.
+
+    Raises:
+        DeviceError: they are for another GPU or version, or no library is installed.
+        BundleError: their variant was written anew.
+    """
+    for engine in pair:
+        version = library_for(engine).__version__
+        check_record(manifest, engine, version=version, compute_capability=capability)
+
+
+def open_engines(
+    bundle: Path,
+    manifest: Manifest,
+    flavour: Flavour,
+    variant: str,
+    *,
+    verify: bool = True,
+    device: Device | None = None,
+) -> TensorRTBackend:
+    """Check a variant's plans, and load them.
+
+    Args:
+        bundle: its folder.
+        manifest: its manifest.
+        flavour: of the plans.
+        variant: its name.
+        verify: whether to check the plans' hashes.
+        device: where; the first GPU where None.
+
+    Raises:
+        DeviceError: they cannot run here.
+        BundleError: the bundle lacks them, or they were changed.
+    """
+    gpu = device or CudaDevice()
+    pair = pair_for(manifest, flavour, variant, gpu.compute_capability)
+    check_pair(manifest, pair, gpu.compute_capability)
+    files = [check_file(bundle, engine, verify=verify) for engine in pair]
+    library, chosen = library_for(pair[0]), manifest.variants[variant]
+    graphs = (chosen.encoder, chosen.decoder)
+    encoder, decoder = (
+        Plan(gpu, library, engine, graph, file) for engine, graph, file in zip(pair, graphs, files, strict=True)
+    )
+    name = f"{library.__name__} {library.__version__}"
+    return TensorRTBackend(gpu, name, chosen, (encoder, decoder), pair)

@@ -1,0 +1,34 @@
+"""The best tokens of each row, found on the device, so that only they come to the host."""
+
+from importlib import resources
+
+from pointsman.backends.tensorrt.device import Device
+
+MOST_SELECTED = 64  # the kernel takes them one after another
+_KERNEL = "select_best"
+_THREADS = 512  # of a block; a power of two
+
+
+def kernel_source() -> str:
+    """The kernel, in CUDA C++."""
+    return resources.files(__package__).joinpath(f"{_KERNEL}.cu").read_text(encoding="utf-8")
+
+
+class Selector:
+    """The kernel, compiled for a device."""
+
+    def __init__(self, device: Device, *, threads: int = _THREADS) -> None:
+        self._launch = device.compile(kernel_source(), _KERNEL, {"THREADS": threads})
+
+    def enqueue(self, logits: int, named_ids: int, results: tuple[int, ...], sizes: tuple[int, int, int, int]) -> None:
+        """Select.
+
+        Args:
+            logits: address of float32 [rows, vocabulary]; named ones are overwritten.
+            named_ids: address of int32 [rows, named].
+            results: addresses of float32 named logits [rows, named], int32 best ids [rows, count], float32 best logits
+                [rows, count] and float32 log totals [rows]; see `Selection`.
+            sizes: rows, vocabulary, named and count.
+        """
+        rows, *integers = sizes
+        self._launch(rows, (logits, named_ids, *results), tuple(integers))

@@ -1,0 +1,158 @@
+"""The device through NVIDIA's real bindings, over a stand-in for the driver: every call is made, none reaches a GPU.
+
+Each test runs in a process of its own, since the bindings load a driver once. Error codes are the driver's.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pointsman.backends.tensorrt.cuda import OUT_OF_MEMORY, compiled
+from pointsman.backends.tensorrt.selection import kernel_source
+
+TESTS = Path(__file__).parents[2]
+SETUP = """if True:
+    import ctypes, gc
+    from pointsman.backends.tensorrt.cuda import CudaDevice, compute_capability
+    from pointsman.backends.tensorrt.device import CaptureError
+    from pointsman.backends.tensorrt.selection import Selector
+    from pointsman.errors import DeviceError
+    def told(work):
+        try:
+            print(work())
+        except DeviceError as error:
+            print(error)
+    def said(memory):
+        return ctypes.string_at(memory.address, 3)
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("driver")
+    source = Path(__file__).with_name("host_driver.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", folder / "libcuda.so.1", source, "-ldl"], check=True)
+    return folder
+
+
+def run(driver, code: str, fails: str = "") -> list[str]:
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(driver), "HOST_DRIVER_FAILS": fails}
+    command = [sys.executable, "-c", SETUP + "".join(f"    {line}\n" for line in code.strip().splitlines())]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_memory_and_copies(driver):
+    code = """
+device = CudaDevice()
+print(device.name, device.compute_capability, hex(device.stream), compute_capability())
+one, two, three = device.allocate_on_host(100), device.allocate(100), device.allocate_on_host(100)
+ctypes.memset(one.address, 65, 100)
+device.copy(two.address, one.address, 100)
+device.copy(three.address, two.address, 100)
+device.wait()
+print(said(three), one.size)
+del one, two, three
+"""
+    assert run(driver, code) == ["Host GPU 8.9 0x5000 8.9", "b'AAA' 100"]
+
+
+def test_what_is_captured_happens_when_it_is_replayed(driver):
+    code = """
+device = CudaDevice()
+one, two = device.allocate_on_host(10), device.allocate_on_host(10)
+ctypes.memset(one.address, 65, 10); ctypes.memset(two.address, 66, 10)
+replay = device.capture(lambda: device.copy(two.address, one.address, 10))
+print(said(two))
+replay()
+print(said(two))
+ctypes.memset(one.address, 67, 10)
+replay()
+print(said(two))
+del replay
+"""
+    assert run(driver, code) == ["b'BBB'", "b'AAA'", "b'CCC'"]
+
+
+@pytest.mark.parametrize("fails", ["cuStreamEndCapture:901", "cuMemcpyAsync:900"])
+def test_what_cannot_be_captured(driver, fails):
+    code = """
+device = CudaDevice()
+one = device.allocate(10)
+try:
+    device.capture(lambda: device.copy(one.address, one.address, 10))
+except CaptureError as error:
+    print(error)
+"""
+    (line,) = run(driver, code, fails)
+    assert "CUDA_ERROR_STREAM_CAPTURE_" in line
+
+
+def test_the_kernel_is_loaded_and_launched(driver, tmp_path):
+    """It is compiled here: NVRTC looks for a driver, and wants more of one than this stand-in has."""
+    image = tmp_path / "image"
+    image.write_bytes(compiled(kernel_source(), "8.9", {"THREADS": 512}))
+    code = f"""
+from pointsman.backends.tensorrt import cuda
+cuda.compiled = lambda source, capability, macros: open({str(image)!r}, "rb").read()
+Selector(CudaDevice()).enqueue(0x10000001, 0x2000, (0x3000, 0x4000, 0x7fff00005000, 0x6000), (4, 32128, 17, 8))
+"""
+    expected = "0x9000 4 1 1 512 1 1 0 0x5000 (nil): 10000001 2000 3000 4000 7fff00005000 6000 32128 17 8"
+    assert run(driver, code) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("fails", "sentence"),
+    [
+        ("cuInit:100", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
+        ("cuInit:34", "there is no NVIDIA driver here; install one, or use device 'cpu'"),
+        ("cuInit:803", "the NVIDIA driver's parts are of different versions; restart the machine"),
+        ("cuInit:36", "the NVIDIA driver is too old for CUDA 13; install a newer driver"),
+        ("cuDevicePrimaryCtxRetain:2", OUT_OF_MEMORY),
+        ("cuDevicePrimaryCtxRetain:46", "CUDA failed (cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE); check"),
+        ("cuMemAlloc_v2:2", OUT_OF_MEMORY),
+        ("cuMemAllocHost_v2:2", OUT_OF_MEMORY),
+        (
+            "cuStreamSynchronize:700",
+            "CUDA failed (cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS); check the GPU with",
+        ),
+    ],
+)
+def test_each_failure_is_one_line_that_says_what_to_do(driver, fails, sentence):
+    code = """
+def work():
+    device = CudaDevice()
+    device.allocate(10), device.allocate_on_host(10), device.wait()
+told(work)
+"""
+    (line,) = run(driver, code, fails)
+    assert line.startswith(sentence)
+
+
+def test_without_a_driver(tmp_path):
+    import ctypes
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pass
+    else:
+        pytest.skip("this machine has an NVIDIA driver")
+    for work in ("CudaDevice", "compute_capability"):
+        assert run(tmp_path, f"told({work})") == ["there is no NVIDIA driver here; install one, or use device 'cpu'"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("cuda", "cuda-bindings is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"),
+        ("cuda.bindings", "cuda-bindings is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"),
+    ],
+)
+def test_without_the_bindings(driver, missing, sentence):
+    assert run(driver, f"import sys; sys.modules[{missing!r}] = None\ntold(CudaDevice)") == [sentence]
