@@ -6,14 +6,16 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 DEMO_MODEL := examples/demo_model
 DEMO := build/demo
-C4 ?= examples/data/c4-sample-train.json.gz
+QUANTIZED := $(DEMO)/variants/int8/weights.bin $(DEMO)/variants/int4/weights.bin
+SAMPLE := examples/data/c4-sample-train.json.gz
+UNSEEN := examples/data/c4-sample-validation.json.gz
 EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) runtime/pointsman/manifest.py
 TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
 export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export calibrate test test-slow bench check format lint types imports clean
+.PHONY: help setup setup-dev infill export calibrate compare test test-slow bench check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,9 +27,14 @@ export: $(VENV)/.packages ## export a checkpoint: MODEL=<folder or hub id> OUT=<
 	@test -n '$(MODEL)' -a -n '$(OUT)' || { echo 'say which: make export MODEL=<folder or hub id> OUT=<bundle>' >&2; exit 2; }
 	$(BIN)/pointsman-export bundle '$(MODEL)' -o '$(OUT)'
 
+calibrate: C4 ?= $(SAMPLE)
 calibrate: $(DEMO)/manifest.json ## quantize the demo bundle to int8 and int4 for a small sample, or C4="<files>"
 	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int8 --corpus $(C4) --force
 	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int4 --corpus $(C4) --force
+
+compare: C4 ?= $(UNSEEN)
+compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, or C4="<files>"; writes build/comparison.html
+	$(BIN)/pointsman-calib compare $(DEMO) --corpus $(C4) --report build/comparison.html
 
 test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
 	$(BIN)/python -m pytest $(ARGS)
@@ -63,6 +70,13 @@ clean: ## remove .venv and build
 
 $(DEMO)/manifest.json: $(VENV)/.packages $(wildcard $(DEMO_MODEL)/*) $(EXPORTER)
 	$(BIN)/pointsman-export bundle $(DEMO_MODEL) -o $(DEMO) --force
+
+# Quantizing rewrites the manifest, so what it makes is compared with the weights that it reads.
+$(QUANTIZED): $(DEMO)/variants/%/weights.bin: $(DEMO)/variants/float32/weights.bin
+	$(BIN)/pointsman-calib quantize $(DEMO) --scheme $* --corpus $(SAMPLE) --force
+
+$(DEMO)/variants/float32/weights.bin: $(DEMO)/manifest.json
+	@:
 
 $(VENV)/.packages: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib]'

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from pointsman.errors import DependencyError, OptionsError, PointsmanError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-COMMANDS: Final = ("quantize",)
+COMMANDS: Final = ("quantize", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="pointsman-calib", description="Quantize exported bundles.", allow_abbrev=False)
+    parser = _Parser(
+        prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = _module(name)

@@ -1,4 +1,4 @@
-"""The text that a bundle is calibrated on, as its model sees it."""
+"""The text that a bundle is calibrated or compared on, as its model sees it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pointsman.manifest import TOKENIZER, Architecture, Calibration, read_manifest
 from pointsman.tokenizer import Tokenizer
+from pointsman_calib import hub
 from pointsman_calib.batches import Batch, Example, batches, examples
 from pointsman_calib.c4 import read_documents
 from pointsman_calib.documents import DocumentSet
@@ -38,6 +39,7 @@ class Corpus:
         seed: int = 0,
         window: int = 512,
         too_long: Literal["skip", "cut"] = "skip",
+        split: hub.Split = "train",
     ) -> Self:
         """Read a corpus with a bundle's vocabulary.
 
@@ -48,6 +50,7 @@ class Corpus:
             seed: of the corruption.
             window: the most encoder inputs.
             too_long: what becomes of longer documents.
+            split: which files of a dataset on the hub.
 
         Raises:
             BundleNotFoundError: there is no bundle.
@@ -56,16 +59,15 @@ class Corpus:
         """
         folder = Path(bundle)
         tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=read_manifest(folder).extra_ids)
-        chosen = examples(
-            read_documents(sources), tokenizer, seed=seed, window=window, too_long=too_long, limit=documents
-        )
+        read = read_documents(sources, split=split)
+        chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)
         return cls(list(chosen), seed, window)
 
-    def batches(self, architecture: Architecture) -> Iterator[Batch]:
-        """The examples in small batches."""
+    def batches(self, architecture: Architecture, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
+        """The examples side by side, as the decoder starts from them."""
         return batches(
             self.examples,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size,
             pad_id=architecture.pad_token_id,
             decoder_start_id=architecture.decoder_start_token_id,
         )

@@ -20,15 +20,6 @@ ACTIVATE = ". .venv/bin/activate"
 EXPORT = "pointsman-export bundle examples/demo_model -o build/demo"
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A folder in which the README's first command of the exporter has been run."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "examples").symlink_to(ROOT / "examples")
-    sh(EXPORT, folder)
-    return folder
-
-
 def sh(command, folder):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

@@ -1,0 +1,239 @@
+"""The result of a comparison: frozen dataclasses, and their JSON.
+
+A figure that could not be measured, because a variant gave values that are not finite, is null.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pointsman.manifest import Form, Precision
+from pointsman.records import to_json
+
+SCHEMA: Final = 1
+
+Search = Literal["greedy", "4 beams"]
+Side = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorErrors:
+    """How far one tensor c is from the baseline's b, over all tokens of all documents, padding left out.
+
+    Attributes:
+        name: of the tensor.
+        values: how many were compared.
+        sqnr_db: signal to quantization noise ratio, 10 log10(sum b^2 / sum (b - c)^2); null where nothing differs.
+        cosine: similarity of the two tensors as vectors.
+        max_absolute: largest |b - c|.
+        mean_absolute: mean |b - c|.
+        max_relative: largest |b - c| over the largest |b|.
+        mean_relative: mean |b - c| over the mean |b|.
+    """
+
+    name: str
+    values: int
+    sqnr_db: float | None
+    cosine: float
+    max_absolute: float
+    mean_absolute: float
+    max_relative: float
+    mean_relative: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonFinite:
+    """A tensor in which NaN or infinity turned up, and how many of its values in the first such batch."""
+
+    name: str
+    values: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertCoverage:
+    """How many tokens each expert of a sparse layer was chosen for."""
+
+    layer: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertAgreement:
+    """Share of tokens that a sparse layer's router sends to the same expert as the baseline's."""
+
+    layer: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationAgreement:
+    """Generations beside the baseline's, each variant fed what it said itself.
+
+    Attributes:
+        search: how tokens were searched for.
+        documents: how many were generated.
+        identical: how many came out token for token the same.
+        prefix: share of tokens before the first that differs, of the longer generation, over all documents.
+    """
+
+    search: Search
+    documents: int
+    identical: int
+    prefix: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentsUsed:
+    """A set of documents: how many, and the sha256 of their sorted digests (see `documents.DocumentSet`)."""
+
+    documents: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantResult:
+    """What was measured of a variant by itself.
+
+    Attributes:
+        name: of the variant.
+        form: from the manifest.
+        precision: from the manifest.
+        capacity: from the manifest.
+        bytes: of its files; those that variants share count for each.
+        rounding: how its weights were rounded; null for float variants.
+        calibration: the documents that it was calibrated on; null where it was not.
+        non_finite: tensors with NaN or infinity; nothing else is measured then.
+        loss: nats per span token.
+        coverage: of each sparse layer.
+        ms_per_token: median milliseconds of a greedy step, one row at a time; null where speed was not measured.
+    """
+
+    name: str
+    form: Form
+    precision: Precision
+    capacity: int | None
+    bytes: int
+    rounding: str | None
+    calibration: DocumentsUsed | None
+    non_finite: tuple[NonFinite, ...]
+    loss: Interval | None
+    coverage: tuple[ExpertCoverage, ...]
+    ms_per_token: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateResult:
+    """What was measured of a variant against the baseline.
+
+    Attributes:
+        variant: the measurements of the variant itself.
+        loss_increase: percent of the baseline's loss, paired by document.
+        token_agreement: share of label positions at which the likeliest token is the baseline's.
+        expert_agreement: share of tokens, of all sparse layers, that go to the baseline's expert.
+        outputs: the encoder's outputs and the logits.
+        steps: SQNR in dB of the logits of each decoder step; null where nothing differs.
+        layers: the residual stream after each block, where layers were asked for.
+        experts: of each sparse layer.
+        generations: of each kind of search, where documents were generated.
+        failures: the limits that do not hold, one sentence each.
+    """
+
+    variant: VariantResult
+    loss_increase: Interval | None
+    token_agreement: float | None
+    expert_agreement: float | None
+    outputs: tuple[TensorErrors, ...]
+    steps: tuple[float | None, ...]
+    layers: tuple[TensorErrors, ...]
+    experts: tuple[ExpertAgreement, ...]
+    generations: tuple[GenerationAgreement, ...]
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was compared on.
+
+    Attributes:
+        sources: files, patterns or datasets, as they were given.
+        documents: how many distinct ones.
+        sha256: of the sorted digests of their texts, see `documents.DocumentSet`.
+        seed: of the spans and of the bootstrap.
+        window: most encoder inputs of a document.
+        source_tokens: encoder inputs.
+        label_tokens: targets, sentinels and eos included.
+        span_tokens: targets that the loss is taken over.
+    """
+
+    sources: tuple[str, ...]
+    documents: int
+    sha256: str
+    seed: int
+    window: int
+    source_tokens: int
+    label_tokens: int
+    span_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What candidates must hold; null holds always.
+
+    Attributes:
+        max_loss_increase: percent of the baseline's loss.
+        min_agreement: percent of label positions.
+        min_expert_agreement: percent of tokens, of all sparse layers.
+        min_sqnr: dB, of the logits.
+    """
+
+    max_loss_increase: float | None = None
+    min_agreement: float | None = None
+    min_expert_agreement: float | None = None
+    min_sqnr: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Variants of a bundle, compared on the same documents.
+
+    Attributes:
+        schema: number of this format.
+        bundle: the bundle's folder.
+        source: the checkpoint that it was made from.
+        source_sha256: of the checkpoint's weights.
+        versions: package name to version.
+        machine: where speed was measured.
+        evaluation: the documents compared on.
+        limits: what was asked for.
+        baseline: what the others are compared with.
+        candidates: the others.
+    """
+
+    schema: int
+    bundle: str
+    source: str
+    source_sha256: str
+    versions: dict[str, str]
+    machine: str
+    evaluation: Evaluation
+    limits: Limits
+    baseline: VariantResult
+    candidates: tuple[CandidateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every candidate holds every limit, and all its values are finite."""
+        return not any(candidate.failures for candidate in self.candidates)
+
+    def to_json(self) -> str:
+        """The comparison as a JSON document."""
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,97 @@
+"""The C4 loss, and how sure one can be of it.
+
+The loss is that of QMoE's evaluation (Frantar & Alistarh 2023): cross-entropy in nats, averaged over the tokens of the
+spans that were cut out; sentinels and eos are not counted. Documents, not tokens, are what was drawn from C4, so
+confidence intervals resample documents: the percentile bootstrap (Efron & Tibshirani 1993, chapter 13) of a ratio of
+sums.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decoding.scores import log_normalizers
+from pointsman_calib.compare.comparison import Interval
+
+RESAMPLES: Final = 1000
+_PERCENTILES: Final = (2.5, 97.5)
+
+Floats = NDArray[np.float64]
+
+
+def token_losses(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
+    """Cross-entropy of each label.
+
+    Args:
+        logits: finite, ``[tokens, vocab]``.
+        labels: ``[tokens]``.
+
+    Returns:
+        nats, ``[tokens]``.
+    """
+    chosen = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return log_normalizers(logits).astype(np.float64) - chosen
+
+
+class DocumentLosses:
+    """Each document's summed loss and number of span tokens: two numbers a document."""
+
+    def __init__(self) -> None:
+        self._sums: list[Floats] = []
+        self._counts: list[Floats] = []
+
+    def update(self, losses: Floats, span_mask: NDArray[np.bool_], label_mask: NDArray[np.bool_]) -> None:
+        """Count a batch.
+
+        Args:
+            losses: of the labels that are there, in the order of ``label_mask``'s true values.
+            span_mask: ``[batch, target]``.
+            label_mask: ``[batch, target]``.
+        """
+        placed = np.zeros(label_mask.shape)
+        placed[label_mask] = losses
+        self._sums.append((placed * span_mask).sum(axis=1))
+        self._counts.append(span_mask.sum(axis=1).astype(np.float64))
+
+    @property
+    def sums(self) -> Floats:
+        """Nats, ``[documents]``."""
+        return np.concatenate(self._sums)
+
+    @property
+    def counts(self) -> Floats:
+        """Span tokens, ``[documents]``."""
+        return np.concatenate(self._counts)
+
+    @property
+    def mean(self) -> float:
+        """Nats per span token."""
+        return float(self.sums.sum() / self.counts.sum())
+
+
+def loss_interval(losses: DocumentLosses, *, seed: int) -> Interval:
+    """Nats per span token."""
+    return _interval(losses.mean, _resampled(losses, seed))
+
+
+def increase_interval(baseline: DocumentLosses, candidate: DocumentLosses, *, seed: int) -> Interval:
+    """Percent of the baseline's loss that the candidate loses more; both are resampled to the same documents."""
+    ratios = _resampled(candidate, seed) / _resampled(baseline, seed)
+    return _interval(100 * (candidate.mean / baseline.mean - 1), 100 * (ratios - 1))
+
+
+def _resampled(losses: DocumentLosses, seed: int) -> Floats:
+    """The loss of each resample, ``[RESAMPLES]``; the seed alone decides which documents are in it."""
+    sums, counts = losses.sums, losses.counts
+    generator = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        drawn = generator.integers(sums.size, size=sums.size)
+        means[number] = sums[drawn].sum() / counts[drawn].sum()
+    return means
+
+
+def _interval(value: float, resampled: Floats) -> Interval:
+    low, high = np.percentile(resampled, _PERCENTILES)
+    return Interval(value=value, low=float(low), high=float(high))

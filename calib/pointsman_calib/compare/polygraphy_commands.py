@@ -1,0 +1,107 @@
+"""The comparison as command lines of Polygraphy itself: inputs, the baseline's outputs, and `polygraphy run ...`.
+
+For every graph of every variant, `commands.sh` holds a line that runs the graph through ONNX Runtime on one document
+and compares each output with the baseline's. All decoders are fed the baseline's cross keys and values, so a line
+judges one graph alone.
+"""
+
+import shlex
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.comparator import Comparator, RunResults
+from polygraphy.json import save_json
+from polygraphy.logger import G_LOGGER
+
+from pointsman.errors import OutputExistsError
+from pointsman.manifest import Variant
+from pointsman.writing import replacing
+from pointsman_calib.batches import Batch
+from pointsman_calib.compare.comparison import Side
+from pointsman_calib.compare.metrics import Array
+from pointsman_calib.compare.runners import decoder_feeds
+
+Arrays = OrderedDict[str, Array]
+
+COMMANDS: Final = "commands.sh"
+_HEADROOM: Final = 2.0  # over the error measured here: other machines round otherwise
+_ROUNDING: Final = 1e-5  # of the largest magnitude: what two float32 engines may always differ by
+
+
+def check_commands_folder(folder: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        OutputExistsError: the folder is there already.
+    """
+    if folder.exists():
+        raise OutputExistsError(f"{folder} is there already; name a new folder for --commands, or remove it")
+
+
+def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], document: Batch) -> None:
+    """Write inputs, outputs and command lines: each variant's encoder, then each variant's decoder.
+
+    Args:
+        folder: to make.
+        bundle: whose graphs are run; the lines name its files by absolute paths.
+        variants: by name, the baseline first.
+        document: a batch of one, so that nothing of what Polygraphy compares is padding.
+
+    Raises:
+        OutputExistsError: the folder is there already.
+        OutputError: it cannot be written.
+    """
+    check_commands_folder(folder)
+    baseline = next(iter(variants.values()))
+    encoder_feeds = OrderedDict(input_ids=document.input_ids, attention_mask=document.attention_mask)
+    with replacing(folder) as partial, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        graphs = {name: _path(bundle, variant.encoder.file) for name, variant in variants.items()}
+        encoded, lines = _write_side(partial, folder, "encoder", graphs, encoder_feeds)
+        graphs = {name: _path(bundle, variant.decoder.file) for name, variant in variants.items()}
+        feeds = decoder_feeds(baseline, document.decoder_input_ids, document.attention_mask, encoded)
+        _, more = _write_side(partial, folder, "decoder", graphs, feeds)
+        text = "#!/bin/sh\nset -e\n" + "".join(f"{line}\n" for line in (*lines, *more))
+        (partial / COMMANDS).write_text(text, encoding="utf-8")
+
+
+def _path(bundle: Path, file: str) -> str:
+    return str((bundle / file).resolve())
+
+
+def _write_side(
+    partial: Path, folder: Path, side: Side, graphs: Mapping[str, str], feeds: Arrays
+) -> tuple[Arrays, list[str]]:
+    """Run the graphs, and write what they were given and what the baseline's gave, and return that and the lines."""
+    runners = [OnnxrtRunner(SessionFromOnnx(path), name=name) for name, path in graphs.items()]
+    outputs = {
+        name: OrderedDict(iterations[0].items()) for name, iterations in Comparator.run(runners, data_loader=[feeds])
+    }
+    baseline = next(iter(graphs))
+    results = RunResults()
+    results.add([outputs[baseline]], runner_name=baseline)
+    results.save(str(partial / f"{side}.outputs.json"))
+    save_json([feeds], str(partial / f"{side}.inputs.json"))
+    return outputs[baseline], [
+        _line(folder.resolve(), side, graphs[name], _tolerances(outputs[baseline], outputs[name])) for name in graphs
+    ]
+
+
+def _line(folder: Path, side: Side, graph: str, tolerances: Iterator[str]) -> str:
+    command = ["polygraphy", "run", graph, "--onnxrt"]
+    command += ["--load-inputs", str(folder / f"{side}.inputs.json")]
+    command += ["--load-outputs", str(folder / f"{side}.outputs.json")]
+    command += ["--validate", "--compare", "simple", "--check-error-stat", "max", "--rtol", "0", "--atol"]
+    return shlex.join([*command, *tolerances])
+
+
+def _tolerances(baseline: Mapping[str, Array], candidate: Mapping[str, Array]) -> Iterator[str]:
+    """Of each output, twice the error measured here; values that are not finite get no room and so fail."""
+    for name, value in baseline.items():
+        error = float(np.abs(value.astype(np.float64) - candidate[name]).max())
+        least = _ROUNDING * float(np.abs(value).max())
+        tolerance = max(_HEADROOM * error, least) if np.isfinite(error) else least
+        yield f"{name}:{tolerance:.2g}"

@@ -1,0 +1,122 @@
+"""A comparison as tables for the terminal."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pointsman_calib.compare.comparison import (
+    CandidateResult,
+    Comparison,
+    GenerationAgreement,
+    Interval,
+    TensorErrors,
+    VariantResult,
+)
+
+COST: Final = ("variant", "size", "ms/token", "loss (95 % interval)", "increase (95 % interval)")
+AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", "logits", "worst of encoder")
+_NONE: Final = "-"
+
+Row = Sequence[str]
+
+
+def as_text(comparison: Comparison) -> str:
+    """The comparison for people: a line on the documents, the tables, and what does not hold."""
+    return "\n".join(_lines(comparison)) + "\n"
+
+
+def _lines(comparison: Comparison) -> Iterator[str]:
+    evaluation, candidates = comparison.evaluation, comparison.candidates
+    yield (
+        f"{evaluation.documents} documents (sha256 {evaluation.sha256[:12]}), {evaluation.source_tokens:,} tokens in, "
+        f"{evaluation.span_tokens:,} span tokens; loss in nats per span token"
+    )
+    yield ""
+    yield from _aligned([COST, *cost_rows(comparison)])
+    yield ""
+    yield from _aligned([AGREEMENT, *agreement_rows(comparison)])
+    if any(candidate.layers for candidate in candidates):
+        yield ""
+        yield from _aligned(list(_layer_rows(candidates)))
+    yield ""
+    yield "tokens: likeliest under teacher forcing; greedy, 4 beams: up to the first that differs; errors: SQNR"
+    for candidate in candidates:
+        for sentence in candidate.failures:
+            yield f"FAILED {candidate.variant.name}: {sentence}"
+
+
+def cost_rows(comparison: Comparison) -> Iterator[Row]:
+    """Each variant's size, speed and loss, the baseline's first."""
+    baseline = comparison.baseline
+    yield _cost_row(baseline, baseline, _NONE)
+    for candidate in comparison.candidates:
+        yield _cost_row(candidate.variant, baseline, percent_interval(candidate.loss_increase))
+
+
+def _cost_row(variant: VariantResult, baseline: VariantResult, increase: str) -> Row:
+    ratio = "" if variant is baseline else f" ({variant.bytes / baseline.bytes:.3f}x)"
+    speed = _NONE if variant.ms_per_token is None else f"{variant.ms_per_token:.2f}"
+    return (variant.name, f"{variant.bytes / 1e6:,.1f} MB{ratio}", speed, loss_interval(variant.loss), increase)
+
+
+def agreement_rows(comparison: Comparison) -> Iterator[Row]:
+    """Each candidate's agreement with the baseline."""
+    yield from map(_agreement_row, comparison.candidates)
+
+
+def _agreement_row(candidate: CandidateResult) -> Row:
+    generations = {found.search: _share(found) for found in candidate.generations}
+    *cross, logits = candidate.outputs or (None,)
+    return (
+        candidate.variant.name,
+        percent(candidate.token_agreement),
+        percent(candidate.expert_agreement),
+        generations.get("greedy", _NONE),
+        generations.get("4 beams", _NONE),
+        sqnr(logits),
+        sqnr(_worst(cross)),
+    )
+
+
+def _layer_rows(candidates: Sequence[CandidateResult]) -> Iterator[Row]:
+    """Of each block, each candidate's error."""
+    measured = [candidate for candidate in candidates if candidate.layers]
+    yield ("residual after", *(candidate.variant.name for candidate in measured))
+    for errors in zip(*(candidate.layers for candidate in measured), strict=True):
+        yield (errors[0].name, *map(sqnr, errors))
+
+
+def _share(generation: GenerationAgreement) -> str:
+    return f"{generation.prefix:.1%}"
+
+
+def loss_interval(value: Interval | None) -> str:
+    """A loss such as `2.3450 (2.3010 to 2.3880)`."""
+    return _NONE if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def percent_interval(value: Interval | None) -> str:
+    """A change in percent such as `+0.21 % (+0.10 to +0.33)`."""
+    return _NONE if value is None else f"{value.value:+.2f} % ({value.low:+.2f} to {value.high:+.2f})"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent."""
+    return _NONE if share is None else f"{share:.2%}"
+
+
+def sqnr(errors: TensorErrors | None) -> str:
+    """Decibels, or that nothing differs."""
+    if errors is None:
+        return _NONE
+    return "equal" if errors.sqnr_db is None else f"{errors.sqnr_db:.1f} dB"
+
+
+def _worst(errors: Sequence[TensorErrors]) -> TensorErrors | None:
+    """The one with the least signal to noise."""
+    return min(errors, key=lambda error: float("inf") if error.sqnr_db is None else error.sqnr_db, default=None)
+
+
+def _aligned(rows: Sequence[Row]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,112 @@
+"""The page's figures: a plot each, what it shows in words, and its numbers as a table."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pointsman_calib.compare.comparison import CandidateResult, Comparison, Side
+from pointsman_calib.report.cost_plot import cost_plot
+from pointsman_calib.report.heat_map import heat_map, per_column
+from pointsman_calib.report.line_plot import Figures, Group, line_plot
+from pointsman_calib.report.markup import Markup, element
+from pointsman_calib.report.tables import table
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+_SIDES: tuple[Side, ...] = ("encoder", "decoder")
+
+
+def figures(comparison: Comparison) -> Iterator[Markup]:
+    """Those that something was measured for."""
+    measured = [candidate for candidate in comparison.candidates if not candidate.variant.non_finite]
+    yield from _cost(comparison)
+    if any(candidate.layers for candidate in measured):
+        yield from _layers(measured)
+    if measured:
+        yield from _steps(measured)
+    if comparison.baseline.coverage:
+        yield from _experts(comparison, measured)
+
+
+def _cost(comparison: Comparison) -> Iterator[Markup]:
+    yield element("h2", "Loss by variant, with size and speed")
+    yield _figure(
+        "Points with 95 % intervals. The loss itself varies with the documents; the increase is paired by document, "
+        "so its interval is narrower. A dashed line is the limit.",
+        cost_plot(comparison),
+    )
+
+
+def _layers(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
+    yield element("h2", "Error by layer")
+    names = [tensor.name for tensor in candidates[0].layers]
+    series = {found.variant.name: [tensor.sqnr_db for tensor in found.layers] for found in candidates}
+    yield _figure(
+        "Signal to quantization noise of the residual stream after each block, in dB: higher is nearer to the "
+        "baseline. A block where nothing differs has no mark.",
+        line_plot(_by_side(names, series), "Signal to noise of the residual stream after each block", "dB"),
+        _table("after", names, series, "{:.1f}".format, "equal"),
+    )
+
+
+def _steps(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
+    yield element("h2", "Error by decoder step")
+    labels = [str(step) for step in range(1, 1 + len(candidates[0].steps))]
+    series = {found.variant.name: found.steps for found in candidates}
+    yield _figure(
+        "Signal to quantization noise of the logits of each step under teacher forcing, in dB. Few documents reach "
+        "the last steps.",
+        line_plot([Group("decoder step", labels, series)], "Signal to noise of the logits of each step", "dB"),
+        _table("step", labels, series, "{:.1f}".format, "equal"),
+    )
+
+
+def _experts(comparison: Comparison, candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
+    yield element("h2", "Experts")
+    names = [layer.layer for layer in comparison.baseline.coverage]
+    series = {found.variant.name: [100 * layer.share for layer in found.experts] for found in candidates}
+    if series:
+        yield _figure(
+            "Share of tokens that each sparse layer's router sends to the baseline's expert.",
+            line_plot(_by_side(names, series), "Agreement of each sparse layer's router with the baseline's", "%"),
+            _table("layer", names, series, "{:.3f} %".format, "-"),
+        )
+    coverage = comparison.baseline.coverage
+    width = per_column(len(coverage[0].tokens))
+    yield _figure(
+        f"Coverage: the share of each sparse layer's tokens that {comparison.baseline.name} gives to each "
+        f"{'expert' if width == 1 else f'{width} neighbouring experts'}; stronger is more, dashed is none.",
+        heat_map(coverage),
+        (
+            ("layer", "tokens", "experts without tokens", "fewest", "most"),
+            [
+                (
+                    found.layer,
+                    *map(str, (sum(found.tokens), found.tokens.count(0), min(found.tokens), max(found.tokens))),
+                )
+                for found in coverage
+            ],
+        ),
+    )
+
+
+def _by_side(names: Sequence[str], series: Mapping[str, Figures]) -> list[Group]:
+    """Figures of blocks, `encoder.block.0` and so on, as a group for each stack."""
+    groups = []
+    for side in _SIDES:
+        places = [place for place, name in enumerate(names) if name.startswith(side)]
+        if places:
+            labels = [names[place].rpartition(".")[2] for place in places]
+            own = {variant: [line[place] for place in places] for variant, line in series.items()}
+            groups.append(Group(f"{side} block", labels, own))
+    return groups
+
+
+def _table(
+    first: str, labels: Sequence[str], series: Mapping[str, Figures], shown: Callable[[float], str], none: str
+) -> Table:
+    rows = zip(labels, *([none if n is None else shown(n) for n in line] for line in series.values()), strict=True)
+    return (first, *series), list(rows)
+
+
+def _figure(caption: str, plot: Markup, numbers: Table | None = None) -> Markup:
+    details = [] if numbers is None else [element("details", element("summary", "Numbers"), table(*numbers))]
+    return element("figure", element("figcaption", caption), element("div", plot, class_="wide"), *details)

@@ -1,0 +1,95 @@
+"""The demo bundle quantized and compared through the installed commands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+DATA = Path(__file__).parents[2] / "examples" / "data"
+UNSEEN = DATA / "c4-sample-validation.json.gz"
+
+
+def calib(*arguments):
+    return subprocess.run(
+        [BIN / "pointsman-calib", *map(str, arguments)],
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(demo, tmp_path_factory):
+    """The demo bundle with int8 weights, rounded to nearest."""
+    copy = shutil.copytree(demo / "build" / "demo", tmp_path_factory.mktemp("compared") / "demo")
+    done = calib("quantize", copy, "--scheme", "int8", "--force")
+    assert done.returncode == 0, done.stderr
+    return copy
+
+
+@pytest.fixture(scope="module")
+def compared(bundle):
+    """What one run with all outputs and limits that hold left behind."""
+    report, commands = bundle.parent / "report.html", bundle.parent / "commands"
+    return calib(
+        "compare", bundle, "--candidate", "portable-float32", "fused-int8", "--corpus", UNSEEN, "--generations", 2,
+        "--json", "--report", report, "--commands", commands,
+        "--max-loss-increase", 2, "--min-agreement", 95, "--min-expert-agreement", 95, "--min-sqnr", 25,
+    )  # fmt: skip
+
+
+def test_the_figures(compared):
+    assert compared.returncode == 0, compared.stderr
+    document = json.loads(compared.stdout)
+    portable, int8 = document["candidates"]
+    assert document["evaluation"]["documents"] == 12
+    assert (portable["token_agreement"], portable["expert_agreement"]) == (1.0, 1.0)
+    assert portable["outputs"][-1]["sqnr_db"] > 100
+    assert 0.2 < int8["variant"]["bytes"] / document["baseline"]["bytes"] < 0.29
+    assert abs(int8["loss_increase"]["value"]) < 2
+    assert [len(layer["tokens"]) for layer in document["baseline"]["coverage"]] == [8, 8, 8, 8]
+    assert int8["generations"][0]["documents"] == 2
+
+
+def test_the_tables_are_beside_them(compared):
+    assert "documents (sha256 " in compared.stderr
+    assert re.search(r"^fused-int8 +\d+\.\d MB \(0\.\d{3}x\)", compared.stderr, re.MULTILINE)
+
+
+def test_the_page(compared, bundle):
+    page = (bundle.parent / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 5
+    assert "demo_model: variants compared on C4" in page
+    assert "All limits hold" in page
+
+
+def test_a_written_command(compared, bundle):
+    *_, last = (bundle.parent / "commands" / "commands.sh").read_text().splitlines()
+    assert "int8/fused.decoder.onnx" in last
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", last], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Pass Rate: 100.00%" in done.stdout
+
+
+def test_a_limit_that_does_not_hold(bundle):
+    done = calib(
+        "compare", bundle, "--candidate", "fused-int8", "--corpus", UNSEEN, "--generations", 0, "--documents", 4,
+        "--min-sqnr", 90,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"^FAILED fused-int8: the logits' signal is .* dB above the error", done.stdout, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_one_line(bundle):
+    done = calib("compare", bundle, "--candidate", "fused-int2", "--corpus", UNSEEN)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("pointsman-calib: the bundle has no variant 'fused-int2'; it has ")

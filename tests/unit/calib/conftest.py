@@ -1,0 +1,62 @@
+"""A small bundle with quantized variants, and text that its vocabulary knows."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pointsman_calib.compare.comparison import Comparison
+from pointsman_calib.compare.evaluation import Settings, compare_bundle
+from pointsman_calib.compare.subject import open_subject, survey
+from pointsman_calib.corpus import Corpus
+from pointsman_calib.quantize import quantize_bundle
+
+_WHO = ("The pointsman", "A driver", "My sister", "Nobody")
+_DOES = ("waits", "quickly walks", "sits", "just looks for zebras")
+_WHERE = ("by the box", "under the bridge", "in Xanten", "at every vivid signal")
+WINDOW = 256  # the tiny vocabulary has too few sentinels for 512
+SENTENCES = [" ".join(words) + "." for words in itertools.product(_WHO, _DOES, _WHERE)]
+
+
+def write_corpus(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture(scope="session")
+def evaluation_file(tmp_path_factory) -> Path:
+    """Ten documents of one to four sentences."""
+    texts = [" ".join(SENTENCES[6 * n : 6 * n + 1 + n % 4]) for n in range(10)]
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "evaluation.json", texts)
+
+
+@pytest.fixture(scope="session")
+def calibration_file(tmp_path_factory) -> Path:
+    """Six other documents."""
+    texts = [" ".join(SENTENCES[9 * n + 1 : 9 * n + 4]) for n in range(6)]
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "calibration.json", texts)
+
+
+@pytest.fixture(scope="session")
+def quantized_bundle(tiny_bundle, calibration_file, tmp_path_factory) -> Path:
+    """The tiny bundle with `fused-int8`, rounded to nearest, and `fused-int4`, rounded for the calibration text."""
+    bundle = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("bundles") / "quantized")
+    quantize_bundle(bundle, "int8")
+    quantize_bundle(bundle, "int4", corpus=Corpus.read(bundle, [calibration_file], documents=6, window=WINDOW))
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def corpus(quantized_bundle, evaluation_file) -> Corpus:
+    """The ten documents, as the bundle's model sees them."""
+    return Corpus.read(quantized_bundle, [evaluation_file], documents=10, window=WINDOW)
+
+
+@pytest.fixture(scope="session")
+def comparison(quantized_bundle, corpus) -> Comparison:
+    """All that can be measured of the small bundle."""
+    subject = open_subject(quantized_bundle)
+    evaluation = survey(subject, corpus, ["evaluation.json"])
+    return compare_bundle(subject, corpus, evaluation, Settings(layers=True, generated=2))
