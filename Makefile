@@ -6,6 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 DEMO_MODEL := examples/demo_model
 DEMO := build/demo
+CAPABILITIES ?= 8.6 8.9 12.0
 QUANTIZED := $(DEMO)/variants/int8/weights.bin $(DEMO)/variants/int4/weights.bin
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
@@ -15,7 +16,7 @@ export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export calibrate compare test test-slow bench check format lint types imports clean
+.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow bench check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ calibrate: $(DEMO)/manifest.json ## quantize the demo bundle to int8 and int4 fo
 compare: C4 ?= $(UNSEEN)
 compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, or C4="<files>"; writes build/comparison.html
 	$(BIN)/pointsman-calib compare $(DEMO) --corpus $(C4) --report build/comparison.html
+
+engines: $(DEMO)/manifest.json $(VENV)/.engines ## build the demo's TensorRT-RTX plans, no GPU needed (CAPABILITIES="8.9")
+	$(BIN)/pointsman-export engines $(DEMO) --flavour tensorrt-rtx --compute-capability $(CAPABILITIES) --force
 
 test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
 	$(BIN)/python -m pytest $(ARGS)

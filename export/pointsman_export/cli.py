@@ -1,15 +1,16 @@
-"""`pointsman-export`: checkpoints to bundles."""
+"""`pointsman-export`: checkpoints to bundles, and bundles to engines."""
 
 import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pointsman.errors import DependencyError, PointsmanError
 from pointsman.manifest import Form
+from pointsman_export.engines.cli import add_commands
 
 if TYPE_CHECKING:
     from pointsman_export.bundle import Capacity
@@ -23,12 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _bundle(parsed)
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
     except PointsmanError as error:
         print(f"pointsman-export: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("pointsman-export: interrupted; nothing was written", file=sys.stderr)
+        print(f"pointsman-export: {parsed.interrupted}", file=sys.stderr)
         return 130
 
 
@@ -39,7 +41,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    bundle = commands.add_parser(
+    _add_bundle(commands)
+    add_commands(commands)
+    return parser
+
+
+def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for this is private
+    bundle: argparse.ArgumentParser = commands.add_parser(
         "bundle",
         help="checkpoint to ONNX bundle",
         description="Export a checkpoint to a bundle of ONNX graphs, checked against the checkpoint.",
@@ -58,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
-    return parser
+    bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
 
 
 def _capacity(text: str) -> "Capacity":

@@ -13,6 +13,7 @@ Each inherits from the standard exception a caller would expect, and its message
     ├── TokenizerError (ValueError)         a vocabulary that is missing, damaged or of the wrong size
     ├── CorpusError (ValueError)            text to calibrate or evaluate on that cannot be read, used or told apart
     ├── DeviceError (RuntimeError)          a device or inference engine that is asked for and not there
+    ├── EngineError (RuntimeError)          a TensorRT plan that cannot be built, refitted or loaded
     ├── DependencyError (ImportError)       a package that a command needs and that is not installed
     └── ParityError (ArithmeticError)       what was written does not compute what it should
 """
@@ -72,6 +73,10 @@ class DeviceError(PointsmanError, RuntimeError):
 
 class DependencyError(PointsmanError, ImportError):
     """A package that this needs is not installed."""
+
+
+class EngineError(PointsmanError, RuntimeError):
+    """A TensorRT plan cannot be built, refitted or loaded."""
 
 
 class ParityError(PointsmanError, ArithmeticError):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pointsman.errors import BundleError, BundleNotFoundError
+from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 from pointsman.records import from_json, to_json
 
 SCHEMA = 1
@@ -207,11 +207,15 @@ class Variant:
     parity: Parity
     quantization: Quantization | None = None
 
+    def graph(self, role: Role) -> Graph:
+        """The encoder's graph or the decoder step's."""
+        return self.encoder if role == "encoder" else self.decoder
+
     def sources(self, role: Role) -> tuple[FileRecord, ...]:
         """What a graph is loaded from: its own file first, then the weights."""
-        graphs = {"encoder": self.encoder.file, "decoder": self.decoder.file}
-        own = [record for record in self.files if record.path == graphs[role]]
-        return (*own, *(record for record in self.files if record.path not in graphs.values()))
+        graphs = self.encoder.file, self.decoder.file
+        own = [record for record in self.files if record.path == self.graph(role).file]
+        return (*own, *(record for record in self.files if record.path not in graphs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,11 +416,19 @@ def _cache_specs(architecture: Architecture, dtype: Dtype, prefix: str, length: 
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest.json` into `folder`, replacing one that is there in a single step."""
+    """Write `manifest.json` into `folder`, replacing one that is there in a single step.
+
+    Raises:
+        OutputError: it cannot be written; what was there is as it was.
+    """
     text = json.dumps(to_json(manifest), indent=1, ensure_ascii=False)
     fresh = folder / f".{MANIFEST}.partial"
-    fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(folder / MANIFEST)
+    try:
+        fresh.write_text(text + "\n", encoding="utf-8")
+        fresh.replace(folder / MANIFEST)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {folder / MANIFEST} ({error.strerror or error}); free some space") from error
 
 
 def read_manifest(bundle: Path) -> Manifest:

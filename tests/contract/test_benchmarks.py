@@ -182,3 +182,14 @@ def test_export_memory_runs_and_cleans_up(tmp_path):
     exports = json.loads(output.read_text())["exports"]
     assert all(0 < each["anonymous_peak_bytes"] <= each["peak_bytes"] for each in exports.values())
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_engine_build_runs_and_cleans_up(tmp_path):
+    output = tmp_path / "engine_build.json"
+    ran = script("engine_build", "--quick", "--dtype", "bfloat16", "--keep", tmp_path, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    variant = json.loads(output.read_text())["variants"]["portable-bfloat16"]
+    assert set(variant["plans"]) == {"encoder", "decoder"}
+    assert all(plan["bytes"] > 0 and plan["seconds"] > 0 for plan in variant["plans"].values())
+    assert not (tmp_path / "tiny-bfloat16").exists()

@@ -19,6 +19,7 @@ PUBLIC = {
     "DecodingOptions",
     "DependencyError",
     "DeviceError",
+    "EngineError",
     "Fill",
     "Generation",
     "Infiller",

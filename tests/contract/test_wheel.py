@@ -139,6 +139,17 @@ FILES = {
     "pointsman_export/checkpoint/torch_format.py",
     "pointsman_export/checkpoint/wording.py",
     "pointsman_export/cli.py",
+    "pointsman_export/engines/__init__.py",
+    "pointsman_export/engines/build.py",
+    "pointsman_export/engines/callbacks.py",
+    "pointsman_export/engines/cli.py",
+    "pointsman_export/engines/gpu.py",
+    "pointsman_export/engines/library.py",
+    "pointsman_export/engines/plan.py",
+    "pointsman_export/engines/profiles.py",
+    "pointsman_export/engines/recording.py",
+    "pointsman_export/engines/refit.py",
+    "pointsman_export/engines/refusals.py",
     "pointsman_export/graphs.py",
     "pointsman_export/modules.py",
     "pointsman_export/moe.py",
@@ -212,6 +223,15 @@ def test_tools_say_what_they_lack(clean_python, extra, arguments):
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"pointsman-{extra}: onnx_ir is not installed; install pointsman[{extra}]\n"
+
+
+@pytest.mark.parametrize("arguments", [("engines", "bundle"), ("refit", "bundle", "--from", "other")])
+def test_building_engines_says_what_it_lacks(clean_python, arguments):
+    command = clean_python.with_name("pointsman-export")
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    lacking = "tqdm is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
+    assert done.stderr == f"pointsman-export: {lacking}\n"
 
 
 def test_the_runtimes_own_tests_pass_there(clean_python):

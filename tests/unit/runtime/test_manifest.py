@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_bundles import ARCHITECTURE, PROFILE, engine, write_small_bundle
 
-from pointsman.errors import BundleError, BundleNotFoundError
+from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 from pointsman.manifest import decoder_specs, encoder_specs, read_manifest, record_of, verify_files, write_manifest
 
 WEIGHTS = "variants/float32/weights.bin"
@@ -99,6 +100,20 @@ def test_a_profile_gives_the_shapes_of_inputs():
     assert shapes["input_ids"] == ((1, 1), (1, 1), (1, 1))
     assert shapes["cross_key.1"] == ((1, 4, 8, 1), (1, 4, 8, 64), (1, 4, 8, 128))
     assert shapes["past_value.0"] == ((1, 4, 0, 8), (1, 4, 16, 8), (1, 4, 127, 8))
+
+
+def test_a_disk_that_is_full_leaves_the_manifest_as_it_was(bundle):
+    """The kernel refuses, as on a full disk: the file may not grow."""
+    before = (bundle / "manifest.json").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OutputError, match=r"^cannot write \S+manifest.json \(File too large\); free some space$"):
+            write_manifest(read_manifest(bundle), bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert not (bundle / ".manifest.json.partial").exists()
 
 
 @pytest.mark.parametrize("place", ["nowhere", ".", "a file"])

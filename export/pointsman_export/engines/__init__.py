@@ -1,0 +1,1 @@
+"""Portable graphs to TensorRT plans, through Polygraphy: one path for TensorRT and TensorRT-RTX, without torch."""

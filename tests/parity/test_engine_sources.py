@@ -1,0 +1,35 @@
+"""What plans are built from are the very files whose tokens are those of transformers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from checkpoints import reference
+from engines import build
+from parity.decoding_reference import theirs
+from parity.test_tokens import batch, sequences
+from pointsman.decoding import DecodingOptions
+from pointsman.manifest import sha256_of
+from pointsman.model import SwitchModel
+
+LENGTHS = (5, 12, 3)
+OPTIONS = (DecodingOptions(max_new_tokens=14), DecodingOptions(max_new_tokens=14, num_beams=4))
+
+
+@pytest.mark.parametrize("checkpoint", ["tied", "all-sparse"])
+def test_tokens_of_what_was_built_from(exports, tmp_path, checkpoint):
+    export = exports(checkpoint, "portable")
+    folder = Path(shutil.copytree(export.folder, tmp_path / "bundle"))
+    manifest = build(folder, "--compute-capability", "8.9")
+    model = SwitchModel.load(folder, device="cpu", variant="portable-float32", threads=1)
+    network = reference(export.checkpoint)
+    for options in OPTIONS:
+        got = model.generate(sequences(batch(LENGTHS)), options)
+        expected = theirs(network, batch(LENGTHS), options)
+        assert [[each.token_ids for each in of_input] for of_input in got] == expected.token_ids
+    for engine in manifest.engines:
+        graph, weights = engine.built_from
+        assert graph.path == model.manifest.variants["portable-float32"].graph(engine.role).file
+        assert graph.sha256 == sha256_of(folder / graph.path) == sha256_of(export.graph(engine.role))
+        assert weights.sha256 == sha256_of(folder / weights.path)
