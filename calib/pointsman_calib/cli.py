@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from pointsman.errors import DependencyError, OptionsError, PointsmanError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-COMMANDS: Final = ("quantize", "compare")
+COMMANDS: Final = ("ranges", "quantize", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

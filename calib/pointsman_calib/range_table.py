@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pointsman.errors import BundleError, OutputError
-from pointsman.manifest import Variant
+from pointsman.manifest import Calibration, Variant
 from pointsman.records import from_json, to_json
 from pointsman_calib.observers import DEFAULT_PERCENTILE, Method, RangeObserver
 
@@ -51,41 +51,24 @@ class TensorRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusFile:
-    """A file of the calibration text.
-
-    Attributes:
-        name: of the file, without folders.
-        sha256: of its bytes.
-        documents: how many of its documents were used.
-    """
-
-    name: str
-    sha256: str
-    documents: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """What the ranges were measured on, and by what.
 
     Attributes:
-        corpus: the files of text.
+        calibration: the documents, and how they were corrupted.
         sequences: span-corrupted examples that were run.
         source_tokens: of the encoder, without padding.
         target_tokens: of the decoder, without padding.
-        seed: of the corruption.
         variant: name of the bundle's variant that was run.
         variant_sha256: `variant_digest` of it.
         percentile: percent of nonzero magnitudes that `Amax.percentile` keeps.
         versions: of the programs, by name.
     """
 
-    corpus: tuple[CorpusFile, ...]
+    calibration: Calibration
     sequences: int
     source_tokens: int
     target_tokens: int
-    seed: int
     variant: str
     variant_sha256: str
     percentile: float
@@ -99,7 +82,8 @@ class RangeTable:
     Attributes:
         schema: number of this file's layout.
         provenance: what was measured.
-        tensors: ranges by the tensor's name in the graph.
+        tensors: ranges by graph and tensor, such as `decoder:/Reshape_1:0`; one expert's part has its number after
+            it, such as `encoder:/encoder/block.1/layer.1/mlp/Relu:0[3]`.
         coverage: by sparse layer, the tokens that each expert was given.
     """
 

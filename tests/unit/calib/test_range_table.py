@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from pointsman.errors import BundleError, OutputError
-from pointsman.manifest import FileRecord, Graph, Parity, Variant
+from pointsman.manifest import Calibration, FileRecord, Graph, Parity, Variant
 from pointsman_calib.observers import METHODS, RangeObserver
 from pointsman_calib.range_table import (
     SCHEMA,
-    CorpusFile,
     Provenance,
     RangeTable,
     read_range_table,
@@ -42,11 +41,10 @@ def observer(name, values):
 def table():
     seen = observer("encoder.1.mlp.input", np.random.default_rng(0).standard_normal(5000))
     provenance = Provenance(
-        corpus=(CorpusFile(name="c4-00000.json.gz", sha256="ff", documents=128),),
+        calibration=Calibration(documents=("aa", "ff"), seed=3, window=512),
         sequences=64,
         source_tokens=4096,
         target_tokens=1024,
-        seed=3,
         variant="float32-portable",
         variant_sha256=variant_digest(VARIANT),
         percentile=99.9,
@@ -122,8 +120,8 @@ def change(document, path, value):
     ("path", "value", "sentence"),
     [
         (("schema",), SCHEMA + 1, "has schema 2 and this pointsman reads up to 1; upgrade pointsman"),
-        (("provenance", "seed"), None, "provenance.seed is missing"),
-        (("provenance", "seed"), 1.5, "provenance.seed must be int, not 1.5"),
+        (("provenance", "sequences"), None, "provenance.sequences is missing"),
+        (("provenance", "calibration", "seed"), 1.5, "provenance.calibration.seed must be int, not 1.5"),
         (("extra",), 1, "extra is unknown"),
         (("tensors", "decoder.0.zeros", "zeros"), 5, "tensors.decoder.0.zeros.zeros must be from 0 to count"),
         (("tensors", "decoder.0.zeros", "count"), 0, "tensors.decoder.0.zeros.zeros must be from 0 to count"),

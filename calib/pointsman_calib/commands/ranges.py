@@ -1,0 +1,32 @@
+"""`pointsman-calib ranges`: observe a bundle's activations on a corpus, for `quantize --ranges`."""
+
+import argparse
+from pathlib import Path
+
+from pointsman_calib.commands import corpus_arguments
+from pointsman_calib.observers import DEFAULT_PERCENTILE
+from pointsman_calib.ranges import write_ranges
+
+HELP = "observe ranges of activations on a corpus"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the table of ranges, JSON")
+    corpus_arguments.add(parser, required=True, use="what to observe; interrupted, the same command goes on")
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=DEFAULT_PERCENTILE,
+        help=f"percent of magnitudes that the percentile method keeps (default: {DEFAULT_PERCENTILE})",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Observe, and print what was seen."""
+    table = write_ranges(parsed.bundle, corpus_arguments.read(parsed), parsed.output, percentile=parsed.percentile)
+    given = [tokens for layer in table.coverage.values() for tokens in layer]
+    least = f", {min(given)} tokens or more for each of {len(given)} experts" if given else ""
+    print(f"{parsed.output}: {len(table.tensors)} ranges on {table.provenance.sequences} documents{least}")
+    return 0
