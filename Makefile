@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DEMO_MODEL := examples/demo_model
 DEMO := build/demo
 CAPABILITIES ?= 8.6 8.9 12.0
-QUANTIZED := $(DEMO)/variants/int8/weights.bin $(DEMO)/variants/int4/weights.bin
+QUANTIZED := $(foreach scheme,int8 int4 int8-qdq,$(DEMO)/variants/$(scheme)/weights.bin)
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
 EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) runtime/pointsman/manifest.py
@@ -29,9 +29,10 @@ export: $(VENV)/.packages ## export a checkpoint: MODEL=<folder or hub id> OUT=<
 	$(BIN)/pointsman-export bundle '$(MODEL)' -o '$(OUT)'
 
 calibrate: C4 ?= $(SAMPLE)
-calibrate: $(DEMO)/manifest.json ## quantize the demo bundle to int8 and int4 for a small sample, or C4="<files>"
+calibrate: $(DEMO)/manifest.json ## quantize the demo bundle in every scheme for a small sample, or C4="<files>"
 	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int8 --corpus $(C4) --force
 	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int4 --corpus $(C4) --force
+	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int8-qdq --corpus $(C4) --force
 
 compare: C4 ?= $(UNSEEN)
 compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, or C4="<files>"; writes build/comparison.html

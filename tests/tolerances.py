@@ -47,3 +47,5 @@ LOGITS = Tolerance(1e-4, "relative", "float32 through a dozen layers that amplif
 ONE_EXPERT_LAYER = Tolerance(2e-6, "relative", "two float32 products of a few dozen terms, against float64")
 FORMS = Tolerance(2e-5, "relative", "the same float32 products in batches of other shapes")
 FLOAT16_LOGITS = Tolerance(5e-2, "relative", "float16 keeps 11 bits; layers of sharp attention amplify the loss")
+Q_DQ = Tolerance(1e-5, "relative", "float32 scales round once or twice around exact integer products")
+W8A8_LOGITS = Tolerance(0.2, "relative", "a tiny model of sharp random layers, rounded to 8 bits everywhere")

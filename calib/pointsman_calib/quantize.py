@@ -1,15 +1,19 @@
 """A quantized variant beside a bundle's float ones: it appears whole, or the bundle is as it was."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
-from pointsman.errors import BundleError, OutputExistsError
+from pointsman.errors import BundleError, OptionsError, OutputExistsError
 from pointsman.manifest import Manifest, Scheme, Variant, read_manifest, verify_files, write_manifest
 from pointsman.writing import replacing
-from pointsman_calib import weight_only
+from pointsman_calib import qdq, weight_only
 from pointsman_calib.corpus import Corpus
+from pointsman_calib.range_table import RangeTable
+
+SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,41 +21,65 @@ class Recipe:
     """How the variant of a scheme is made.
 
     Attributes:
-        name: of the variant; the scheme is also the folder of its files, `variants/<scheme>`.
+        name: of the variant.
         source: name of the float variant that it comes from.
-        write: makes the variant's files. Takes the bundle, its manifest, the scheme, the corpus or None, and the folder
-            to write in, which becomes `variants/<scheme>`; returns the variant.
+        write: makes the variant's files. Takes the bundle, its manifest, and the folder to write in, which becomes
+            `variants/<scheme>`; returns the variant.
     """
 
     name: str
     source: str
-    write: Callable[[Path, Manifest, Scheme, Corpus | None, Path], Variant]
+    write: Callable[[Path, Manifest, Path], Variant]
 
 
-RECIPES: Final[dict[Scheme, Recipe]] = {
-    "int8": Recipe("fused-int8", weight_only.SOURCE, weight_only.write_variant),
-    "int4": Recipe("fused-int4", weight_only.SOURCE, weight_only.write_variant),
-}
+def recipe_of(
+    scheme: Scheme, *, corpus: Corpus | None, table: RangeTable | None, clipping: qdq.Clipping | None
+) -> Recipe:
+    """The recipe of a scheme; arguments as of `quantize_bundle`.
+
+    Raises:
+        OptionsError: ranges of activations are given to a scheme that does not use them.
+    """
+    if scheme == qdq.SCHEME:
+        write = functools.partial(qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT)
+        return Recipe(qdq.NAME, qdq.SOURCE, write)
+    if table is not None or clipping is not None:
+        raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
+    return Recipe(
+        f"fused-{scheme}",
+        weight_only.SOURCE,
+        lambda bundle, manifest, place: weight_only.write_variant(bundle, manifest, scheme, corpus, place),
+    )
 
 
 def quantize_bundle(
-    bundle: str | Path, scheme: Scheme, *, corpus: Corpus | None = None, force: bool = False
+    bundle: str | Path,
+    scheme: Scheme,
+    *,
+    corpus: Corpus | None = None,
+    table: RangeTable | None = None,
+    clipping: qdq.Clipping | None = None,
+    force: bool = False,
 ) -> Variant:
     """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
 
     Args:
         bundle: with the float variant that the scheme's recipe names.
-        scheme: one of `RECIPES`.
+        scheme: one of `SCHEMES`.
         corpus: what to calibrate on; without one, only the weights themselves are looked at.
+        table: for `int8-qdq` in the corpus's place, ranges that were collected before.
+        clipping: for `int8-qdq`, how ranges become scales.
         force: whether to replace the variant if it is there.
 
     Raises:
         BundleNotFoundError: there is no bundle.
-        BundleError: it is damaged, or lacks the float variant.
+        BundleError: it is damaged, or lacks the float variant; or the table is of another bundle.
+        OptionsError: the scheme does not go with the other arguments.
+        CorpusError: the corpus reached too few experts.
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
     """
-    folder, recipe = Path(bundle), RECIPES[scheme]
+    folder, recipe = Path(bundle), recipe_of(scheme, corpus=corpus, table=table, clipping=clipping)
     manifest = read_manifest(folder)
     if recipe.source not in manifest.variants:
         form, _, dtype = recipe.source.partition("-")
@@ -62,6 +90,6 @@ def quantize_bundle(
         raise OutputExistsError(f"{folder} has a {recipe.name} variant already; replace it with --force")
     verify_files(folder, manifest.variants[recipe.source].files)
     with replacing(folder / "variants" / scheme) as partial:
-        variant = recipe.write(folder, manifest, scheme, corpus, partial)
+        variant = recipe.write(folder, manifest, partial)
     write_manifest(replace(manifest, variants={**manifest.variants, recipe.name: variant}), folder)
     return variant

@@ -30,8 +30,8 @@ ENGINES = "engines"
 
 Form = Literal["portable", "fused"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
-Scheme = Literal["int8", "int4"]
+Precision = Literal["float32", "bfloat16", "float16", "int8", "int4", "int8-qdq"]
+Scheme = Literal["int8", "int4", "int8-qdq"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Axis = str | int
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -160,16 +160,34 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationRanges:
+    """How a variant's activations were brought to INT8, and how well its experts were seen.
+
+    Attributes:
+        method: which range was clipped to: `minmax`, `percentile`, `entropy` or `mse`.
+        fewest_tokens: an expert that was given fewer has no range of its own but its layer's.
+        coverage: for each sparse layer, the tokens that each expert was given.
+        thin_experts: for each sparse layer, the experts that were given too few.
+    """
+
+    method: str
+    fewest_tokens: int
+    coverage: dict[str, tuple[int, ...]]
+    thin_experts: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
     """How a variant was quantized.
 
     Attributes:
         scheme: which.
         source: name of the float variant that it comes from.
-        formats: for each quantized weight, its bits and block size, as "int8 in blocks of 128".
+        formats: for each quantized weight, its bits and what shares a scale, as "int8 in blocks of 128".
         kept: weights that stayed in float.
         rounding: how weights were rounded.
         calibration: what was rounded for; null where only the weights themselves were looked at.
+        activations: how they were quantized ahead of time; null where they were not.
         producer: package name to version, of what quantized it.
     """
 
@@ -179,6 +197,7 @@ class Quantization:
     kept: tuple[str, ...]
     rounding: str
     calibration: Calibration | None
+    activations: ActivationRanges | None
     producer: dict[str, str]
 
 
@@ -188,7 +207,7 @@ class Variant:
 
     Attributes:
         form: `portable` (standard ONNX, static shapes) or `fused` (one branch per expert, for ONNX Runtime).
-        precision: of weights; also the dtype of matrix products and caches, except that int8 and int4 variants
+        precision: of weights; also the dtype of matrix products and caches, except that quantized variants
             keep caches in float32.
         capacity: tokens that an expert accepts from one sequence; null for no limit.
         encoder: ids and mask to cross-attention keys and values.

@@ -1,7 +1,5 @@
 """Write a weight-only variant: every tensor of the float one, quantized or as it is, and graphs that read it."""
 
-import contextlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from tqdm import tqdm
 from pointsman.manifest import FileRecord, Graph, Manifest, Quantization, Scheme, Variant, record_of
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.external_data import in_file_order
+from pointsman_calib.producer import installed_versions
 from pointsman_calib.weight_only.graphs import (
     Rounding,
     Weight,
@@ -109,13 +108,6 @@ def _provenance(
         kept=tuple(sorted(weights.keys() - formats.keys())),
         rounding="nearest" if corpus is None else "GPTQ",
         calibration=None if corpus is None else corpus.provenance(),
-        producer=_versions(),
+        activations=None,
+        producer=installed_versions(PACKAGES),
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

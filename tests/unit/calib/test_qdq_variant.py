@@ -1,0 +1,169 @@
+"""The `int8-qdq` variant of a tiny bundle: what is written, that it runs, and the sentences for what cannot be done."""
+
+import json
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from text import Interrupted, corpus, random_examples
+
+from pointsman.errors import OptionsError
+from pointsman.manifest import read_manifest, verify_files
+from pointsman.model import SwitchModel
+from pointsman_calib.cli import main
+from pointsman_calib.qdq import NAME, SOURCE, Clipping
+from pointsman_calib.quantize import quantize_bundle
+from pointsman_calib.range_table import read_range_table, write_range_table
+from tolerances import W8A8_LOGITS
+
+DOCUMENTS = random_examples(7, [(20, 9)] * 8)
+ANY_COVERAGE = Clipping(most_thin=1.0)
+TEXT = ("--corpus", "TEXT", "--window", "64")  # the tiny vocabulary has sentinels for no more
+
+
+@pytest.fixture(scope="module")
+def quantized(exports, tmp_path_factory):
+    """A bundle with the variant."""
+    folder = tmp_path_factory.mktemp("qdq") / "bundle"
+    shutil.copytree(exports("tied", "portable").folder, folder)
+    quantize_bundle(folder, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=Clipping(fewest_tokens=3))
+    return folder
+
+
+@pytest.fixture
+def bundle(exports, tmp_path):
+    """A bundle without it."""
+    return shutil.copytree(exports("tied", "portable").folder, tmp_path / "bundle")
+
+
+def contents(folder):
+    return {path: sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_manifest_says_what_was_done(quantized):
+    manifest = read_manifest(quantized)
+    verify_files(quantized, manifest.files())
+    source, variant = manifest.variants[SOURCE], manifest.variants[NAME]
+    assert variant.precision == "int8-qdq"
+    assert (variant.encoder.inputs, variant.encoder.outputs) == (source.encoder.inputs, source.encoder.outputs)
+    assert (variant.decoder.inputs, variant.decoder.outputs) == (source.decoder.inputs, source.decoder.outputs)
+    assert variant.parity == source.parity
+    record = variant.quantization
+    assert record.formats["encoder.block.1.layer.1.mlp.experts.wi"] == "int8 by expert and column"
+    assert record.formats["shared.weight"] == "int8 by row"
+    assert record.kept == tuple(
+        f"{stack}.block.{block}.layer.{layer}.mlp.router.classifier.weight"
+        for stack, layer in (("decoder", 2), ("encoder", 1))
+        for block in (1, 3)
+    )
+    assert len(record.calibration.documents) == len(DOCUMENTS)
+    ranges = record.activations
+    assert (ranges.method, ranges.fewest_tokens) == ("mse", 3)
+    assert {layer: tuple(np.flatnonzero(np.less(given, 3))) for layer, given in ranges.coverage.items()} == (
+        ranges.thin_experts
+    )
+    assert sum(ranges.coverage["encoder.block.1.layer.1.mlp"]) == 20 * len(DOCUMENTS)
+
+
+def test_only_norms_routers_and_biases_stay_in_float(quantized):
+    manifest = read_manifest(quantized)
+    for graph in (manifest.variants[NAME].encoder, manifest.variants[NAME].decoder):
+        kept = [
+            tensor
+            for value in ir.load(quantized / graph.file).graph.initializers.values()
+            if isinstance(tensor := value.const_value, ir.ExternalTensor) and tensor.dtype == ir.DataType.FLOAT
+        ]
+        assert all(
+            tensor.name.endswith(".scales") or any(part in tensor.name for part in ("norm", "router", "relative"))
+            for tensor in kept
+        )
+
+
+def test_it_runs_on_onnx_runtime(quantized):
+    ids, targets = [[5, 40, 17, 90, 1], [8, 9, 1]], [[0, 4, 60, 33], [0, 7, 19, 2]]
+    logits = []
+    for name in (SOURCE, NAME):
+        model = SwitchModel.load(quantized, device="cpu", variant=name, threads=1)
+        logits.append(model.encode(ids, rows=2).step(np.array(targets), np.arange(2)))
+    W8A8_LOGITS.check(logits[1], logits[0])
+    assert not np.array_equal(*logits)
+
+
+def test_the_same_text_gives_the_same_bytes_with_and_without_a_table(quantized, bundle):
+    written = contents(quantized / "variants" / "int8-qdq")
+    table = read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
+    for calibration in ({"corpus": corpus(DOCUMENTS)}, {"table": table}):
+        quantize_bundle(bundle, "int8-qdq", **calibration, clipping=Clipping(fewest_tokens=3), force=True)
+        again = contents(bundle / "variants" / "int8-qdq")
+        assert {path.name: digest for path, digest in again.items()} == {
+            path.name: digest for path, digest in written.items()
+        }
+        assert read_manifest(bundle).variants[NAME] == read_manifest(quantized).variants[NAME]
+
+
+def test_an_interrupt_leaves_the_bundle_as_it_was(bundle):
+    before = contents(bundle)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(bundle, "int8-qdq", corpus=corpus(Interrupted(DOCUMENTS, 3)), clipping=ANY_COVERAGE)
+    assert contents(bundle) == before
+    assert not list(bundle.glob("variants/.*"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A corpus in C4's form, in the words of the tiny vocabulary."""
+    path = tmp_path_factory.mktemp("text") / "c4.json"
+    sentences = ("The pointsman waits by the box.", "A driver sits under the bridge, and later the engine leaves.")
+    path.write_text("".join(json.dumps({"text": sentence}) + "\n" for sentence in sentences))
+    return path
+
+
+def test_the_commands_observe_and_quantize(bundle, text, tmp_path, capsys):
+    table = tmp_path / "ranges.json"
+    assert main(["ranges", str(bundle), "--corpus", str(text), "--window", "64", "-o", str(table)]) == 0
+    assert "ranges on 2 documents, 0 tokens or more for each of 32 experts" in capsys.readouterr().out
+    options = ["--scheme", "int8-qdq", "--ranges", str(table), "--range-method", "minmax"]
+    assert main(["quantize", str(bundle), *options, "--min-expert-tokens", "1"]) == 0
+    assert capsys.readouterr().out.startswith(f"{NAME}: ")
+    assert read_manifest(bundle).variants[NAME].quantization.activations.method == "minmax"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "int8-qdq needs ranges of activations: give either a corpus or a table of ranges"),
+        ([*TEXT, "--ranges", "TABLE"], "int8-qdq needs ranges of activations: give either a corpus or"),
+        (["--ranges", "ABSENT"], "cannot read the range table ABSENT (No such file or directory); make one with"),
+        (["--ranges", "TABLE"], "the range table was measured on another portable-float32 than this bundle's"),
+        ([*TEXT], "of 32 experts were given fewer than 64 tokens, and at most 50% may be: "),
+        ([*TEXT, "--max-thin-experts", "2"], "the share of thin experts is 2; give 0 to 1"),
+        ([*TEXT, "--scheme", "int8", "--range-method", "mse"], "ranges of activations are for int8-qdq"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_change_nothing(bundle, quantized, text, tmp_path, capsys, options, sentence):
+    table, absent = tmp_path / "other.json", tmp_path / "absent.json"
+    if "TABLE" in options:
+        ours = read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
+        write_range_table(replace(ours, provenance=replace(ours.provenance, variant_sha256="another")), table)
+    places = {"TEXT": str(text), "TABLE": str(table), "ABSENT": str(absent)}
+    before = contents(bundle)
+    arguments = ["quantize", str(bundle), "--scheme", "int8-qdq", *(places.get(option, option) for option in options)]
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence.replace("ABSENT", str(absent)) in printed
+    assert contents(bundle) == before
+
+
+def test_other_schemes_take_no_ranges(bundle):
+    with pytest.raises(OptionsError, match="int4 rounds activations as it runs: ranges of activations are for int8-"):
+        quantize_bundle(bundle, "int4", clipping=Clipping())
+
+
+def test_a_variant_that_is_there_is_not_replaced(quantized, text, capsys):
+    before = contents(quantized)
+    assert main(["quantize", str(quantized), "--scheme", "int8-qdq", "--corpus", str(text), "--window", "64"]) == 2
+    assert capsys.readouterr().err.strip().endswith(f"has a {NAME} variant already; replace it with --force")
+    assert contents(quantized) == before
