@@ -16,7 +16,7 @@ export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow bench check format lint types imports clean
+.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow bench gpu-check check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/export_memory.py
 	$(BIN)/python benchmarks/render.py
+
+gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (ten minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 check: format lint types imports test ## what continuous integration runs: format, lint, types, imports, tests
 

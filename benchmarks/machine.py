@@ -6,7 +6,19 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("pointsman", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "transformers", "onnx")
+_PACKAGES = (
+    "pointsman",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "torch",
+    "transformers",
+    "onnx",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
+)
 # Those that matrix products are chosen by, as /proc/cpuinfo spells them on x86 and on ARM.
 _INSTRUCTION_SETS = (
     "avx",

@@ -7,30 +7,45 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from shapes import SHAPES, write_checkpoint
+from shapes import SHAPES, Dtype, write_checkpoint
 
 HERE = Path(__file__).parent
 EXPORTER = str(Path(sys.executable).with_name("pointsman-export"))
 
 
-def prepared_checkpoint(folder: Path, shape: str) -> Path:
-    """The checkpoint of a shape, in `folder`."""
-    checkpoint = folder / "checkpoints" / shape
+def prepared_checkpoint(folder: Path, shape: str, dtype: Dtype = "float32") -> Path:
+    """The checkpoint of a shape, stored at a precision, in `folder`."""
+    checkpoint = folder / "checkpoints" / (shape if dtype == "float32" else f"{shape}-{dtype}")
     if not _is_newer(checkpoint / "config.json", [HERE / "shapes.py", HERE / "vocabulary.py"]):
         print(f"writing {checkpoint}", file=sys.stderr)
         shutil.rmtree(checkpoint, ignore_errors=True)
-        write_checkpoint(checkpoint, SHAPES[shape])
+        write_checkpoint(checkpoint, SHAPES[shape], dtype=dtype)
     return checkpoint
 
 
-def prepared_bundle(folder: Path, shape: str, *, forms: Literal["fused", "portable", "both"]) -> Path:
-    """The bundle of a shape's checkpoint, in `folder`, written by the installed exporter."""
-    bundle = folder / "bundles" / shape
-    checkpoint = prepared_checkpoint(folder, shape)
+def prepared_bundle(
+    folder: Path,
+    shape: str,
+    *,
+    forms: Literal["fused", "portable", "both"],
+    dtype: Dtype = "float32",
+    stored: Dtype = "float32",
+) -> Path:
+    """The bundle of a shape's checkpoint, in `folder`, written by the installed exporter.
+
+    Args:
+        folder: where checkpoints and bundles are kept.
+        shape: of the checkpoint.
+        forms: of the network.
+        dtype: of the variants.
+        stored: of the checkpoint.
+    """
+    checkpoint = prepared_checkpoint(folder, shape, stored)
+    bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
     exporter = (HERE.parent / "export" / "pointsman_export").rglob("*.py")
     makers = [*exporter, HERE.parent / "runtime" / "pointsman" / "manifest.py", checkpoint / "config.json"]
     if not _is_newer(bundle / "manifest.json", makers):
-        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--force"]
+        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
         subprocess.run(command, check=True)
     return bundle
 

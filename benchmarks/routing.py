@@ -31,7 +31,7 @@ class RoutingObserver:
     def _hook(self, name: str) -> Any:  # noqa: ANN401
         def note(_module: object, _inputs: object, outputs: tuple[Any, ...]) -> None:
             chosen = outputs[0].flatten(0, -2).sum(dim=0)  # [batch, tokens, experts] to tokens per expert
-            self.choices[name].append(chosen.numpy())
+            self.choices[name].append(chosen.cpu().numpy())
 
         return note
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,115 @@ def test_engine_build_runs_and_cleans_up(tmp_path):
     assert set(variant["plans"]) == {"encoder", "decoder"}
     assert all(plan["bytes"] > 0 and plan["seconds"] > 0 for plan in variant["plans"].values())
     assert not (tmp_path / "tiny-bfloat16").exists()
+
+
+def test_the_gpu_check_says_in_one_line_that_there_is_no_gpu():
+    ran = script("gpu", "--quick")
+    if ran.returncode != 2:
+        pytest.skip("this machine has a GPU")
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("gpu-check: there is no NVIDIA ")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def gpu_check(load, tmp_path):
+    """A check of tiny models that has no time left."""
+    gpu = load("gpu")
+    return gpu.Check(gpu.Clock(0.0), tmp_path, "tiny", load("cases").QUICK_CASES, 1)
+
+
+def test_who_does_not_run_is_named(gpu_check):
+    kept = dict(gpu_check.refusals)
+    for name, command in (
+        ("fails", [sys.executable, "-c", "raise SystemExit('first\\npointsman-export: the last line')"]),
+        ("refuses", [sys.executable, "-c", 'print(\'{"refusal": "no CUDA"}\'); raise SystemExit(3)']),
+        ("hangs", [sys.executable, "-c", "import time; time.sleep(60)"]),
+    ):
+        gpu_check.clock.ends = time.monotonic() + (16 if name == "hangs" else 60)
+        assert gpu_check._process(name, name, command) is None
+    gpu_check.clock.ends = 0.0
+    assert gpu_check._process("late", "late", []) is None
+    assert gpu_check.refusals == kept | {
+        "fails": "the last line",
+        "refuses": "no CUDA",
+        "hangs": "not done after 1 s, when the time was up",
+        "late": "no time was left",
+    }
+
+
+def gpu_measured(tokens, milliseconds, **more):
+    return {"load_seconds": 1.0, "cases": {"greedy": {"tokens": tokens, "seconds": [milliseconds / 1e3], **more}}}
+
+
+@pytest.fixture
+def gpu_report(load):
+    """Of made-up figures: transformers takes 400 ms, TensorRT 30 ms with one other token."""
+    routing = {"encoder_experts_hit": 8.0, "decoder_experts_hit": 1.0}
+    reference = gpu_measured([[5, 6, 7, 8]], 400.0, routing=routing) | {"bytes_a_second": 1e12}
+    measured = {
+        "transformers bfloat16": reference,
+        "tensorrt portable-bfloat16": gpu_measured([[5, 6, 9, 8]], 30.0),
+        "transformers float32": reference | {"parity": [[[3, 1]], [[4, 4]]]},
+        "onnxruntime fused-float32": gpu_measured([[5, 6, 7, 8]], 100.0) | {"parity": [[[3, 1]], [[4]]]},
+    }
+    refusals = {"tensorrt-rtx portable-bfloat16": "it is not installed"}
+    cases = [load("cases").Case("greedy")]
+    return load("gpu_report").Report({"name": "GPU", "driver": "600"}, cases, measured, refusals, "switch-base-8")
+
+
+def test_the_gpu_report_counts_and_compares(gpu_report):
+    assert gpu_report.equal_tokens() == {
+        "tensorrt portable-bfloat16": {"greedy": [3, 4]},
+        "onnxruntime fused-float32": {
+            "greedy": [4, 4],
+            "greedy search": [2, 2],
+            "min_new_tokens 10, repetition_penalty 1.3": [1, 2],
+        },
+    }
+    assert not gpu_report.tokens_agree()  # one of float32 is missing
+    (bar,) = gpu_report.bars()
+    assert (round(bar.value, 2), bar.held) == (13.33, True)
+
+
+def test_the_gpu_report_tells_the_share_of_the_roofline(gpu_report, load):
+    greedy = gpu_report.cases[0]
+    halves = [gpu_report.roofline_seconds(name, greedy) for name in gpu_report.measured]
+    assert halves[0] == halves[1] == halves[2] / 2
+    # One decoder step of base-8 reads some 120 million weights with one expert a layer.
+    assert halves[2] * 1e12 / 4 == pytest.approx(32 * 124e6, rel=0.1)
+
+
+def test_the_gpu_report_as_a_page(gpu_report):
+    page = gpu_report.to_markdown({"date": "2026-01-01", "versions": {"torch": "2.13.0"}})
+    assert page.startswith("# GPU\n\n2026-01-01; driver 600; torch 2.13.0. Shape: switch-base-8.\n")
+    assert "| greedy | tensorrt portable-bfloat16 | 30.00 | 0.94 | 13.3× | 28% |" in page
+    assert "- tensorrt portable-bfloat16: 3 of 4 tokens are those of transformers; not in greedy\n" in page
+    assert "- tensorrt-rtx portable-bfloat16 did not run: it is not installed\n" in page
+
+
+def test_the_gpus_name_as_a_file(load):
+    assert load("gpu").file_name("NVIDIA GeForce RTX 4090") == "nvidia-geforce-rtx-4090"
+
+
+@pytest.mark.slow
+def test_contestants_of_the_gpu_check_run_on_a_cpu_and_agree(load, tmp_path):
+    """That shows that the scripts work; the figures are a CPU's, and are thrown away."""
+    prepared, contestants = load("prepared"), load("gpu_contestants")
+    checkpoint = prepared.prepared_checkpoint(tmp_path, "tiny", "bfloat16")
+    bundle = prepared.prepared_bundle(tmp_path, "tiny", forms="fused", stored="bfloat16")
+    found = {}
+    for engine, path, variant in (("transformers", checkpoint, ""), ("onnxruntime", bundle, "fused-float32")):
+        job = contestants.Job(engine, str(path), variant, "float32", 1, load("cases").QUICK_CASES, "cpu")
+        ran = script("gpu_contestants", job.to_json())
+        assert ran.returncode == 0, ran.stderr
+        found[engine] = json.loads(ran.stdout)
+    ours, theirs = found["onnxruntime"], found["transformers"]
+    assert ours["parity"] == theirs["parity"]
+    assert len(ours["parity"]) == len(contestants.PARITY)
+    assert {name: case["tokens"] for name, case in ours["cases"].items()} == {
+        name: case["tokens"] for name, case in theirs["cases"].items()
+    }
+    assert theirs["bytes_a_second"] > 1e8
+    refused = script("gpu_contestants", contestants.Job("tensorrt", str(bundle), "", "float32", 1, ()).to_json())
+    assert json.loads(refused.stdout)["refusal"].startswith("the bundle has no ")

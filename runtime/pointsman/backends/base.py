@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from pointsman.selection import Selection
 
+ASK_FOR_LESS = "ask for fewer inputs or beams at a time, or use a smaller precision"  # where memory does not suffice
+
 
 class DecodingState(Protocol):
     """One request's encoder output and growing cache, wherever the engine keeps them."""

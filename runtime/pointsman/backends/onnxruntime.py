@@ -1,7 +1,9 @@
 """ONNX Runtime, on the CPU and on CUDA.
 
 Caches never pass through numpy: cross-attention keys and values are bound once per request, and a step's grown cache
-is bound as the next step's input where the engine left it.
+is bound as the next step's input where the engine left it. On CUDA they never leave the device. Steps are not recorded
+as CUDA graphs: ONNX Runtime takes no graph with branches, as the fused form has, and none with copies from the host, as
+the portable form has for the positions that it computes from shapes.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +14,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.errors import BundleError, DeviceError
 from pointsman.manifest import Variant
 
 _ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# float32 is float32: TF32 would keep 10 bits of it.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
 
 def cuda_is_available() -> bool:
@@ -57,7 +63,7 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
         for spec in self.variant.encoder.outputs:
             binding.bind_output(spec.name, self.device)
-        self.encoder.run_with_iobinding(binding)
+        _run(self.encoder, binding, self.device)
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows)
 
 
@@ -77,7 +83,8 @@ class OnnxRuntimeState:
         """
         self.backend = backend
         self.binding = backend.decoder.io_binding()
-        self.binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
+        mask = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(attention_mask), backend.device)
+        self.binding.bind_ortvalue_input("attention_mask", mask)
         encoder, decoder = backend.variant.encoder, backend.variant.decoder
         for spec, value in zip(encoder.outputs, cross, strict=True):
             self.binding.bind_ortvalue_input(spec.name, value)
@@ -100,10 +107,34 @@ class OnnxRuntimeState:
         binding.bind_output("logits", "cpu")
         for name in self.present:
             binding.bind_output(name, self.backend.device)
-        self.backend.decoder.run_with_iobinding(binding)
+        _run(self.backend.decoder, binding, self.backend.device)
         logits, *self.cache = binding.get_outputs()
         array: NDArray[np.float32] = logits.numpy()
         return array
+
+
+def _run(session: Any, binding: Any, device: str) -> None:  # noqa: ANN401 - untyped engine
+    """Run a session on what is bound.
+
+    Raises:
+        DeviceError: there is too little memory.
+    """
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        _check_memory(error, device)
+        raise
+
+
+def _check_memory(error: Exception, device: str) -> None:
+    """Say it plainly where an error of the engine's is one of memory.
+
+    Raises:
+        DeviceError: it is.
+    """
+    if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+        where = "the GPU" if device == "cuda" else "this machine"
+        raise DeviceError(f"{where} is out of memory; {ASK_FOR_LESS}") from error
 
 
 def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
@@ -114,8 +145,11 @@ def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) ->
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[_PROVIDERS[device]])
+        session = onnxruntime.InferenceSession(
+            path, options, providers=[(_PROVIDERS[device], _PROVIDER_OPTIONS[device])]
+        )
     except Exception as error:
+        _check_memory(error, device)
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise DeviceError(f"ONNX Runtime cannot use {device} here; check the driver, or use device 'cpu'")

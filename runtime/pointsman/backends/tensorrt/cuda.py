@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.tensorrt.device import CaptureError, Launch, Memory
 from pointsman.errors import DeviceError
 
 INSTALL = "install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
 NO_DRIVER = "there is no NVIDIA driver here; install one, or use device 'cpu'"
-OUT_OF_MEMORY = "the GPU is out of memory; ask for fewer inputs or beams at a time, or use a smaller precision"
+OUT_OF_MEMORY = f"the GPU is out of memory; {ASK_FOR_LESS}"
 _SENTENCES = {
     "CUDA_ERROR_OUT_OF_MEMORY": OUT_OF_MEMORY,
     "CUDA_ERROR_NO_DEVICE": "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'",
@@ -71,7 +72,13 @@ class _Allocation:
         allocate, free = ("cuMemAllocHost", "cuMemFreeHost") if on_host else ("cuMemAlloc", "cuMemFree")
         pointer = driver(allocate, size)
         self.address, self.size = int(pointer), size
-        weakref.finalize(self, driver, free, pointer)
+        weakref.finalize(self, _give_back, driver, free, pointer)
+
+
+def _give_back(driver: _Driver, function: str, handle: object) -> None:
+    """Free something; where the process ends, the driver may have done so before."""
+    with contextlib.suppress(DeviceError):
+        driver(function, handle)
 
 
 class CudaDevice:
@@ -152,7 +159,7 @@ class _Replay:
 
     def __init__(self, driver: _Driver, executable: object, stream: object) -> None:
         self._driver, self._executable, self._stream = driver, executable, stream
-        weakref.finalize(self, driver, "cuGraphExecDestroy", executable)
+        weakref.finalize(self, _give_back, driver, "cuGraphExecDestroy", executable)
 
     def __call__(self) -> None:
         self._driver("cuGraphLaunch", self._executable, self._stream)
