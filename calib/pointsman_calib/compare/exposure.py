@@ -21,7 +21,6 @@ EXPERTS: Final = ".experts"
 NON_FINITE: Final = ".non_finite"
 """What follows a tensor's name in the name of the count of its values that are not finite."""
 
-_CLAMPS: Final = ("Clip", "QuantizeLinear")
 _FLOATS: Final = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -99,8 +98,10 @@ def _named(value: ir.Value, name: str) -> ir.Value:
 def _clamped(graph: ir.Graph) -> Iterable[ir.Value]:
     """Computed floating-point values that a clamp of the graph itself is given."""
     for node in graph:
-        value = node.inputs[0] if node.op_type in _CLAMPS else None
-        if value is not None and value.producer() is not None and value.dtype in _FLOATS:
+        value = node.inputs[0] if node.op_type in ("Clip", "QuantizeLinear") else None
+        if value is None or value.producer() is None:
+            continue
+        if node.op_type == "QuantizeLinear" or value.dtype in _FLOATS:  # positions are clipped too
             yield value
 
 

@@ -30,6 +30,9 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         f"{evaluation.documents} documents (sha256 {evaluation.sha256[:12]}), {evaluation.source_tokens:,} tokens in, "
         f"{evaluation.span_tokens:,} span tokens; loss in nats per span token"
     )
+    for candidate in candidates:
+        if (used := candidate.variant.calibration) is not None:
+            yield f"{candidate.variant.name} was calibrated on {used.documents} others (sha256 {used.sha256[:12]})"
     yield ""
     yield from _aligned([COST, *cost_rows(comparison)])
     yield ""

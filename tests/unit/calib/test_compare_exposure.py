@@ -40,6 +40,23 @@ def clamping(tmp_path):
     return path
 
 
+@pytest.fixture
+def quantizing(tmp_path):
+    """y = quantized log(x), of whose logarithm the graph does not say the type, as rewritten graphs may not."""
+    x = value("x", ir.DataType.FLOAT, ["n"])
+    log = ir.node("Log", [x])
+    scale, zero = (ir.node("Constant", [], {"value": ir.tensor(number)}) for number in (np.float32(0.1), np.int8(0)))
+    codes = ir.node("QuantizeLinear", [log.outputs[0], scale.outputs[0], zero.outputs[0]])
+    back = ir.node("DequantizeLinear", [codes.outputs[0], scale.outputs[0], zero.outputs[0]])
+    log.outputs[0].name, back.outputs[0].name = "log", "y"
+    back.outputs[0].dtype, back.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(["n"])
+    nodes = [log, scale, zero, codes, back]
+    graph = ir.Graph([x], back.outputs, nodes=nodes, opset_imports={"": 20}, name="quantizing")
+    path = tmp_path / "graph.onnx"
+    ir.save(ir.Model(graph, ir_version=10), path)
+    return path
+
+
 def run(path, wanted, x):
     session = onnxruntime.InferenceSession(exposed(path, wanted), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -55,6 +72,12 @@ def test_values_are_counted_before_a_clamp_hides_them(clamping):
     assert np.isfinite(given["y"]).all()
     assert given["log.non_finite"] == 2
     assert given["encoder.block.0.non_finite"] == 1
+
+
+def test_values_are_counted_before_they_are_quantized(quantizing):
+    given = run(quantizing, exposure(streams=()), [0.5, 0.0, -1.0, np.inf])
+    assert np.isfinite(given["y"]).all()
+    assert given["log.non_finite"] == 3
 
 
 def test_finite_values_count_for_nothing(clamping):

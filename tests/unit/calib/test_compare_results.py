@@ -104,6 +104,10 @@ def test_the_table_names_everything(comparison):
     for words in ("fused-float32", "fused-int8", "fused-int4", "decoder.block.3", "10 documents"):
         assert words in text
     assert "FAILED" not in text
+    assert (
+        f"fused-int4 was calibrated on 6 others (sha256 {comparison.candidates[1].variant.calibration.sha256[:12]})"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
