@@ -93,11 +93,17 @@ class Check:
 
     def _bundle(self, precision: Precision) -> Path | None:
         """Both forms at a precision; where that fails, everyone who needs them is named."""
+        name, seconds = f"whatever runs the {precision} bundle", self.clock.left - RESERVE
+        print(f"exporting in {precision} ({self.clock.left:.0f} s left)", file=sys.stderr, flush=True)
         try:
-            return prepared_bundle(self.keep, self.shape, forms="both", dtype=precision, stored=STORED)
+            return prepared_bundle(
+                self.keep, self.shape, forms="both", dtype=precision, stored=STORED, timeout=max(seconds, 0.0)
+            )
         except subprocess.CalledProcessError as error:
-            self.refusals[f"everything on the {precision} bundle"] = f"the export failed (exit code {error.returncode})"
-            return None
+            self.refusals[name] = f"the export failed (exit code {error.returncode})"
+        except subprocess.TimeoutExpired:
+            self.refusals[name] = f"the export was not done after {seconds:.0f} s, when the time was up"
+        return None
 
     def _engines(self, flavour: Engine, bundle: Path, precision: Precision) -> None:
         """Build a flavour's plans for this GPU, and run them."""

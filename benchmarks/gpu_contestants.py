@@ -32,7 +32,7 @@ PARITY: tuple[Options, ...] = (
     {"num_beams": 4, "length_penalty": 0.0, "repetition_penalty": 0.8},
     {"num_beams": 4, "no_repeat_ngram_size": 2, "min_new_tokens": 6},
 )
-PARITY_TOKENS, PARITY_LENGTHS = 14, (5, 17, 9)
+PARITY_TOKENS, PARITY_LENGTHS = 14, (5, 17)
 _REFUSED = 3
 
 

@@ -30,6 +30,7 @@ def prepared_bundle(
     forms: Literal["fused", "portable", "both"],
     dtype: Dtype = "float32",
     stored: Dtype = "float32",
+    timeout: float | None = None,
 ) -> Path:
     """The bundle of a shape's checkpoint, in `folder`, written by the installed exporter.
 
@@ -39,6 +40,11 @@ def prepared_bundle(
         forms: of the network.
         dtype: of the variants.
         stored: of the checkpoint.
+        timeout: seconds that the export may take.
+
+    Raises:
+        CalledProcessError: the export fails.
+        TimeoutExpired: it takes too long.
     """
     checkpoint = prepared_checkpoint(folder, shape, stored)
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
@@ -46,7 +52,7 @@ def prepared_bundle(
     makers = [*exporter, HERE.parent / "runtime" / "pointsman" / "manifest.py", checkpoint / "config.json"]
     if not _is_newer(bundle / "manifest.json", makers):
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, timeout=timeout)
     return bundle
 
 

@@ -1,9 +1,7 @@
 """ONNX Runtime, on the CPU and on CUDA.
 
 Caches never pass through numpy: cross-attention keys and values are bound once per request, and a step's grown cache
-is bound as the next step's input where the engine left it. On CUDA they never leave the device. Steps are not recorded
-as CUDA graphs: ONNX Runtime takes no graph with branches, as the fused form has, and none with copies from the host, as
-the portable form has for the positions that it computes from shapes.
+is bound as the next step's input where the engine left it. On CUDA they never leave the device.
 """
 
 from concurrent.futures import ThreadPoolExecutor

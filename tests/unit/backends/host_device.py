@@ -35,7 +35,7 @@ class HostDevice:
         self.room, self.captures = room, captures
         self.live: dict[int, int] = {}
         self.recorded: list[Callable[[], None]] | None = None
-        self.replays = self.copied = 0
+        self.replays = self.copied = self.submitted = 0
 
     def activate(self) -> None:
         pass
@@ -52,6 +52,7 @@ class HostDevice:
 
     def submit(self, work: Callable[[], None]) -> None:
         """What a stream does: at once, or, while it is being recorded, not yet."""
+        self.submitted += 1
         if self.recorded is None:
             work()
         else:

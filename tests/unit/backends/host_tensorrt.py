@@ -54,6 +54,7 @@ class HostTensorRT:
                 return Engine(plan, self.logger, device, library)
 
         self.ILogger, self.Runtime = Logger, Runtime
+        self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
 
 
 @dataclass
@@ -62,12 +63,17 @@ class Engine:
     logger: Any
     device: HostDevice
     library: HostTensorRT
+    session: Any = None
 
-    def create_execution_context(self) -> "Context | None":
+    device_memory_size_v2 = 1000
+
+    def create_execution_context(self, strategy: str) -> "Context | None":
+        assert strategy == "user managed"
         if self.plan.get("greedy"):
             self.logger.log(1, "Error Code 2: OutOfMemory (Requested size was 12345 bytes.)")
             return None
-        context = Context(self, onnxruntime.InferenceSession(self.plan["graph"], providers=["CPUExecutionProvider"]))
+        self.session = self.session or onnxruntime.InferenceSession(self.plan["graph"])
+        context = Context(self, self.session)
         self.library.contexts.append(context)
         return context
 
@@ -79,36 +85,44 @@ class Context:
     profile: int = 0
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     addresses: dict[str, int] = field(default_factory=dict)
-    binds: int = 0
-    runs: int = 0
+    activations: int | None = None
+    recorded: bool = False  # from then on nothing of it may be changed
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size == self.engine.device_memory_size_v2
+        self.engine.device.check(address, size)
+        self.activations = address
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         assert stream == self.engine.device.stream
+        assert not self.recorded
         self.profile, self.shapes = index, {}
         return index < len(self.engine.plan["profiles"])
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, greatest = self.engine.plan["profiles"][self.profile][name]
+        assert not self.recorded
         self.shapes[name] = shape
-        self.binds += 1
         if all(low <= size <= high for low, size, high in zip(least, shape, greatest, strict=True)):
             return True
         self.engine.logger.log(1, f"Error Code 3: API Usage Error ({name} {shape} is outside profile {self.profile})")
         return False
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        assert not self.recorded
         assert address % 256 == 0
         self.addresses[name] = address
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self.engine.device.stream
-        shapes, addresses = dict(self.shapes), dict(self.addresses)  # what is recorded is what was bound then
+        assert self.activations is not None
+        self.recorded = self.engine.device.recorded is not None
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
         self.engine.device.submit(lambda: self._run(shapes, addresses))
         return True
 
     def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
-        self.runs += 1
         feeds = {}
         for value in self.session.get_inputs():
             dtype = NUMPY[value.type]

@@ -89,14 +89,26 @@ def test_what_was_recorded_serves_the_next_request(hosted):
     assert counts == [0, 0, 6, 6]  # encoder and five steps
 
 
-def test_replaying_binds_nothing(hosted):
+def test_each_recording_has_a_context_of_its_own(hosted):
+    """That contexts are not changed after they were recorded from, the stand-in sees to."""
     model = hosted.model()
     options = DecodingOptions(max_new_tokens=5, min_new_tokens=5)
-    for _ in range(3):
+    assert len(hosted.library.contexts) == 2  # of encoder and decoder
+    for _ in range(4):
         model.generate([[5, 1]], options)
-    binds = [context.binds for context in hosted.library.contexts]
-    model.generate([[6, 1]], options)
-    assert [context.binds for context in hosted.library.contexts] == binds
+    recorded = [context for context in hosted.library.contexts if context.recorded]
+    assert (len(recorded), len(hosted.library.contexts)) == (6, 8)  # encoder and five steps
+    assert len({context.activations for context in hosted.library.contexts}) == 2  # one for each plan
+
+
+def test_recordings_are_kept_within_bounds(hosted, monkeypatch):
+    model = hosted.model()
+    model.backend.decoder.replays._most = 3
+    options = DecodingOptions(max_new_tokens=5, min_new_tokens=5)
+    expected = model.generate([[5, 1]], options)
+    for _ in range(3):
+        assert model.generate([[5, 1]], options) == expected
+    assert len(model.backend.decoder.replays._known) == 3
 
 
 def test_where_nothing_can_be_recorded_all_is_done_each_time(hosted, reference):
@@ -107,6 +119,20 @@ def test_where_nothing_can_be_recorded_all_is_done_each_time(hosted, reference):
         check(model.generate(INPUTS, options), reference.generate(INPUTS, options))
     assert hosted.device.replays == 0
     assert model.backend.decoder.replays.refusal == "not today"
+
+
+def test_without_memory_for_recordings_all_is_done_each_time(hosted, reference, monkeypatch):
+    model = hosted.model()
+    monkeypatch.setattr(
+        type(hosted.library.contexts[0].engine),
+        "create_execution_context",
+        lambda engine, strategy: engine.logger.log(1, "Error Code 2: OutOfMemory"),
+    )
+    options = DecodingOptions(max_new_tokens=6)
+    for _ in range(3):
+        check(model.generate(INPUTS, options), reference.generate(INPUTS, options))
+    assert hosted.device.replays == 0
+    assert model.backend.decoder.replays.refusal.startswith("the GPU is out of memory")
 
 
 def test_requests_may_be_interleaved(hosted, reference):
@@ -179,4 +205,4 @@ def test_the_narrowest_profile_that_fits_is_taken(hosted):
     model = hosted.model()
     for inputs, expected in ((INPUTS[:1], 0), (INPUTS, 1), (INPUTS[:1], 0)):
         model.generate(inputs, DecodingOptions(max_new_tokens=2))
-        assert [context.profile for context in hosted.library.contexts] == [expected, expected]
+        assert [context.profile for context in hosted.library.contexts[:2]] == [expected, expected]

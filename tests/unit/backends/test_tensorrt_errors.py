@@ -9,7 +9,8 @@ import pytest
 
 from pointsman import DecodingOptions, SwitchModel, cli
 from pointsman.backends.choice import choose
-from pointsman.backends.tensorrt import libraries, opening
+from pointsman.backends.tensorrt import libraries, opening, validity
+from pointsman.backends.tensorrt.contexts import contexts_of
 from pointsman.backends.tensorrt.kernel_cache import KernelCache, cache_folder
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
@@ -200,32 +201,24 @@ def test_tensorrt_rtx_itself_tells_a_damaged_plan(hosted):
     assert refusal(rtx_plan(hosted, b"x" * 4096)) == expected
 
 
-def test_the_libraries_calls_are_those_of_the_stand_in(hosted):
+def test_tensorrt_rtx_has_the_calls_that_are_made(hosted):
     library = pytest.importorskip("tensorrt_rtx")
-    model = hosted.model()
-    calls = {name for name in vars(type(hosted.library.contexts[0])) if name.startswith(("set_", "execute_"))}
-    assert len(calls) == 4
-    for name in calls | {"is_stream_capturable"}:
-        assert callable(getattr(library.IExecutionContext, name))
     for kind, names in {
-        "Runtime": ("deserialize_cuda_engine", "get_engine_validity", "engine_header_size", "engine_host_code_allowed"),
-        "ICudaEngine": (
-            "create_execution_context",
-            "create_runtime_config",
-            "weight_streaming_budget_v2",
-            "get_weight_streaming_automatic_budget",
-        ),
-        "IRuntimeConfig": (
-            "create_runtime_cache",
-            "set_runtime_cache",
-            "cuda_graph_strategy",
-            "dynamic_shapes_kernel_specialization_strategy",
-        ),
-        "IRuntimeCache": ("serialize", "deserialize"),
+        "Runtime": "deserialize_cuda_engine get_engine_validity engine_header_size engine_host_code_allowed",
+        "ICudaEngine": "create_execution_context create_runtime_config weight_streaming_budget_v2 "
+        "get_weight_streaming_automatic_budget device_memory_size_v2",
+        "IExecutionContext": "set_optimization_profile_async set_input_shape set_tensor_address execute_async_v3 "
+        "set_device_memory",
+        "IRuntimeConfig": "create_runtime_cache set_runtime_cache cuda_graph_strategy "
+        "dynamic_shapes_kernel_specialization_strategy",
+        "IRuntimeCache": "serialize deserialize",
+        "ExecutionContextAllocationStrategy": "USER_MANAGED",
+        "DynamicShapesKernelSpecializationStrategy": "LAZY",
+        "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE",
+        "EngineInvalidityDiagnostics": " ".join(validity._DIAGNOSES),
     }.items():
-        for name in names:
+        for name in names.split():
             assert hasattr(getattr(library, kind), name), f"{kind}.{name}"
-    assert model is not None
 
 
 class Recorded:
@@ -235,7 +228,7 @@ class Recorded:
         self.content, self.config = b"", SimpleNamespace()
 
     def library(self):
-        strategies = SimpleNamespace(LAZY="lazy", DISABLED="disabled")
+        strategies = SimpleNamespace(LAZY="lazy", WHOLE_GRAPH_CAPTURE="whole")
         return SimpleNamespace(
             IRuntimeCache=object, DynamicShapesKernelSpecializationStrategy=strategies, CudaGraphStrategy=strategies
         )
@@ -258,16 +251,17 @@ class Recorded:
 def test_the_runtime_cache_is_kept_from_one_process_to_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = Recorded()
-    cache = KernelCache(first.library(), first, "abc")
-    config = cache.context()
+    cache = contexts_of(None, first.library(), first, "abc")
+    config = cache.make()
     assert config.cache is first
     assert config.dynamic_shapes_kernel_specialization_strategy == "lazy"
-    assert config.cuda_graph_strategy == "disabled"
+    assert config.cuda_graph_strategy == "whole"
+    assert not cache.recordable
     first.content = b"compiled"
     del cache
     assert [file.name for file in cache_folder().iterdir()] == ["abc.kernels"]
     second = Recorded()
-    KernelCache(second.library(), second, "abc")
+    contexts_of(None, second.library(), second, "abc")
     assert second.content == b"compiled"
 
 
@@ -275,7 +269,7 @@ def test_a_cache_that_cannot_be_kept_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "pointsman").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     recorded = Recorded()
-    cache = KernelCache(recorded.library(), recorded, "abc")
+    cache = KernelCache(recorded.create_runtime_config(), "abc")
     recorded.content = b"compiled"
     del cache
     assert (tmp_path / "pointsman").read_text() == "in the way"

@@ -3,48 +3,48 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from pointsman.backends.tensorrt.device import CaptureError, Device
+from pointsman.backends.tensorrt.device import CaptureError
+from pointsman.errors import DeviceError
 
-MOST = 256  # recordings kept; each takes some device memory
+MOST = 128  # recordings kept; each takes some memory, of the host and of the device
 
 
 class Replays:
     """The recordings of one plan, those used last kept longest.
 
-    What is done once is only done. The second time it is also recorded, after it was done: engines settle into new
-    shapes when they run. From the third time on it is replayed.
+    What is done once is only done. The second time it is recorded too, and from the third time on it is replayed.
 
     Attributes:
         refusal: why nothing is recorded any more; None where recording works.
     """
 
-    def __init__(self, device: Device, most: int = MOST) -> None:
-        self._device, self._most = device, most
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._known: OrderedDict[Hashable, Callable[[], None] | None] = OrderedDict()
         self.refusal: str | None = None
 
-    def run(self, key: Hashable, prepare: Callable[[], None], enqueue: Callable[[], bool]) -> None:
+    def run(self, key: Hashable, do: Callable[[], None], record: Callable[[], Callable[[], None]]) -> None:
         """Do a piece of work.
 
         Args:
             key: all that the work depends on but the bytes it reads.
-            prepare: has to be called before `enqueue`.
-            enqueue: gives the work to the device's stream; returns whether it could be recorded now.
+            do: does it.
+            record: records it, and returns what does it again; it may do the work, too, since nothing is changed by
+                doing it twice.
         """
         replay = self._known.get(key)
         if replay is not None:
             self._known.move_to_end(key)
             replay()
             return
-        prepare()
-        recordable = enqueue()
-        again = key in self._known and recordable and self.refusal is None
-        self._remember(key, self._recorded(enqueue) if again else None)
+        do()
+        again = key in self._known and self.refusal is None
+        self._remember(key, self._recorded(record) if again else None)
 
-    def _recorded(self, enqueue: Callable[[], bool]) -> Callable[[], None] | None:
+    def _recorded(self, record: Callable[[], Callable[[], None]]) -> Callable[[], None] | None:
         try:
-            return self._device.capture(enqueue)
-        except CaptureError as error:
+            return record()
+        except (CaptureError, DeviceError) as error:  # such as no memory for it: the work itself is done
             self.refusal = str(error)
             return None
 
