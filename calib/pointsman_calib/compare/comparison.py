@@ -100,6 +100,21 @@ class DocumentsUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibratedExperts:
+    """How well experts were seen when the ranges of a variant's activations were measured.
+
+    Attributes:
+        coverage: of each sparse layer.
+        fewest_tokens: an expert that was given fewer has its layer's range.
+        thin: how many were given fewer.
+    """
+
+    coverage: tuple[ExpertCoverage, ...]
+    fewest_tokens: int
+    thin: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
     """What was measured of a variant by itself.
 
@@ -111,6 +126,7 @@ class VariantResult:
         bytes: of its files; those that variants share count for each.
         rounding: how its weights were rounded; null for float variants.
         calibration: the documents that it was calibrated on; null where it was not.
+        calibrated_experts: how well they were seen then; null where activations have no ranges.
         non_finite: tensors with NaN or infinity; nothing else is measured then.
         loss: nats per span token.
         coverage: of each sparse layer.
@@ -124,6 +140,7 @@ class VariantResult:
     bytes: int
     rounding: str | None
     calibration: DocumentsUsed | None
+    calibrated_experts: CalibratedExperts | None
     non_finite: tuple[NonFinite, ...]
     loss: Interval | None
     coverage: tuple[ExpertCoverage, ...]

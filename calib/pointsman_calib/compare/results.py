@@ -6,8 +6,10 @@ from typing import Final
 
 from pointsman.manifest import Variant
 from pointsman_calib.compare.comparison import (
+    CalibratedExperts,
     CandidateResult,
     DocumentsUsed,
+    ExpertCoverage,
     GenerationAgreement,
     Limits,
     VariantResult,
@@ -54,10 +56,23 @@ def variant_result(
         bytes=sum(file.bytes for file in variant.files),
         rounding=variant.quantization.rounding if variant.quantization else None,
         calibration=DocumentsUsed(documents=len(calibration), sha256=calibration.sha256) if len(calibration) else None,
+        calibrated_experts=calibrated_experts(variant),
         non_finite=tally.non_finite,
         loss=None if tally.non_finite else loss_interval(tally.losses, seed=seed),
         coverage=() if tally.non_finite else tally.coverage(),
         ms_per_token=generated.ms_per_token,
+    )
+
+
+def calibrated_experts(variant: Variant) -> CalibratedExperts | None:
+    """How well a variant's experts were seen in calibration; None where its activations were not quantized then."""
+    activations = variant.quantization and variant.quantization.activations
+    if not activations:
+        return None
+    return CalibratedExperts(
+        coverage=tuple(ExpertCoverage(layer=layer, tokens=tokens) for layer, tokens in activations.coverage.items()),
+        fewest_tokens=activations.fewest_tokens,
+        thin=sum(map(len, activations.thin_experts.values())),
     )
 
 

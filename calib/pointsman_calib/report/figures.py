@@ -2,7 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pointsman_calib.compare.comparison import CandidateResult, Comparison, Side
+from pointsman_calib.compare.comparison import (
+    CalibratedExperts,
+    CandidateResult,
+    Comparison,
+    ExpertCoverage,
+    Side,
+)
 from pointsman_calib.report.cost_plot import cost_plot
 from pointsman_calib.report.heat_map import heat_map, per_column
 from pointsman_calib.report.line_plot import Figures, Group, line_plot
@@ -61,30 +67,45 @@ def _steps(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
 
 def _experts(comparison: Comparison, candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
     yield element("h2", "Experts")
+    if candidates:
+        yield _router_agreement(comparison, candidates)
+    name, coverage = comparison.baseline.name, comparison.baseline.coverage
+    yield _coverage(f"Coverage: the share of each sparse layer's tokens that {name} gives to", coverage)
+    for candidate in comparison.candidates:
+        if (seen := candidate.variant.calibrated_experts) is not None:
+            yield _calibration_coverage(candidate.variant.name, seen)
+
+
+def _router_agreement(comparison: Comparison, candidates: Sequence[CandidateResult]) -> Markup:
     names = [layer.layer for layer in comparison.baseline.coverage]
     series = {found.variant.name: [100 * layer.share for layer in found.experts] for found in candidates}
-    if series:
-        yield _figure(
-            "Share of tokens that each sparse layer's router sends to the baseline's expert.",
-            line_plot(_by_side(names, series), "Agreement of each sparse layer's router with the baseline's", "%"),
-            _table("layer", names, series, "{:.3f} %".format, "-"),
-        )
-    coverage = comparison.baseline.coverage
+    return _figure(
+        "Share of tokens that each sparse layer's router sends to the baseline's expert.",
+        line_plot(_by_side(names, series), "Agreement of each sparse layer's router with the baseline's", "%"),
+        _table("layer", names, series, "{:.3f} %".format, "-"),
+    )
+
+
+def _calibration_coverage(name: str, seen: CalibratedExperts) -> Markup:
+    experts = sum(len(layer.tokens) for layer in seen.coverage)
+    return _coverage(
+        f"Calibration of {name}: {seen.thin} of {experts} experts were given fewer than {seen.fewest_tokens} tokens "
+        "and have their layer's range. Below, the share of each sparse layer's tokens that was given to",
+        seen.coverage,
+    )
+
+
+def _coverage(words: str, coverage: Sequence[ExpertCoverage]) -> Markup:
     width = per_column(len(coverage[0].tokens))
-    yield _figure(
-        f"Coverage: the share of each sparse layer's tokens that {comparison.baseline.name} gives to each "
-        f"{'expert' if width == 1 else f'{width} neighbouring experts'}; stronger is more, dashed is none.",
+    experts = "each expert" if width == 1 else f"each {width} neighbouring experts"
+    rows = [
+        (found.layer, *map(str, (sum(found.tokens), found.tokens.count(0), min(found.tokens), max(found.tokens))))
+        for found in coverage
+    ]
+    return _figure(
+        f"{words} {experts}; stronger is more, dashed is none.",
         heat_map(coverage),
-        (
-            ("layer", "tokens", "experts without tokens", "fewest", "most"),
-            [
-                (
-                    found.layer,
-                    *map(str, (sum(found.tokens), found.tokens.count(0), min(found.tokens), max(found.tokens))),
-                )
-                for found in coverage
-            ],
-        ),
+        (("layer", "tokens", "experts without tokens", "fewest", "most"), rows),
     )
 
 

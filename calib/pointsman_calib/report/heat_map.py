@@ -7,7 +7,7 @@ from pointsman_calib.compare.comparison import ExpertCoverage
 from pointsman_calib.report.drawing import drawing, text
 from pointsman_calib.report.markup import Markup, element
 
-_WIDTH, _LEFT, _TOP, _ROW = 960.0, 150.0, 26.0, 26.0
+_WIDTH, _LEFT, _TOP, _ROW = 960.0, 190.0, 26.0, 26.0
 _MOST_COLUMNS: Final = 128
 _MOST_WRITTEN: Final = 16  # columns wide enough for a number
 _STRONGEST: Final = 0.55  # opacity over which the page's text is still read easily

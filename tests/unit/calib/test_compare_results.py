@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pointsman.errors import ParityError
-from pointsman.manifest import read_manifest
+from pointsman.manifest import ActivationRanges, read_manifest
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.comparison import Limits, NonFinite
+from pointsman_calib.compare.comparison import ExpertCoverage, Limits, NonFinite
 from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.generation import agreement
-from pointsman_calib.compare.results import failures
+from pointsman_calib.compare.results import calibrated_experts, failures
 from pointsman_calib.compare.runners import TeacherForcingRunner
 from pointsman_calib.compare.subject import open_subject, survey
 from pointsman_calib.compare.table import as_text
@@ -46,6 +46,17 @@ def test_variants_are_described(comparison, quantized_bundle):
     assert (float32.calibration, int8.calibration, int4.calibration.documents) == (None, None, 6)
     assert (float32.rounding, int8.rounding, int4.rounding) == (None, "nearest", "GPTQ")
     assert comparison.evaluation.documents == 10
+
+
+def test_how_well_experts_were_seen_in_calibration(quantized_bundle):
+    variant = read_manifest(quantized_bundle).variants["fused-int4"]
+    assert calibrated_experts(variant) is None
+    ranges = ActivationRanges(
+        method="mse", fewest_tokens=32, coverage={"a": (90, 3), "b": (50, 43)}, thin_experts={"a": (1,), "b": ()}
+    )
+    seen = calibrated_experts(replace(variant, quantization=replace(variant.quantization, activations=ranges)))
+    assert (seen.fewest_tokens, seen.thin) == (32, 1)
+    assert seen.coverage[0] == ExpertCoverage(layer="a", tokens=(90, 3))
 
 
 def test_every_token_of_every_sparse_layer_has_an_expert(comparison):

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pointsman_calib.compare.comparison import ExpertCoverage, Interval, Limits, NonFinite
+from pointsman_calib.compare.comparison import CalibratedExperts, ExpertCoverage, Interval, Limits, NonFinite
 from pointsman_calib.report import render
 from pointsman_calib.report.axes import Axis, round_step
 from pointsman_calib.report.drawing import marker
@@ -137,6 +137,16 @@ def test_without_layers_and_generations(comparison):
     slim = [replace(candidate, layers=(), generations=()) for candidate in comparison.candidates]
     html = render(replace(comparison, candidates=tuple(slim)))
     assert len(drawings(html)) == 4
+
+
+def test_experts_that_calibration_saw_little_of(comparison):
+    int8, int4 = comparison.candidates
+    coverage = (ExpertCoverage(layer="encoder.block.1.layer.1.mlp", tokens=(90, 0, 7, 3)),)
+    seen = CalibratedExperts(coverage=coverage, fewest_tokens=64, thin=3)
+    calibrated = replace(int4, variant=replace(int4.variant, calibrated_experts=seen))
+    html = render(replace(comparison, candidates=(int8, calibrated)))
+    assert "Calibration of fused-int4: 3 of 4 experts were given fewer than 64 tokens" in html
+    assert [text.text for text in drawings(html)[-1].iter("text")][:5] == ["0", "1", "2", "3", coverage[0].layer]
 
 
 def test_text_is_escaped_and_markup_is_not():
