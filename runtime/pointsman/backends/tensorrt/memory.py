@@ -81,6 +81,7 @@ class CacheHalves:
         self._specs = specs
         self._arenas = (Arena(device), Arena(device))
         self._room = [0, 0]  # tokens
+        self._addresses: list[tuple[int, ...]] = [(), ()]
         self._rows = self._reading = self.length = 0
 
     def begin(self, rows: int) -> None:
@@ -101,5 +102,6 @@ class CacheHalves:
     def _places(self, half: int, length: int) -> tuple[int, ...]:
         if length > self._room[half] or not self._room[half]:
             self._room[half] = max(length, 2 * self._room[half], _LEAST_LENGTH)
-        sizes = {"rows": self._rows, "past": self._room[half]}
-        return self._arenas[half].place([bytes_of(spec, sizes) for spec in self._specs])
+            sizes = {"rows": self._rows, "past": self._room[half]}
+            self._addresses[half] = self._arenas[half].place([bytes_of(spec, sizes) for spec in self._specs])
+        return self._addresses[half]
