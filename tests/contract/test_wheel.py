@@ -27,6 +27,7 @@ FILES = {
     "pointsman/backends/__init__.py",
     "pointsman/backends/base.py",
     "pointsman/backends/choice.py",
+    "pointsman/backends/gpu.py",
     "pointsman/backends/onnxruntime.py",
     "pointsman/backends/tensorrt/__init__.py",
     "pointsman/backends/tensorrt/backend.py",

@@ -104,12 +104,13 @@ def _with_plans(manifest: Manifest, flavour: Flavour, variant: str) -> Choice:
 
 def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[str]) -> Choice:
     """A variant for ONNX Runtime; `refusals` say why not TensorRT, where the bundle has plans."""
-    found = _onnxruntime().cuda_is_available()
-    if device == "cuda" and not found:
-        sentences = ["the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'", *refusals]
-        raise DeviceError("; ".join(sentences))
-    where: Literal["cpu", "cuda"] = "cuda" if device == "cuda" or (device == "auto" and found) else "cpu"
-    why = f"device {where} was asked for" if device == where else f"ONNX Runtime has {'CUDA' if found else 'no CUDA'}"
+    missing: str | None = _onnxruntime().why_not_cuda()
+    if device == "cuda" and missing:
+        raise DeviceError("; ".join([missing, *refusals]))
+    where: Literal["cpu", "cuda"] = "cuda" if device == "cuda" or (device == "auto" and not missing) else "cpu"
+    why = f"device {where} was asked for"
+    if device == "auto":
+        why = missing.partition(";")[0] if missing else "ONNX Runtime has CUDA"
     why = "; ".join([why, *refusals])
     if variant != "auto":
         _check(manifest, variant, where)

@@ -4,6 +4,8 @@ Caches never pass through numpy: cross-attention keys and values are bound once 
 is bound as the next step's input where the engine left it. On CUDA they never leave the device.
 """
 
+import contextlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.gpu import missing_gpu
 from pointsman.errors import BundleError, DeviceError
 from pointsman.manifest import Variant
 
@@ -20,12 +23,15 @@ _ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorPro
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # float32 is float32: TF32 would keep 10 bits of it.
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_FATAL = 4  # the highest severity of messages
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
 
-def cuda_is_available() -> bool:
-    """Whether the installed ONNX Runtime was built with CUDA."""
-    return _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+def why_not_cuda() -> str | None:
+    """Why CUDA cannot be used, and what to do; None where ONNX Runtime was built with it and there is a GPU."""
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
+    return missing_gpu()
 
 
 class OnnxRuntimeBackend:
@@ -46,6 +52,8 @@ class OnnxRuntimeBackend:
         self.engine = f"onnxruntime {onnxruntime.__version__}"
         self.device = device
         self.variant = variant
+        if device == "cuda":
+            _load_cuda()
         graphs = variant.encoder, variant.decoder
         # Laying out weights for matrix products takes most of a load, on one core for each graph.
         with ThreadPoolExecutor(len(graphs)) as pool:
@@ -150,8 +158,22 @@ def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) ->
         _check_memory(error, device)
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
     if session.get_providers()[0] != _PROVIDERS[device]:
-        raise DeviceError(f"ONNX Runtime cannot use {device} here; check the driver, or use device 'cpu'")
+        raise DeviceError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
+            "install pointsman[gpu] again and a driver that fits, or use device 'cpu'"
+        )
     return session
+
+
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from the wheels beside ONNX Runtime's; what is not found there is looked for in the system.
+
+    ONNX Runtime tells of what is missing in several lines on stdout and stderr, and takes the CPU instead; `_session`
+    says so in one.
+    """
+    onnxruntime.set_default_logger_severity(_FATAL)
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ static Result outcome(const char* name) {
 
 Result cuInit(unsigned flags) { DO(cuInit); return flags; }
 Result cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+Result cuDeviceGetCount(int* devices) { DO(cuDeviceGetCount); *devices = 1; return 0; }
 Result cuDeviceGet(int* device, int ordinal) { DO(cuDeviceGet); *device = ordinal; return 0; }
 Result cuDeviceGetAttribute(int* value, int attribute, int device) { *value = attribute == 75 ? 8 : 9; return device; }
 Result cuDeviceGetName(char* name, int length, int device) { strncpy(name, "Host GPU", (size_t)length); return device; }

@@ -134,6 +134,21 @@ told(work)
     assert line.startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("fails", "sentence"),
+    [
+        ("", "None"),
+        ("cuInit:100", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
+        ("cuDeviceGetCount:3", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
+    ],
+)
+def test_whether_there_is_a_gpu_is_asked_without_the_bindings(driver, fails, sentence):
+    code = (
+        "import sys; sys.modules['cuda'] = None\nfrom pointsman.backends.gpu import missing_gpu\nprint(missing_gpu())"
+    )
+    assert run(driver, code, fails) == [sentence]
+
+
 def test_without_a_driver(tmp_path):
     import ctypes
 
@@ -143,6 +158,9 @@ def test_without_a_driver(tmp_path):
         pass
     else:
         pytest.skip("this machine has an NVIDIA driver")
+    from pointsman.backends.gpu import missing_gpu
+
+    assert missing_gpu() == "there is no NVIDIA driver here; install one, or use device 'cpu'"
     for work in ("CudaDevice", "compute_capability"):
         assert run(tmp_path, f"told({work})") == ["there is no NVIDIA driver here; install one, or use device 'cpu'"]
 

@@ -13,6 +13,7 @@ from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, Opti
 from pointsman.manifest import Limits
 from pointsman.model import SwitchModel, padded
 
+NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
 INPUTS = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1]]
 OPTIONS = [
     DecodingOptions(max_new_tokens=6),
@@ -151,7 +152,7 @@ def test_load_reads_before_it_runs(tmp_path, monkeypatch):
     ],
 )
 def test_load_refuses(small_bundle, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: False)
+    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: NO_CUDA)
     with pytest.raises(error, match=message):
         SwitchModel.load(small_bundle, **arguments)
 
@@ -176,14 +177,14 @@ def test_a_graph_that_the_engine_refuses_is_a_damaged_bundle(small_bundle):
     ],
 )
 def test_auto_prefers(manifest, monkeypatch, names, device, chosen):
-    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: device == "cuda")
+    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: None if device == "cuda" else NO_CUDA)
     some = next(iter(manifest.variants.values()))
     choice = choosing.choose(replace(manifest, variants=dict.fromkeys(names, some)), device="auto", variant="auto")
     assert (choice.variant, choice.device) == (chosen, device)
 
 
 def test_bfloat16_does_not_run_on_the_cpu(manifest, monkeypatch):
-    monkeypatch.setattr(choosing._onnxruntime(), "cuda_is_available", lambda: False)
+    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: NO_CUDA)
     some = replace(manifest.variants["fused-float32"], precision="bfloat16")
     only = replace(manifest, variants={"fused-bfloat16": some})
     with pytest.raises(DeviceError, match="does not run bfloat16 on the CPU"):

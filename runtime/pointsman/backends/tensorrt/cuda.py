@@ -8,15 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.gpu import NO_DRIVER, NO_GPU
 from pointsman.backends.tensorrt.device import CaptureError, Launch, Memory
 from pointsman.errors import DeviceError
 
 INSTALL = "install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
-NO_DRIVER = "there is no NVIDIA driver here; install one, or use device 'cpu'"
 OUT_OF_MEMORY = f"the GPU is out of memory; {ASK_FOR_LESS}"
 _SENTENCES = {
     "CUDA_ERROR_OUT_OF_MEMORY": OUT_OF_MEMORY,
-    "CUDA_ERROR_NO_DEVICE": "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'",
+    "CUDA_ERROR_NO_DEVICE": NO_GPU,
     "CUDA_ERROR_STUB_LIBRARY": NO_DRIVER,
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the NVIDIA driver's parts are of different versions; restart the machine",
     "CUDA_ERROR_INSUFFICIENT_LOADER_VERSION": "the NVIDIA driver is too old for CUDA 13; install a newer driver",
