@@ -1,5 +1,7 @@
 """Q/DQ put into small graphs: what is computed, and what feeds what."""
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -151,6 +153,21 @@ def test_experts_have_scales_of_their_own(tmp_path, optimized, gathered):
     Q_DQ.check(got, rounded(x) @ (meant[experts] if gathered else meant))
     unfactored = meant / factors[name][:, None, None]
     assert (np.abs(unfactored - stack) <= np.abs(stack).max(axis=1, keepdims=True) / 254 * 1.001).all()
+
+
+def test_experts_are_rounded_one_at_a_time(tmp_path):
+    name = "encoder.block.1.layer.1.mlp.experts.wi"
+    stack = RNG.standard_normal((24, 96, 128)).astype(np.float32)
+    tensors = external(tmp_path, **{name: stack})
+    model = graph([hidden := value("hidden", 24, 1, 96)], [node := ir.node("MatMul", [hidden, value(name)])], tensors)
+    named(node, "inner")
+    tracemalloc.start()
+    try:
+        write_weights([model], {name: 2}, {}, tmp_path / "weights.bin", progress=lambda _: None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < stack.nbytes / 3
 
 
 def test_codes_feed_dequantization_and_nothing_else(exports, tmp_path):

@@ -82,14 +82,36 @@ def test_only_norms_routers_and_biases_stay_in_float(quantized):
         )
 
 
-def test_it_runs_on_onnx_runtime(quantized):
+def logits(bundle, variant):
     ids, targets = [[5, 40, 17, 90, 1], [8, 9, 1]], [[0, 4, 60, 33], [0, 7, 19, 2]]
-    logits = []
-    for name in (SOURCE, NAME):
-        model = SwitchModel.load(quantized, device="cpu", variant=name, threads=1)
-        logits.append(model.encode(ids, rows=2).step(np.array(targets), np.arange(2)))
-    W8A8_LOGITS.check(logits[1], logits[0])
-    assert not np.array_equal(*logits)
+    model = SwitchModel.load(bundle, device="cpu", variant=variant, threads=1)
+    return model.encode(ids, rows=2).step(np.array(targets), np.arange(2))
+
+
+def test_it_runs_on_onnx_runtime(quantized):
+    exact, rounded = (logits(quantized, name) for name in (SOURCE, NAME))
+    W8A8_LOGITS.check(rounded, exact)
+    assert not np.array_equal(rounded, exact)
+
+
+def test_a_gate_takes_the_factors_and_a_separate_head_its_own_scales(exports, tmp_path):
+    bundle = shutil.copytree(exports("gated", "portable").folder, tmp_path / "bundle")
+    initializers = []
+    for fewest in (3, 10**9):  # experts with ranges of their own, and without
+        clipping = Clipping(fewest_tokens=fewest, most_thin=1.0)
+        variant = quantize_bundle(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=clipping, force=True)
+        graph = ir.load(bundle / variant.encoder.file).graph
+        initializers.append({name: value.const_value.numpy().copy() for name, value in graph.initializers.items()})
+    own, layers = initializers
+    assert variant.quantization.formats["lm_head.weight"] == "int8 by column"
+    changes = {}
+    for projection in ("wi_0", "wi_1", "wo"):
+        name = f"encoder.block.1.layer.1.mlp.experts.{projection}"
+        assert np.array_equal(own[f"{name}.codes"], layers[f"{name}.codes"])
+        changes[projection] = (own[f"{name}.scales"] / layers[f"{name}.scales"])[:, 0, 0]
+    assert (changes["wi_0"] == 1).all()
+    assert (changes["wo"] != 1).any()
+    assert changes["wi_1"] * changes["wo"] == pytest.approx(1)
 
 
 def test_the_same_text_gives_the_same_bytes_with_and_without_a_table(quantized, bundle):
