@@ -49,3 +49,4 @@ FORMS = Tolerance(2e-5, "relative", "the same float32 products in batches of oth
 FLOAT16_LOGITS = Tolerance(5e-2, "relative", "float16 keeps 11 bits; layers of sharp attention amplify the loss")
 Q_DQ = Tolerance(1e-5, "relative", "float32 scales round once or twice around exact integer products")
 W8A8_LOGITS = Tolerance(0.2, "relative", "a tiny model of sharp random layers, rounded to 8 bits everywhere")
+HESSIAN = Tolerance(1e-4, "relative", "sums of squares of activations that two engines compute in float32")

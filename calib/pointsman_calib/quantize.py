@@ -33,14 +33,21 @@ class Recipe:
 
 
 def recipe_of(
-    scheme: Scheme, *, corpus: Corpus | None, table: RangeTable | None, clipping: qdq.Clipping | None
+    scheme: Scheme,
+    *,
+    corpus: Corpus | None,
+    limits: weight_only.Limits | None,
+    table: RangeTable | None,
+    clipping: qdq.Clipping | None,
 ) -> Recipe:
     """The recipe of a scheme; arguments as of `quantize_bundle`.
 
     Raises:
-        OptionsError: ranges of activations are given to a scheme that does not use them.
+        OptionsError: what is given to a scheme is of no use to it.
     """
     if scheme == qdq.SCHEME:
+        if limits is not None:
+            raise OptionsError(f"{scheme} spares nothing: limits are for int8 and int4; judge it with `compare`")
         write = functools.partial(qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT)
         return Recipe(qdq.NAME, qdq.SOURCE, write)
     if table is not None or clipping is not None:
@@ -48,7 +55,7 @@ def recipe_of(
     return Recipe(
         f"fused-{scheme}",
         weight_only.SOURCE,
-        lambda bundle, manifest, place: weight_only.write_variant(bundle, manifest, scheme, corpus, place),
+        lambda bundle, manifest, place: weight_only.write_variant(bundle, manifest, scheme, corpus, limits, place),
     )
 
 
@@ -57,6 +64,7 @@ def quantize_bundle(
     scheme: Scheme,
     *,
     corpus: Corpus | None = None,
+    limits: weight_only.Limits | None = None,
     table: RangeTable | None = None,
     clipping: qdq.Clipping | None = None,
     force: bool = False,
@@ -67,6 +75,7 @@ def quantize_bundle(
         bundle: with the float variant that the scheme's recipe names.
         scheme: one of `SCHEMES`.
         corpus: what to calibrate on; without one, only the weights themselves are looked at.
+        limits: for `int8` and `int4`, what to hold to on the corpus; the scheme's own where None.
         table: for `int8-qdq` in the corpus's place, ranges that were collected before.
         clipping: for `int8-qdq`, how ranges become scales.
         force: whether to replace the variant if it is there.
@@ -79,7 +88,8 @@ def quantize_bundle(
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
     """
-    folder, recipe = Path(bundle), recipe_of(scheme, corpus=corpus, table=table, clipping=clipping)
+    folder = Path(bundle)
+    recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping)
     manifest = read_manifest(folder)
     if recipe.source not in manifest.variants:
         form, _, dtype = recipe.source.partition("-")
@@ -91,5 +101,15 @@ def quantize_bundle(
     verify_files(folder, manifest.variants[recipe.source].files)
     with replacing(folder / "variants" / scheme) as partial:
         variant = recipe.write(folder, manifest, partial)
-    write_manifest(replace(manifest, variants={**manifest.variants, recipe.name: variant}), folder)
+        _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
+    _update(folder, recipe.name, variant)
     return variant
+
+
+def _update(folder: Path, name: str, variant: Variant | None) -> None:
+    """Change one variant in the manifest, as it is by now."""
+    manifest = read_manifest(folder)
+    others = {known: other for known, other in manifest.variants.items() if known != name}
+    changed = others if variant is None else {**others, name: variant}
+    if changed != manifest.variants:
+        write_manifest(replace(manifest, variants=changed), folder)

@@ -20,7 +20,7 @@ from pointsman.manifest import Architecture, Manifest, Role, Variant, read_manif
 from pointsman.records import to_json
 from pointsman_calib.batches import Batch, batches
 from pointsman_calib.corpus import Corpus
-from pointsman_calib.float_runs import TeacherForcedRun
+from pointsman_calib.float_runs import TeacherForcedRun, graph_files
 from pointsman_calib.observers import DEFAULT_PERCENTILE
 from pointsman_calib.producer import installed_versions
 from pointsman_calib.products import Product, products
@@ -85,7 +85,7 @@ def collect_ranges(
     key = _fingerprint(variant, corpus)
     if progress is not None:
         _restore(collector, progress, key)
-    run = TeacherForcedRun(bundle, variant, collector.taps())
+    run = TeacherForcedRun(graph_files(bundle, variant), variant, collector.taps())
     for document in _documents(corpus, collector.sequences, manifest.architecture):
         collector.update(document, run.run(document))
         if progress is not None and collector.sequences % SAVED_EVERY == 0:

@@ -1,13 +1,16 @@
 """`pointsman-calib quantize`: add a quantized variant to a bundle."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
+from pointsman.manifest import Quantization
 from pointsman_calib.commands import corpus_arguments
 from pointsman_calib.observers import METHODS
 from pointsman_calib.qdq import DEFAULT, Clipping
 from pointsman_calib.quantize import SCHEMES, quantize_bundle
 from pointsman_calib.range_table import read_range_table
+from pointsman_calib.weight_only import DEFAULT_LIMITS, Limits
 
 HELP = "add a quantized variant to a bundle"
 
@@ -21,17 +24,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranges = parser.add_argument_group("ranges of activations, for int8-qdq")
     ranges.add_argument("--ranges", type=Path, metavar="FILE", help="a table by `pointsman-calib ranges`, for --corpus")
     ranges.add_argument("--range-method", choices=METHODS, help=f"where to clip (default: {DEFAULT.method})")
-    ranges.add_argument(
+    _add_limits(parser.add_argument_group("what int8 and int4 are held to on the corpus"))
+    experts = parser.add_argument_group("experts that few tokens reach")
+    experts.add_argument(
         "--min-expert-tokens",
         type=int,
         metavar="N",
-        help=f"experts that were given fewer take their layer's range (default: {DEFAULT.fewest_tokens})",
+        help="experts given fewer are rounded to nearest, or take their layer's range "
+        f"(default: {DEFAULT.fewest_tokens})",
     )
-    ranges.add_argument(
+    experts.add_argument(
         "--max-thin-experts",
         type=float,
         metavar="SHARE",
-        help=f"refuse a corpus that gives fewer to more of the experts (default: {DEFAULT.most_thin:g})",
+        help="refuse a corpus that gives fewer to more of the experts "
+        f"(default: {DEFAULT.most_thin:g} for int8-qdq, else 1)",
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    def defaults(field: str) -> str:
+        return ", ".join(f"{getattr(limits, field):g} for {scheme}" for scheme, limits in DEFAULT_LIMITS.items())
+
+    group.add_argument(
+        "--max-loss-increase",
+        type=float,
+        metavar="PERCENT",
+        help=f"of the span loss (default: {defaults('max_loss_increase')})",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="PERCENT",
+        help=f"of the float variant's tokens (default: {defaults('min_agreement')})",
     )
 
 
@@ -40,25 +65,57 @@ def run(parsed: argparse.Namespace) -> int:
     table = None if parsed.ranges is None else read_range_table(parsed.ranges)
     corpus = corpus_arguments.read(parsed) if parsed.corpus else None
     variant = quantize_bundle(
-        parsed.bundle, parsed.scheme, corpus=corpus, table=table, clipping=_clipping(parsed), force=parsed.force
+        parsed.bundle,
+        parsed.scheme,
+        corpus=corpus,
+        limits=_limits(parsed),
+        table=table,
+        clipping=_clipping(parsed),
+        force=parsed.force,
     )
     size = sum(file.bytes for file in variant.files)
     print(f"{variant.form}-{variant.precision}: {size / 1e6:,.1f} MB")
-    activations = variant.quantization.activations if variant.quantization else None
+    if variant.quantization is not None:
+        _print_calibration(variant.quantization)
+    return 0
+
+
+def _print_calibration(quantization: Quantization) -> None:
+    """Say how well experts were reached, what was measured and what was spared, as far as each is known."""
+    activations, coverage, sensitivity = quantization.activations, quantization.coverage, quantization.sensitivity
     if activations is not None:
         thin = sum(map(len, activations.thin_experts.values()))
         given = sum(map(len, activations.coverage.values()))
         fewest = activations.fewest_tokens
         print(f"experts with fewer than {fewest} tokens, and so their layer's range: {thin} of {given}")
-    return 0
+    if coverage is not None:
+        thin, given = (sum(map(len, layers.values())) for layers in (coverage.thin, coverage.tokens))
+        print(f"experts with fewer than {coverage.fewest_tokens} tokens, and so rounded to nearest: {thin} of {given}")
+    if sensitivity is not None:
+        print(
+            f"on the corpus: span loss {sensitivity.loss:.4f} {sensitivity.loss_increase:+.3%}, "
+            f"{sensitivity.agreement:.2%} of {sensitivity.labels} tokens agree"
+        )
+        print(
+            f"spared: the inputs of {len(sensitivity.fine_inputs)} and the weights of "
+            f"{len(sensitivity.float_weights)} of {len(quantization.formats) + len(quantization.kept)} weights"
+        )
+
+
+def _limits(parsed: argparse.Namespace) -> Limits | None:
+    """What was asked for, with the scheme's own for the rest; None where nothing was."""
+    names = ["max_loss_increase", "min_agreement"]
+    if parsed.scheme in DEFAULT_LIMITS:
+        names += ["min_expert_tokens", "max_thin_experts"]
+    given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
+    own = DEFAULT_LIMITS.get(parsed.scheme, DEFAULT_LIMITS["int8"])
+    return replace(own, **given) if given else None
 
 
 def _clipping(parsed: argparse.Namespace) -> Clipping | None:
     """What was asked for; None where nothing was."""
-    options = {
-        "method": parsed.range_method,
-        "fewest_tokens": parsed.min_expert_tokens,
-        "most_thin": parsed.max_thin_experts,
-    }
+    options = {"method": parsed.range_method}
+    if parsed.scheme not in DEFAULT_LIMITS:
+        options |= {"fewest_tokens": parsed.min_expert_tokens, "most_thin": parsed.max_thin_experts}
     given = {name: value for name, value in options.items() if value is not None}
     return Clipping(**given) if given else None

@@ -1,12 +1,12 @@
 """Weight-only quantization of the fused form: MatMul becomes MatMulNBits, and the embedding is gathered from codes.
 
-Weights are read, rounded and written one at a time. The operators are ONNX Runtime's (domain com.microsoft); with
-accuracy level 4 they round activations to int8 in the same blocks and multiply int8 by int8.
+Weights are read, rounded and written one at a time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -14,12 +14,24 @@ from numpy.typing import NDArray
 
 from pointsman.writing import TensorFile
 from pointsman_calib.external_data import append_tensor, in_file_order, read_tensor
-from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized
+from pointsman_calib.weight_only.operators import DOMAIN, Expression, Operand
+from pointsman_calib.weight_rounding import BlockFormat
 
-DOMAIN = "com.microsoft"
-INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 
-Rounding = Callable[[str, NDArray[np.float32], BlockFormat], BlockQuantized]
+class Packable(Protocol):
+    """A quantized weight in the operator's layout; see `BlockQuantized`."""
+
+    @property
+    def scales(self) -> NDArray[np.float32]:
+        """[out, blocks]."""
+        ...
+
+    def packed_codes(self) -> NDArray[np.uint8]:
+        """[out, blocks, bytes]."""
+        ...
+
+
+Rounding = Callable[[str, NDArray[np.float32], BlockFormat], Packable]
 """Rounds a named weight [inputs, out] in a format."""
 
 
@@ -50,6 +62,25 @@ class Rounded:
     form: BlockFormat
     codes: ir.ExternalTensor
     scales: ir.ExternalTensor
+
+    def at(self, path: Path) -> "Rounded":
+        """The same in another file of the same bytes."""
+        return replace(self, codes=_at(self.codes, path), scales=_at(self.scales, path))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What was written into an external-data file.
+
+    Attributes:
+        rounded: the quantized weights, by name.
+        kept: all other tensors, by name.
+        sha256: of the file.
+    """
+
+    rounded: Mapping[str, Rounded]
+    kept: Mapping[str, ir.ExternalTensor]
+    sha256: str
 
 
 def quantizable(models: Iterable[ir.Model]) -> dict[str, Weight]:
@@ -86,7 +117,7 @@ def write_weights(
     path: Path,
     *,
     progress: Callable[[int], object],
-) -> tuple[dict[str, Rounded], dict[str, ir.ExternalTensor], str]:
+) -> Contents:
     """Write every tensor that the models read, quantized or as it is, in the order of the file they come from.
 
     Args:
@@ -96,9 +127,6 @@ def write_weights(
         rounding: how.
         path: the new external-data file.
         progress: called with the bytes read after each tensor.
-
-    Returns:
-        the quantized weights, the others, and the file's sha256.
     """
     rounded: dict[str, Rounded] = {}
     kept: dict[str, ir.ExternalTensor] = {}
@@ -111,7 +139,7 @@ def write_weights(
             else:
                 kept[name] = append_tensor(writer, path, name, array)
             progress(array.nbytes)
-    return rounded, kept, writer.sha256
+    return Contents(rounded, kept, writer.sha256)
 
 
 def _write_rounded(
@@ -123,12 +151,18 @@ def _write_rounded(
     return Rounded(weight, form, codes, scales)
 
 
-def rewrite(model: ir.Model, rounded: Mapping[str, Rounded], kept: Mapping[str, ir.ExternalTensor]) -> None:
-    """Point a float graph, in place, at the new file; products and look-ups of quantized weights become theirs."""
-    graph = model.graph
+def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
+    """Point a float graph, in place, at the new file; products and look-ups of quantized weights become theirs.
+
+    Args:
+        model: the graph.
+        contents: of the file.
+        fine_inputs: quantized weights whose inputs come in two int8 parts.
+    """
+    graph, rounded, kept = model.graph, contents.rounded, contents.kept
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         for name in {str(value.name) for value in node.inputs if value is not None} & rounded.keys():
-            _replace(graph, node, rounded[name])
+            _replace(graph, node, rounded[name], fine=name in fine_inputs)
     for name, value in list(graph.initializers.items()):
         if name in rounded:
             del graph.initializers[name]
@@ -137,29 +171,25 @@ def rewrite(model: ir.Model, rounded: Mapping[str, Rounded], kept: Mapping[str, 
     model.opset_imports[DOMAIN] = 1
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, *, fine: bool) -> None:
+    (old,) = node.outputs
+    expression = Expression(str(node.name))
+    inputs = [value for value in node.inputs if value is not None]
     if node.op_type == "Gather":
-        codes = _flat(weight)
-        attributes = {"bits": 8, "block_size": weight.form.block_size, "gather_axis": 0, "quantize_axis": 1}
-        operator, inputs = "GatherBlockQuantized", [_initializer(graph, codes), node.inputs[1]]
+        rows, scales = _initializer(graph, _flat(weight)), _initializer(graph, weight.scales)
+        new = expression.lookup(rows, scales, inputs[1], weight.form.block_size)
     else:
-        attributes = {
-            "K": weight.weight.inputs,
-            "N": weight.weight.out,
-            "bits": weight.form.bits,
-            "block_size": weight.form.block_size,
-            "accuracy_level": INT8_ACTIVATIONS,
-        }
-        operator, inputs = "MatMulNBits", [node.inputs[0], _initializer(graph, weight.codes)]
-    new = ir.node(operator, [*inputs, _initializer(graph, weight.scales)], attributes, domain=DOMAIN, name=node.name)
-    new.outputs[0].name, new.outputs[0].shape, new.outputs[0].type = (
-        node.outputs[0].name,
-        node.outputs[0].shape,
-        node.outputs[0].type,
-    )
-    home = node.graph
-    assert isinstance(home, ir.Graph)
-    ir.convenience.replace_nodes_and_values(home, node, [node], [new], node.outputs, new.outputs)
+        operand = _operand(graph, weight)
+        product = expression.fine_product if fine and operand.has_whole_blocks else expression.product
+        new = product(inputs[0], operand)
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    assert isinstance(node.graph, ir.Graph)
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], expression.nodes, [old], [new])
+
+
+def _operand(graph: ir.Graph, weight: Rounded) -> Operand:
+    codes, scales = _initializer(graph, weight.codes), _initializer(graph, weight.scales)
+    return Operand(codes, scales, weight.form, weight.weight.inputs, weight.weight.out)
 
 
 def _flat(weight: Rounded) -> ir.ExternalTensor:
@@ -177,15 +207,20 @@ def _flat(weight: Rounded) -> ir.ExternalTensor:
     )
 
 
+def _at(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        path.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        base_dir=path.parent,
+    )
+
+
 def _initializer(graph: ir.Graph, tensor: ir.ExternalTensor) -> ir.Value:
     if tensor.name not in graph.initializers:
         value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
     return graph.initializers[tensor.name]
-
-
-def embedding_format(weight: Weight, largest: int = 128) -> BlockFormat | None:
-    """INT8 in the largest blocks that divide a row, since looked-up rows are not padded; None if none does."""
-    sizes: Iterator[int] = (size for size in (128, 64, 32, 16) if size <= largest and weight.inputs % size == 0)
-    size = next(sizes, None)
-    return None if size is None else BlockFormat(bits=8, block_size=size)

@@ -1,97 +1,111 @@
 """Write a weight-only variant: every tensor of the float one, quantized or as it is, and graphs that read it."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import onnx_ir as ir
-from tqdm import tqdm
-
-from pointsman.manifest import FileRecord, Graph, Manifest, Quantization, Scheme, Variant, record_of
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.external_data import in_file_order
-from pointsman_calib.producer import installed_versions
-from pointsman_calib.weight_only.graphs import (
-    Rounding,
-    Weight,
-    embedding_format,
-    quantizable,
-    rewrite,
-    write_weights,
+from pointsman.manifest import (
+    Architecture,
+    ExpertCoverage,
+    FileRecord,
+    Graph,
+    Manifest,
+    Quantization,
+    Scheme,
+    Sensitivity,
+    Variant,
+    record_of,
 )
-from pointsman_calib.weight_only.input_statistics import GptqRounding
-from pointsman_calib.weight_rounding import BlockFormat, round_blocks
+from pointsman_calib.batches import Batch
+from pointsman_calib.corpus import Corpus
+from pointsman_calib.float_runs import graph_files
+from pointsman_calib.producer import installed_versions
+from pointsman_calib.weight_only.coverage import checked_coverage
+from pointsman_calib.weight_only.draft import WEIGHTS, Draft
+from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStatistics
+from pointsman_calib.weight_only.limits import DEFAULT_LIMITS, Limits
+from pointsman_calib.weight_only.scores import Scores, score
+from pointsman_calib.weight_only.sensitivity import Settled, Text, settle
+from pointsman_calib.weight_rounding import round_blocks
 
 SOURCE: Final = "fused-float32"
-HEAD: Final = "lm_head.weight"
-PACKAGES: Final = ("pointsman", "numpy", "onnx-ir")
+PACKAGES: Final = ("pointsman", "numpy", "onnx-ir", "onnxruntime")
+RANKED_BATCHES, JUDGED_BATCHES = 4, 16  # of eight documents: the text is run once for each layer, or some seven times
 
 
-def write_variant(bundle: Path, manifest: Manifest, scheme: Scheme, corpus: Corpus | None, place: Path) -> Variant:
+def write_variant(
+    bundle: Path, manifest: Manifest, scheme: Scheme, corpus: Corpus | None, limits: Limits | None, place: Path
+) -> Variant:
     """Write weights and graphs.
 
     Norms, biases and routers stay in float32; the embedding and the head are INT8 in both schemes. Without a corpus,
-    weights are rounded to nearest and memory is bounded by the largest tensor; with one, by GPTQ (Frantar et al.
-    2022), which runs the float variant.
+    weights are rounded to nearest and memory is bounded by the largest tensor. With one, they are rounded by GPTQ
+    (Frantar et al. 2022), which runs the float variant, and what costs most is spared until the limits hold.
 
     Args:
         bundle: with a `fused-float32` variant.
         manifest: the bundle's.
         scheme: `int8` or `int4`.
         corpus: what to round for; None rounds to nearest.
+        limits: what to hold to; the scheme's own where None.
         place: where to write; it becomes `variants/<scheme>`.
+
+    Raises:
+        CorpusError: too many experts are given too few tokens.
     """
     source = manifest.variants[SOURCE]
-    files = (source.encoder.file, source.decoder.file)
-    models = [ir.load(bundle / file) for file in files]
-    weights = quantizable(models)
-    formats = {name: form for name, weight in weights.items() if (form := block_format(weight, scheme)) is not None}
-    path = place / "weights.bin"
-    rounding = _rounding(bundle, manifest, models, weights, corpus)
-    total = sum(tensor.nbytes for _, tensor in in_file_order(models))
-    with tqdm(total=total, desc=scheme, unit="B", unit_scale=True, disable=None) as bar:
-        rounded, kept, sha256 = write_weights(models, formats, weights, rounding, path, progress=bar.update)
-    for model, file in zip(models, files, strict=True):
-        rewrite(model, rounded, kept)
-        ir.save(model, place / Path(file).name)
-    final = f"variants/{scheme}"
-    weight_record = FileRecord(path=f"{final}/{path.name}", bytes=path.stat().st_size, sha256=sha256)
-    records = [replace(record_of(place, place / Path(file).name), path=f"{final}/{Path(file).name}") for file in files]
+    draft = Draft(graph_files(bundle, source), scheme, place)
+    if corpus is None:
+        draft.round(lambda _, weight, form: round_blocks(weight, form))
+        quantization = _provenance(draft)
+    else:
+        quantization = _calibrated(draft, bundle, manifest, corpus, limits or DEFAULT_LIMITS[scheme])
+    draft.close()
+    return _variant(source, draft, quantization)
+
+
+def _calibrated(draft: Draft, bundle: Path, manifest: Manifest, corpus: Corpus, limits: Limits) -> Quantization:
+    """Round for a corpus, and spare what the limits need."""
+    source, architecture = manifest.variants[SOURCE], manifest.architecture
+    statistics = InputStatistics(bundle, manifest, source)
+    coverage = checked_coverage(
+        statistics.coverage(corpus.batches(architecture)),
+        fewest_tokens=limits.min_expert_tokens,
+        most_thin=limits.max_thin_experts,
+        documents=len(corpus.examples),
+    )
+    draft.round(GptqRounding(statistics, draft.order, coverage.thin, lambda: corpus.batches(architecture)))
+    text = _text(draft, source, corpus, architecture)
+    return _provenance(draft, corpus, coverage, settle(draft, limits, text), text.exact)
+
+
+def _text(draft: Draft, source: Variant, corpus: Corpus, architecture: Architecture) -> Text:
+    def first(count: int) -> Iterable[Batch]:
+        return itertools.islice(corpus.batches(architecture), count)
+
+    return Text(
+        ranking=lambda: score(draft.graphs, source, first(RANKED_BATCHES)),
+        judging=lambda: score(draft.graphs, source, first(JUDGED_BATCHES)),
+        exact_ranking=score(draft.source, source, first(RANKED_BATCHES)),
+        exact=score(draft.source, source, first(JUDGED_BATCHES)),
+    )
+
+
+def _variant(source: Variant, draft: Draft, quantization: Quantization) -> Variant:
+    final = f"variants/{draft.scheme}"
+    path = draft.place / WEIGHTS
+    weights = FileRecord(path=f"{final}/{WEIGHTS}", bytes=path.stat().st_size, sha256=draft.contents.sha256)
+    graphs = (replace(record_of(draft.place, file), path=f"{final}/{file.name}") for file in draft.graphs.values())
     return replace(
         source,
-        precision=scheme,
+        precision=draft.scheme,
         encoder=_moved(source.encoder, final),
         decoder=_moved(source.decoder, final),
-        files=(*records, weight_record),
-        quantization=_provenance(scheme, formats, weights, corpus),
+        files=(*graphs, weights),
+        quantization=quantization,
     )
-
-
-def _rounding(
-    bundle: Path,
-    manifest: Manifest,
-    models: Sequence[ir.Model],
-    weights: Mapping[str, Weight],
-    corpus: Corpus | None,
-) -> Rounding:
-    if corpus is None:
-        return lambda _, weight, form: round_blocks(weight, form)
-    order = [(name, weights[name].inputs) for name, _ in in_file_order(models) if name in weights]
-    return GptqRounding(
-        bundle, manifest, manifest.variants[SOURCE], order, lambda: corpus.batches(manifest.architecture)
-    )
-
-
-def block_format(weight: Weight, scheme: Scheme) -> BlockFormat | None:
-    """How a weight is quantized under a scheme; None keeps it in float."""
-    if weight.gathered or weight.transposed or weight.name == HEAD:
-        return embedding_format(weight)
-    if scheme == "int4":
-        return BlockFormat(bits=4, block_size=32, search=True)
-    # The largest blocks that leave no padding; below that, padding costs less than scales.
-    size = next((size for size in (128, 64) if weight.inputs % size == 0), 32)
-    return BlockFormat(bits=8, block_size=size)
 
 
 def _moved(graph: Graph, place: str) -> Graph:
@@ -99,15 +113,33 @@ def _moved(graph: Graph, place: str) -> Graph:
 
 
 def _provenance(
-    scheme: Scheme, formats: Mapping[str, BlockFormat], weights: Mapping[str, Weight], corpus: Corpus | None
+    draft: Draft,
+    corpus: Corpus | None = None,
+    coverage: ExpertCoverage | None = None,
+    settled: Settled | None = None,
+    exact: Scores | None = None,
 ) -> Quantization:
+    rounded = sorted(draft.contents.rounded.items())
     return Quantization(
-        scheme=scheme,
+        scheme=draft.scheme,
         source=SOURCE,
-        formats={name: f"int{form.bits} in blocks of {form.block_size}" for name, form in sorted(formats.items())},
-        kept=tuple(sorted(weights.keys() - formats.keys())),
+        formats={name: f"int{weight.form.bits} in blocks of {weight.form.block_size}" for name, weight in rounded},
+        kept=tuple(sorted(draft.weights.keys() - draft.contents.rounded.keys())),
         rounding="nearest" if corpus is None else "GPTQ",
         calibration=None if corpus is None else corpus.provenance(),
-        activations=None,
+        coverage=coverage,
+        sensitivity=None if settled is None or exact is None else _sensitivity(settled, exact),
         producer=installed_versions(PACKAGES),
+    )
+
+
+def _sensitivity(settled: Settled, exact: Scores) -> Sensitivity:
+    return Sensitivity(
+        labels=len(exact.losses),
+        loss=exact.loss,
+        loss_increase=settled.scores.increase_over(exact),
+        agreement=settled.scores.agreement_with(exact),
+        costs=settled.costs,
+        fine_inputs=tuple(sorted(settled.spared.inputs)),
+        float_weights=tuple(sorted(settled.spared.weights)),
     )

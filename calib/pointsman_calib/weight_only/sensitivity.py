@@ -1,0 +1,120 @@
+"""What is spared, by measurement: the layers whose quantization costs most, until the limits hold.
+
+Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what sparing it
+takes off the mean squared change of the labels' losses, in which changes both ways count; the limits are of the loss
+itself, and of agreement.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from pointsman_calib.weight_only.draft import Draft, Spared
+from pointsman_calib.weight_only.limits import Limits
+from pointsman_calib.weight_only.scores import Scores
+
+_BLOCK = re.compile(r"(?:encoder|decoder)\.block\.\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was decided.
+
+    Attributes:
+        spared: what the limits needed.
+        costs: for each layer, what sparing it took off the mean squared change of the labels' losses, the costliest
+            first; empty where the limits held at once.
+        scores: of the variant.
+    """
+
+    spared: Spared
+    costs: dict[str, float]
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The calibration text as far as it is run again and again.
+
+    Attributes:
+        ranking: scores a draft on the part of it that layers are ranked on.
+        judging: scores a draft on the part of it that limits are checked on.
+        exact_ranking: of the float variant.
+        exact: of the float variant.
+    """
+
+    ranking: Callable[[], Scores]
+    judging: Callable[[], Scores]
+    exact_ranking: Scores
+    exact: Scores
+
+
+def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
+    """Spare what must be: first the inputs of the costliest layers, then, costliest first, whole layers.
+
+    Args:
+        draft: with all weights rounded; it is left as it was decided.
+        limits: what to reach. With everything spared, any limits hold.
+        text: what to measure on.
+    """
+    with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
+        scores = _scored(text.judging, bar)
+        if limits.hold(scores, text.exact):
+            return Settled(Spared(), {}, scores)
+        layers = layers_of(draft.formats)
+        costs = _costs(draft, layers, text, bar)
+        choices = [_spared(layers, list(costs), count) for count in range(2 * len(layers) + 1)]
+        held, scores = _fewest(draft, choices, lambda found: limits.hold(found, text.exact), text, bar)
+    return Settled(choices[held], costs, scores)
+
+
+def layers_of(names: Mapping[str, object]) -> dict[str, frozenset[str]]:
+    """Weights by the block that they belong to; those of no block, embedding and head, are a layer of their own."""
+    layers: dict[str, set[str]] = {}
+    for name in names:
+        block = _BLOCK.match(name)
+        layers.setdefault(block.group() if block else name, set()).add(name)
+    return {layer: frozenset(weights) for layer, weights in layers.items()}
+
+
+def _costs(draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]") -> dict[str, float]:
+    """What sparing each layer's inputs gains, the largest first."""
+    draft.write(Spared())
+    everything = _scored(text.ranking, bar).deviation_from(text.exact_ranking)
+    costs = {}
+    for layer, weights in layers.items():
+        draft.write(Spared(inputs=weights))
+        costs[layer] = everything - _scored(text.ranking, bar).deviation_from(text.exact_ranking)
+    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+
+def _spared(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: int) -> Spared:
+    """The first `count` of all steps: the inputs of each layer in turn, then each layer's weights."""
+    inputs: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[:count]))
+    weights: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[: max(0, count - len(ranked))]))
+    return Spared(inputs - weights, weights)
+
+
+def _fewest(
+    draft: Draft, choices: Sequence[Spared], holds: Callable[[Scores], bool], text: Text, bar: "tqdm[NoReturn]"
+) -> tuple[int, Scores]:
+    """The first choice that holds, by bisection: the first does not, and the last, which spares all, does."""
+    fails, held, scores = 0, len(choices) - 1, text.exact
+    while held - fails > 1:
+        middle = (fails + held) // 2
+        draft.write(choices[middle])
+        found = _scored(text.judging, bar)
+        if holds(found):
+            held, scores = middle, found
+        else:
+            fails = middle
+    draft.write(choices[held])
+    return held, scores
+
+
+def _scored(run: Callable[[], Scores], bar: "tqdm[NoReturn]") -> Scores:
+    bar.update()
+    return run()

@@ -1,0 +1,199 @@
+"""`pointsman-calib quantize`: what it prints, and the one line for each thing that a person can get wrong."""
+
+import gzip
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from calibration_text import WINDOW, write_c4
+from pointsman.manifest import read_manifest
+from pointsman_calib.cli import main
+
+LENIENT = ("--min-agreement", "0", "--max-loss-increase", "100", "--window", WINDOW)
+
+
+@pytest.fixture(autouse=True)
+def _undisturbed():
+    """The command sets a handler for SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def bundle(tiny_bundle, tmp_path) -> Path:
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+
+def run(*arguments) -> int:
+    return main(["quantize", *map(str, arguments)])
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def not_gzip(path: Path) -> Path:
+    return write_c4(path.with_suffix(".json.gz"))
+
+
+def cut_off(path: Path) -> Path:
+    whole = gzip.compress(write_c4(path).read_bytes(), mtime=0)
+    cut = path.with_suffix(".json.gz")
+    cut.write_bytes(whole[: len(whole) - 9])
+    return cut
+
+
+def not_json(path: Path) -> Path:
+    path.write_text('{"text": "My sister waits in Xanten."}\n{"text": \n')
+    return path
+
+
+def without_text(path: Path) -> Path:
+    path.write_text('{"url": "https://example.org"}\n')
+    return path
+
+
+def unusable(path: Path) -> Path:
+    path.write_text('{"text": ""}\n{"text": "</s> waits in Xanten."}\n')
+    return path
+
+
+def absent(path: Path) -> Path:
+    return path.with_name("absent.json")
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (
+            not_gzip,
+            "{path} is not gzip, though its name says so; download it again, or rename it to .json",
+        ),
+        (cut_off, "{path} is cut off after line 48; download it again"),
+        (
+            not_json,
+            (
+                "{path}:2 is not JSON (Expecting value: line 2 column 1 (char 10)); "
+                'a corpus has one {{"text": ...}} record a line'
+            ),
+        ),
+        (
+            without_text,
+            '{path}:1 is no C4 record, it has no "text"; a corpus has one {{"text": ...}} record a line',
+        ),
+        (
+            unusable,
+            (
+                "none of 2 documents can be used: 0 are longer than 141 tokens, 2 too short or spell special tokens; "
+                "use a longer window, cut long ones, or give more"
+            ),
+        ),
+        (
+            absent,
+            "there is no file {path}; give C4 files, patterns, or a dataset on the hub such as allenai/c4",
+        ),
+    ],
+)
+def test_a_corpus_that_cannot_be_used(bundle, tmp_path, capsys, made, sentence):
+    path, before = made(tmp_path / "c4.json"), state(bundle)
+    assert run(bundle, "--scheme", "int8", "--corpus", path, "--window", WINDOW) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"pointsman-calib: {sentence.format(path=path)}\n")
+    assert state(bundle) == before
+
+
+def test_a_corpus_that_reaches_too_few_experts(bundle, tmp_path, capsys):
+    before, corpus = state(bundle), write_c4(tmp_path / "c4.json")
+    options = ("--min-expert-tokens", 10_000, "--max-thin-experts", 0.25)
+    assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 2, *options, *LENIENT) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "pointsman-calib: 32 of 32 experts were given fewer than 10000 tokens, and 25% may be: 24 of them need "
+    )
+    assert line.endswith(
+        " tokens more; calibrate on more than these 2 documents, or accept fewer tokens with --min-expert-tokens"
+    )
+    assert state(bundle) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--scheme", "int5"), "argument --scheme: invalid choice: 'int5' (choose from "),
+        ((), "the following arguments are required: --scheme; see pointsman-calib quantize --help"),
+        (("--scheme", "int8", "--documents", "few"), "argument --documents: invalid int value: 'few'; see "),
+        (("--scheme", "int8", "--min-agreement", "101"), "the least agreement is 101; give 0 to 100 percent"),
+        (
+            ("--scheme", "int8", "--max-loss-increase", "-1"),
+            "the largest loss increase is -1; give 0 percent or more",
+        ),
+        (
+            ("--scheme", "int8-qdq", "--min-agreement", "97"),
+            "int8-qdq spares nothing: limits are for int8 and int4; judge",
+        ),
+        (("--scheme", "int8", "--max-thin-experts", "2"), "the share of thin experts is 2; give 0 to 1"),
+        (("--scheme", "int8", "--min-expert-tokens", "-1"), "the fewest tokens of an expert are -1; give 0 or more"),
+    ],
+)
+def test_options_that_cannot_be(bundle, capsys, options, sentence):
+    before = state(bundle)
+    assert run(bundle, *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pointsman-calib: {sentence}")
+    assert state(bundle) == before
+
+
+def test_no_bundle(tmp_path, capsys):
+    assert run(tmp_path, "--scheme", "int8") == 2
+    assert capsys.readouterr().err == (
+        f"pointsman-calib: {tmp_path} is not a bundle (no manifest.json); make one with `pointsman-export bundle`\n"
+    )
+
+
+def test_a_bundle_without_its_float_variant(exports, capsys):
+    folder = exports("tied", "portable").folder
+    before = state(folder)
+    assert run(folder, "--scheme", "int4") == 2
+    assert capsys.readouterr().err == (
+        f"pointsman-calib: {folder} has no fused-float32 variant to quantize; "
+        "export it with --form fused --dtype float32\n"
+    )
+    assert state(folder) == before
+
+
+def test_a_damaged_bundle(bundle, capsys):
+    weights = bundle / "variants/float32/weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert run(bundle, "--scheme", "int8") == 2
+    assert (
+        "pointsman-calib: " + str(bundle) + " is damaged: variants/float32/weights.bin has" in capsys.readouterr().err
+    )
+
+
+def test_a_variant_that_exists(bundle, capsys):
+    assert run(bundle, "--scheme", "int8") == 0
+    assert capsys.readouterr().out.startswith("fused-int8: ")
+    before = state(bundle)
+    assert run(bundle, "--scheme", "int8") == 2
+    assert capsys.readouterr().err == (
+        f"pointsman-calib: {bundle} has a fused-int8 variant already; replace it with --force\n"
+    )
+    assert state(bundle) == before
+    assert run(bundle, "--scheme", "int8", "--force") == 0
+    assert state(bundle) == before
+
+
+def test_it_says_what_was_measured(bundle, tmp_path, capsys):
+    corpus = write_c4(tmp_path / "c4.json")
+    assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
+    size, experts, losses, spared = capsys.readouterr().out.splitlines()
+    quantization = read_manifest(bundle).variants["fused-int8"].quantization
+    assert len(quantization.calibration.documents) == 16
+    assert size.startswith("fused-int8: ")
+    thin = sum(map(len, quantization.coverage.thin.values()))
+    assert experts == f"experts with fewer than 64 tokens, and so rounded to nearest: {thin} of 32"
+    assert f" of {quantization.sensitivity.labels} tokens agree" in losses
+    assert spared == f"spared: the inputs of 0 and the weights of 0 of {len(quantization.formats)} weights"

@@ -1,0 +1,248 @@
+"""Weight-only variants of a small bundle: what they compute, what they are made of, and how they come to be."""
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from calibration_text import random_corpus
+from conftest import installed
+from pointsman.manifest import Architecture, Stack, read_manifest, verify_files
+from pointsman.model import SwitchModel
+from pointsman_calib.float_runs import TeacherForcedRun, graph_files
+from pointsman_calib.quantize import quantize_bundle
+from pointsman_calib.weight_only import Limits
+from pointsman_calib.weight_only.draft import Draft, Spared
+from pointsman_calib.weight_only.formats import block_format
+from pointsman_calib.weight_only.graphs import Weight
+from pointsman_calib.weight_only.scores import score
+from pointsman_calib.weight_rounding import round_blocks
+from pointsman_export.architecture import expected_tensors
+
+CORPUS = random_corpus(24)
+LENIENT = Limits(max_loss_increase=100, min_agreement=0, min_expert_tokens=5)
+PERFECT = Limits(max_loss_increase=0, min_agreement=100, min_expert_tokens=5)
+SOURCE = "fused-float32"
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle, tmp_path_factory) -> Path:
+    """The small bundle with `fused-int8` rounded to nearest, and `fused-int4` for a text, held to nothing."""
+    copy = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("quantized") / "bundle")
+    quantize_bundle(copy, "int8")
+    quantize_bundle(copy, "int4", corpus=CORPUS, limits=LENIENT)
+    return copy
+
+
+def graphs_of(folder: Path, name: str):
+    variant = read_manifest(folder).variants[name]
+    return graph_files(folder, variant), variant
+
+
+def scores_of(folder: Path, name: str):
+    graphs, variant = graphs_of(folder, name)
+    return score(graphs, variant, CORPUS.batches(read_manifest(folder).architecture))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("scheme", "agreement"), [("int8", 0.5), ("int4", 0.2)])
+def test_it_says_what_the_float_variant_says(bundle, scheme, agreement):
+    exact, quantized = scores_of(bundle, SOURCE), scores_of(bundle, f"fused-{scheme}")
+    assert quantized.agreement_with(exact) >= agreement  # small random networks amplify whatever is rounded
+    assert abs(quantized.increase_over(exact)) < 0.2
+    assert quantized.deviation_from(exact) > 0
+
+
+def test_int8_routes_as_the_float_variant(bundle):
+    runs = []
+    for name in (SOURCE, "fused-int8"):
+        graphs, variant = graphs_of(bundle, name)
+        chosen = {
+            role: [node.outputs[0].name for node in ir.load(path).graph if node.op_type == "ArgMax"]
+            for role, path in graphs.items()
+        }
+        assert all(len(names) == 2 for names in chosen.values())
+        runs.append(TeacherForcedRun(graphs, variant, chosen))
+    same = total = 0
+    for batch in CORPUS.batches(read_manifest(bundle).architecture):
+        ours, theirs = (run.run(batch) for run in runs)
+        for role in ("encoder", "decoder"):
+            for name in runs[0].outputs[role]:
+                same, total = same + (ours[role][name] == theirs[role][name]).sum(), total + ours[role][name].size
+    assert same / total >= 0.8  # the demo model is held to 99.5 %
+
+
+def test_it_generates(bundle):
+    for name in ("fused-int8", "fused-int4"):
+        ((generation,),) = SwitchModel.load(bundle, device="cpu", variant=name).generate([[5, 9, 11, 1]])
+        assert generation.token_ids
+
+
+def test_what_stays_in_float(bundle):
+    graphs, variant = graphs_of(bundle, "fused-int8")
+    quantization = variant.quantization
+    assert quantization.kept == ()
+    assert not any("router" in name or "layer_norm" in name for name in quantization.formats)
+    float_weights = {
+        name
+        for path in graphs.values()
+        for name, value in ir.load(path).graph.initializers.items()
+        if value.dtype == ir.DataType.FLOAT and not name.endswith(".scales") and not name.startswith("constant.")
+    }
+    assert all(
+        part in name for name in float_weights for part in [next(p for p in ("router", "norm", "bias") if p in name)]
+    )
+
+
+def test_the_manifest_says_what_was_looked_at(bundle):
+    variants = read_manifest(bundle).variants
+    nearest, calibrated = (variants[f"fused-{scheme}"].quantization for scheme in ("int8", "int4"))
+    assert (nearest.rounding, nearest.calibration, nearest.coverage, nearest.sensitivity) == ("nearest", *[None] * 3)
+    assert calibrated.rounding == "GPTQ"
+    assert set(calibrated.calibration.documents) == {example.document_sha256 for example in CORPUS.examples}
+    tokens = sum(example.inputs.size for example in CORPUS.examples)
+    encoder = {layer: seen for layer, seen in calibrated.coverage.tokens.items() if layer.startswith("encoder")}
+    assert [sum(seen) for seen in encoder.values()] == [tokens] * 2
+    assert calibrated.sensitivity.labels == sum(example.targets.size for example in CORPUS.examples)
+    assert calibrated.sensitivity.fine_inputs == calibrated.sensitivity.float_weights == ()
+    exact, quantized = scores_of(bundle, SOURCE), scores_of(bundle, "fused-int4")
+    assert calibrated.sensitivity.loss == exact.loss
+    assert calibrated.sensitivity.agreement == quantized.agreement_with(exact)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_the_same_text_gives_the_same_bytes(bundle, tmp_path, scheme):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    before, manifest = contents(copy / "variants"), read_manifest(copy)
+    quantize_bundle(copy, scheme, corpus=CORPUS if scheme == "int4" else None, limits=LENIENT, force=True)
+    assert contents(copy / "variants") == before
+    assert read_manifest(copy) == manifest
+
+
+def test_limits_that_nothing_but_float_holds(bundle, tmp_path):
+    """Everything is spared in the end, costliest first, and the scratch file is gone."""
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    variant = quantize_bundle(copy, "int4", corpus=CORPUS, limits=PERFECT, force=True)
+    sensitivity = variant.quantization.sensitivity
+    layers = {"shared.weight"} | {f"{side}.block.{n}" for side in ("encoder", "decoder") for n in range(4)}
+    assert sensitivity.costs.keys() == layers
+    assert list(sensitivity.costs.values()) == sorted(sensitivity.costs.values(), reverse=True)
+    assert sensitivity.agreement == 1.0
+    assert set(sensitivity.float_weights) == set(variant.quantization.kept)
+    assert not set(sensitivity.float_weights) & variant.quantization.formats.keys()
+    assert not set(sensitivity.fine_inputs) - variant.quantization.formats.keys()
+    assert {path.name for path in (copy / "variants/int4").iterdir()} == {
+        "weights.bin",
+        "fused.encoder.onnx",
+        "fused.decoder.onnx",
+    }
+    verify_files(copy, read_manifest(copy).files())
+    assert scores_of(copy, "fused-int4").agreement_with(scores_of(copy, SOURCE)) == 1.0
+
+
+def test_a_draft_spares_what_it_is_told(tiny_bundle, tmp_path):
+    """Inputs in two parts bring int8 nearer to float, and a weight left out is the float one."""
+    graphs, variant = graphs_of(tiny_bundle, SOURCE)
+    draft = Draft(graphs, "int8", tmp_path)
+    draft.round(lambda _, weight, form: round_blocks(weight, form))
+    batches = list(CORPUS.batches(read_manifest(tiny_bundle).architecture))
+    exact = score(graphs, variant, batches)
+
+    def deviation(spared):
+        draft.write(spared)
+        return score(draft.graphs, variant, batches).deviation_from(exact)
+
+    names = frozenset(draft.formats)
+    nothing, inputs = deviation(Spared()), deviation(Spared(inputs=names))
+    assert 0 < inputs < nothing
+    assert deviation(Spared(weights=names)) < 1e-9
+    assert deviation(Spared()) == nothing
+    draft.close()
+    assert not (tmp_path / "rounded.bin").exists()
+
+
+def base_8() -> Architecture:
+    stack = Stack(layers=12, sparse_layers=tuple(range(1, 12, 2)))
+    return Architecture(
+        vocab_size=32128,
+        d_model=768,
+        d_kv=64,
+        d_ff=3072,
+        num_heads=12,
+        num_experts=8,
+        encoder=stack,
+        decoder=stack,
+        gated=False,
+        activation="relu",
+        router_bias=False,
+        tied_head=True,
+        relative_buckets=32,
+        relative_max_distance=128,
+        layer_norm_epsilon=1e-6,
+        expert_capacity=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+
+
+@pytest.mark.parametrize(("scheme", "largest"), [("int8", 0.27), ("int4", 0.16)])
+def test_size_of_base_8(scheme, largest):
+    exact = quantized = 0
+    for name, shape in expected_tensors(base_8()).items():
+        size = math.prod(shape)
+        exact += 4 * size
+        quantized += 4 * size if len(shape) == 1 or "router" in name or "bias" in name else rounded(name, shape, scheme)
+    assert quantized / exact <= largest
+
+
+def rounded(name: str, shape: tuple[int, ...], scheme) -> int:
+    """Bytes of codes and scales; checkpoints store weights as [out, inputs]."""
+    out, inputs = shape
+    tied = name == "shared.weight"
+    form = block_format(Weight(name, inputs, out, transposed=tied, gathered=tied), scheme)
+    return out * math.ceil(inputs / form.block_size) * (form.block_size * form.bits // 8 + 4)
+
+
+# The process sends itself a signal when it has written its last file and not yet put the folder in its place.
+KILL = """
+import os, signal, sys
+from pointsman_calib import quantize
+from pointsman_calib.cli import main
+def killed(*arguments):
+    os.kill(os.getpid(), getattr(signal, sys.argv[-1]))
+quantize._update = killed
+sys.exit(main(sys.argv[1:-1]))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGTERM", 130), ("SIGINT", 130)])
+def test_killed_in_the_middle(tiny_bundle, tmp_path, how, code):
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    before = contents(copy)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, "quantize", str(copy), "--scheme", "int8", how],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code == 130:
+        assert done.stderr.splitlines()[-1] == "pointsman-calib: interrupted; the bundle is as it was"
+        assert contents(copy) == before
+    assert read_manifest(copy).variants.keys() == {SOURCE}
+    SwitchModel.load(copy, device="cpu")
+    again = subprocess.run(
+        [installed("pointsman-calib"), "quantize", copy, "--scheme", "int8"], capture_output=True, check=False
+    )
+    assert again.returncode == 0
+    assert not list((copy / "variants").glob(".*"))
+    verify_files(copy, read_manifest(copy).files())

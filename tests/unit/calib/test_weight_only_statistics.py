@@ -1,0 +1,136 @@
+"""What products are fed, and which experts are asked, is what transformers' own modules see."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from calibration_text import random_corpus
+from checkpoints import reference
+from pointsman.errors import CorpusError
+from pointsman.manifest import read_manifest
+from pointsman_calib.weight_only import input_statistics
+from pointsman_calib.weight_only.coverage import checked_coverage
+from pointsman_calib.weight_only.graphs import quantizable
+from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStatistics
+from pointsman_calib.weight_rounding import BlockFormat, gptq, round_blocks
+from tolerances import HESSIAN
+
+WEIGHTS = (
+    "encoder.block.0.layer.0.SelfAttention.q.weight",
+    "encoder.block.2.layer.1.mlp.wo.weight",
+    "encoder.block.3.layer.1.mlp.experts.expert_2.wi.weight",
+    "decoder.block.1.layer.2.mlp.experts.expert_5.wo.weight",
+    "decoder.block.2.layer.1.EncDecAttention.o.weight",
+    "decoder.block.3.layer.1.EncDecAttention.k.weight",
+)
+CORPUS = random_corpus(6)
+
+
+@pytest.fixture(scope="module")
+def statistics(tiny_bundle):
+    manifest = read_manifest(tiny_bundle)
+    return InputStatistics(tiny_bundle, manifest, manifest.variants["fused-float32"])
+
+
+@pytest.fixture(scope="module")
+def observed(tiny_checkpoint):
+    """The inputs of every module of transformers' model that has a weight, and every router's choices."""
+    model = reference(tiny_checkpoint)
+    inputs, choices = {}, {}
+
+    def hook(name):
+        def note(_module, arguments, output):
+            if name.endswith(".router"):
+                choices.setdefault(name, []).append(output[0].flatten(0, -2).sum(0).numpy())
+            else:
+                inputs.setdefault(f"{name}.weight", []).append(arguments[0].reshape(-1, arguments[0].shape[-1]).numpy())
+
+        return note
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) or name.endswith(".router"):
+            module.register_forward_hook(hook(name))
+    with torch.no_grad():
+        for example in CORPUS.examples:
+            fed = np.append(0, example.targets[:-1])
+            model(input_ids=torch.tensor(example.inputs[None]), decoder_input_ids=torch.tensor(fed[None]))
+    return inputs, choices
+
+
+def batches(statistics):
+    return CORPUS.batches(statistics.architecture)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_hessians(statistics, observed, weight):
+    rows = np.concatenate(observed[0][weight]).astype(np.float64)
+    hessian = statistics.collect([weight], batches(statistics))[weight]
+    assert hessian.matrix.any()
+    HESSIAN.check(hessian.matrix, 2 * rows.T @ rows, weight)
+
+
+def test_every_quantizable_weight_has_inputs(statistics):
+    models = [ir.load(path) for path in statistics.paths.values()]
+    weights = quantizable(models)
+    assert "shared.weight" in weights  # the embedding, and the head
+    assert weights.keys() <= statistics.products.keys()
+    assert {name: weight.inputs for name, weight in weights.items()} == {
+        name: statistics.products[name].size for name in weights
+    }
+
+
+def test_coverage(statistics, observed):
+    counts = statistics.coverage(batches(statistics))
+    assert len(counts) == 4
+    for layer, seen in counts.items():
+        assert seen == tuple(np.sum(observed[1][f"{layer}.router"], axis=0))
+
+
+def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
+    names = sorted(WEIGHTS)
+    form = BlockFormat(bits=4, block_size=16)
+    drawn = np.random.default_rng(0)
+    weights = {name: drawn.standard_normal((statistics.products[name].size, 8)).astype(np.float32) for name in names}
+    passes = []
+
+    def rounded(budget, thin):
+        monkeypatch.setattr(input_statistics, "MEMORY_BUDGET", budget)
+        passes.clear()
+
+        def corpus():
+            passes.append(1)
+            return batches(statistics)
+
+        rounding = GptqRounding(statistics, names, thin, corpus)
+        return {name: rounding(name, weights[name], form).packed_codes() for name in names}
+
+    at_once, told = rounded(1 << 30, {}), len(passes)
+    one_by_one = rounded(1, {})
+    assert (told, len(passes)) == (1, len(names))
+    for name in names:
+        np.testing.assert_array_equal(at_once[name], one_by_one[name])
+    thin = rounded(1 << 30, {"encoder.block.3.layer.1.mlp": (2,)})
+    hessians = statistics.collect(names, batches(statistics))
+    for name in names:
+        expected = round_blocks(weights[name], form) if "expert_2" in name else None
+        expected = expected or gptq(weights[name], hessians[name].matrix, form)
+        np.testing.assert_array_equal(thin[name], expected.packed_codes())
+
+
+COUNTS = {"encoder.block.1.layer.1.mlp": (100, 3, 64, 63), "decoder.block.1.layer.2.mlp": (70, 80, 90, 0)}
+
+
+def test_thin_experts():
+    coverage = checked_coverage(COUNTS, fewest_tokens=64, most_thin=0.5, documents=9)
+    assert coverage.tokens == COUNTS
+    assert coverage.thin == {"encoder.block.1.layer.1.mlp": (1, 3), "decoder.block.1.layer.2.mlp": (3,)}
+
+
+def test_a_corpus_that_reaches_too_few_experts_says_how_much_is_lacking():
+    with pytest.raises(CorpusError) as raised:
+        checked_coverage(COUNTS, fewest_tokens=64, most_thin=0.2, documents=9)
+    assert str(raised.value) == (
+        "3 of 8 experts were given fewer than 64 tokens, and 20% may be: 2 of them need 62 tokens more; calibrate on "
+        "more than these 9 documents, or accept fewer tokens with --min-expert-tokens"
+    )
