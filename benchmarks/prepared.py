@@ -11,6 +11,7 @@ from shapes import SHAPES, Dtype, write_checkpoint
 
 HERE = Path(__file__).parent
 EXPORTER = str(Path(sys.executable).with_name("pointsman-export"))
+CALIBRATOR = str(Path(sys.executable).with_name("pointsman-calib"))
 
 
 def prepared_checkpoint(folder: Path, shape: str, dtype: Dtype = "float32") -> Path:
@@ -54,6 +55,14 @@ def prepared_bundle(
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
         subprocess.run(command, check=True, timeout=timeout)
     return bundle
+
+
+def prepared_variant(bundle: Path, scheme: str) -> None:
+    """Add a weight-only variant, rounded to nearest, to a prepared bundle, by the installed calibrator."""
+    variants = bundle / "variants"
+    makers = [*(HERE.parent / "calib" / "pointsman_calib").rglob("*.py"), variants / "float32" / "weights.bin"]
+    if not _is_newer(variants / scheme / "weights.bin", makers):
+        subprocess.run([CALIBRATOR, "quantize", str(bundle), "--scheme", scheme, "--force"], check=True)
 
 
 def _is_newer(made: Path, makers: Iterable[Path]) -> bool:

@@ -19,8 +19,8 @@ Values = Mapping[str, Array]
 class TeacherForcedRun:
     """A variant's encoder, and its decoder fed with the targets, all positions at once.
 
-    ONNX Runtime keeps no memory between runs (no arena, no plan for each shape) and no second copy of weights, so what
-    a run takes does not depend on how many there were.
+    ONNX Runtime keeps no memory between runs (no arena, no plan for each shape), so what a run takes does not depend on
+    how many there were. Weights are packed as in serving: kernels that round activations take packed weights only.
     """
 
     def __init__(self, graphs: Mapping[Role, Path], variant: Variant, outputs: Mapping[Role, Iterable[str]]) -> None:
@@ -79,7 +79,6 @@ def _session(path: Path, outputs: Iterable[str]) -> onnxruntime.InferenceSession
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     return onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]

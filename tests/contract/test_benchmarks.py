@@ -176,6 +176,16 @@ def test_decode_runs_and_says_what_transformers_says(tmp_path):
 
 
 @pytest.mark.slow
+def test_calib_memory_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "calib_memory.json", tmp_path / "work"
+    ran = script("calib_memory", "--quick", "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    (bundle,) = json.loads(output.read_text())["bundles"].values()
+    assert 0 < bundle["anonymous_peak_bytes"] <= bundle["peak_bytes"]
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_export_memory_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "export_memory.json", tmp_path / "work"
     ran = script("export_memory", "--quick", "--folder", folder, "--output", output)

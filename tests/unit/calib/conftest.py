@@ -12,6 +12,7 @@ from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.subject import open_subject, survey
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.quantize import quantize_bundle
+from pointsman_calib.weight_only import Limits
 
 _WHO = ("The pointsman", "A driver", "My sister", "Nobody")
 _DOES = ("waits", "quickly walks", "sits", "just looks for zebras")
@@ -44,7 +45,8 @@ def quantized_bundle(tiny_bundle, calibration_file, tmp_path_factory) -> Path:
     """The tiny bundle with `fused-int8`, rounded to nearest, and `fused-int4`, rounded for the calibration text."""
     bundle = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("bundles") / "quantized")
     quantize_bundle(bundle, "int8")
-    quantize_bundle(bundle, "int4", corpus=Corpus.read(bundle, [calibration_file], documents=6, window=WINDOW))
+    calibration = Corpus.read(bundle, [calibration_file], documents=6, window=WINDOW)
+    quantize_bundle(bundle, "int4", corpus=calibration, limits=Limits(max_loss_increase=100, min_agreement=0))
     return bundle
 
 

@@ -220,6 +220,7 @@ from pointsman_calib.cli import main
 def killed(*arguments):
     os.kill(os.getpid(), getattr(signal, sys.argv[-1]))
 quantize._update = killed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 sys.exit(main(sys.argv[1:-1]))
 """
 

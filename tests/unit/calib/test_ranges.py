@@ -137,7 +137,7 @@ def test_what_is_kept_does_not_grow(exports):
     export = exports("tied", "portable")
     variant = export.manifest.variants[SOURCE]
     collector = ranges.RangeCollector(variant_products(export.folder, variant), export.manifest.architecture, 64)
-    run = ranges.TeacherForcedRun(export.folder, variant, collector.taps())
+    run = ranges.TeacherForcedRun(ranges.graph_files(export.folder, variant), variant, collector.taps())
     sizes = []
     for document in ranges._documents(corpus(random_examples(5, LENGTHS)), 0, export.manifest.architecture):
         collector.update(document, run.run(document))

@@ -1,0 +1,123 @@
+"""Memory that quantizing takes: for bundles of 2 GB and of 8 GB, and for 100 documents and 800.
+
+Each bundle is quantized as users do it (`pointsman-calib quantize --scheme int8`, rounded to nearest) in a process of
+its own whose memory is watched from outside. With `--corpus`, the demo model is then calibrated on 100 and on 800
+documents of it: the peak must not grow with them. Exit code 1 says that a promise about a peak is not kept.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import measurements
+from measurements import BUILD, RESULTS, Bar
+from prepared import CALIBRATOR, EXPORTER
+from shapes import SHAPES, total_bytes, write_checkpoint
+from watched import Watched, watch
+
+SMALL, LARGE = "2GB-by-blocks", "8GB-by-blocks"
+DEMO_MODEL = Path(__file__).parents[1] / "examples" / "demo_model"
+FEW, MANY = 100, 800
+MOST_GB, MOST_GROWTH = 1.5, 1.10
+
+
+def quantized(shape: str, folder: Path) -> Watched:
+    """Write a checkpoint, export it, quantize the bundle, and remove all."""
+    checkpoint, bundle = folder / shape, folder / f"{shape}-bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write_checkpoint(checkpoint, SHAPES[shape])
+        export(checkpoint, bundle)
+        shutil.rmtree(checkpoint)
+        return watched_run(bundle, shape)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def calibrated(corpus: Sequence[str], counts: Sequence[int], folder: Path) -> dict[int, Watched]:
+    """Calibrate the demo model on so many documents of a corpus; longer ones are cut, so that all are used."""
+    bundle = folder / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        export(DEMO_MODEL, bundle)
+        common = ("--too-long", "cut", "--force", "--corpus", *corpus, "--documents")
+        return {count: watched_run(bundle, f"{count} documents", *common, str(count)) for count in counts}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def export(checkpoint: Path, bundle: Path) -> None:
+    """Export the fused form."""
+    print(f"{bundle.name}: exporting", file=sys.stderr, flush=True)
+    subprocess.run([EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", "fused"], check=True)
+
+
+def watched_run(bundle: Path, what: str, *options: str) -> Watched:
+    """Quantize a bundle to int8 under watch."""
+    print(f"{what}: quantizing", file=sys.stderr, flush=True)
+    watched = watch([CALIBRATOR, "quantize", str(bundle), "--scheme", "int8", *options], lambda: "quantize")
+    if watched.exit_code:
+        raise subprocess.CalledProcessError(watched.exit_code, CALIBRATOR)
+    return watched
+
+
+def bars(bundles: dict[str, Watched], documents: dict[int, Watched]) -> list[Bar]:
+    """What is promised: the large bundle's peak, and that documents do not decide a peak."""
+    found = [Bar("peak of the large bundle, GB", bundles[LARGE].peak_bytes / 1e9, MOST_GB, at_least=False)]
+    if documents:
+        growth = documents[MANY].peak_bytes / documents[FEW].peak_bytes
+        found.append(Bar(f"peak of {MANY} documents over that of {FEW}", growth, MOST_GROWTH, at_least=False))
+    return found
+
+
+def to_json(watched: Watched) -> dict[str, Any]:
+    """Peaks in bytes, time in seconds."""
+    return {
+        "seconds": round(watched.seconds, 2),
+        "peak_bytes": watched.peak_bytes,
+        "anonymous_peak_bytes": watched.anonymous_peak_bytes,
+    }
+
+
+def print_report(runs: dict[str, Watched]) -> None:
+    """Print time and peaks."""
+    rows = [
+        [name, f"{run.seconds:.0f}", f"{run.peak_bytes / 1e9:.2f}", f"{run.anonymous_peak_bytes / 1e9:.2f}"]
+        for name, run in runs.items()
+    ]
+    measurements.print_table(["quantizing", "s", "peak GB", "anonymous peak GB"], rows)
+
+
+def main() -> int:
+    parsed = _parser().parse_args()
+    started = measurements.begin()
+    shapes = ("tiny",) if parsed.quick else (SMALL, LARGE)
+    bundles = {shape: quantized(shape, parsed.folder) for shape in shapes}
+    documents = calibrated(parsed.corpus, (FEW, MANY), parsed.folder) if parsed.corpus else {}
+    promised = [] if parsed.quick else bars(bundles, documents)
+    print_report({**bundles, **{f"{count} documents": run for count, run in documents.items()}})
+    body = {
+        "bundles": {name: {"model_bytes": total_bytes(SHAPES[name]), **to_json(run)} for name, run in bundles.items()},
+        "documents": {str(count): to_json(run) for count, run in documents.items()},
+        "bars": [bar.to_json() for bar in promised],
+    }
+    default = (BUILD / "quick" if parsed.quick else RESULTS) / "calib_memory.json"
+    measurements.write(parsed.output or default, started, body)
+    return 0 if measurements.print_bars(promised) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure the memory that quantizing takes. Needs 19 GB of disk.")
+    parser.add_argument("--corpus", nargs="+", default=[], metavar="C4", help=f"files with at least {MANY} documents")
+    parser.add_argument("--folder", type=Path, default=BUILD / "calib_memory", help="made, used and removed")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
+    parser.add_argument("--quick", action="store_true", help="a tiny bundle: a smoke test that checks no bars")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
