@@ -101,10 +101,10 @@ def load_library(flavour: Flavour | None) -> Library:
         DeviceError: Polygraphy serves the other one in this process.
     """
     chosen = flavour or _the_installed()
-    _tell_polygraphy(chosen)
-    for name in ("polygraphy", MODULES[chosen]):
+    for name in (MODULES[chosen], "polygraphy"):
         if importlib.util.find_spec(name) is None:
             raise DependencyError(f"{name} is not installed; install pointsman[{chosen}]")
+    _tell_polygraphy(chosen)
     try:
         return Library(chosen, importlib.import_module(MODULES[chosen]))
     except (ImportError, OSError) as error:

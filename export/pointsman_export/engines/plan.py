@@ -63,7 +63,7 @@ def build_plan(library: Library, request: PlanRequest) -> memoryview:
         try:
             plan = engine_bytes_from_network(
                 (builder, network),
-                config=_config(library, request, progress_monitor(library.trt, stop)),
+                config=configuration(library, request, progress_monitor(library.trt, stop)),
                 save_timing_cache=request.timing_cache and str(request.timing_cache),
             )
         except PolygraphyException as error:
@@ -82,8 +82,8 @@ def _parse(library: Library, builder: Any, network: Any, graph: Path) -> Any:  #
     return parser
 
 
-def _config(library: Library, request: PlanRequest, monitor: Any) -> Callable[[Any, Any], Any]:  # noqa: ANN401
-    """Makes a builder's configuration."""
+def configuration(library: Library, request: PlanRequest, monitor: Any) -> Callable[[Any, Any], Any]:  # noqa: ANN401
+    """A function of builder and network that makes the builder's configuration."""
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import CreateConfig
 
