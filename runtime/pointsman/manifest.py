@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
@@ -27,6 +27,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 ENGINES = "engines"
+WEIGHTS = "weights.bin"
 
 Form = Literal["portable", "fused"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -276,9 +277,8 @@ class Variant:
 
     def sources(self, role: Role) -> tuple[FileRecord, ...]:
         """What a graph is loaded from: its own file first, then the weights."""
-        graphs = self.encoder.file, self.decoder.file
         own = [record for record in self.files if record.path == self.graph(role).file]
-        return (*own, *(record for record in self.files if record.path not in graphs))
+        return (*own, *(record for record in self.files if PurePosixPath(record.path).name == WEIGHTS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
