@@ -209,4 +209,5 @@ def _timing_cache(bundle: Path, target: Target, partial: Path) -> Iterator[Path 
         shutil.copyfile(kept, working)
     yield working
     working.with_name(f"{working.name}.lock").unlink(missing_ok=True)  # Polygraphy's
-    working.replace(kept)
+    if working.exists():
+        working.replace(kept)

@@ -78,7 +78,7 @@ def _parse(library: Library, builder: Any, network: Any, graph: Path) -> Any:  #
     """Fill a network from an ONNX file, and return the parser."""
     parser = library.trt.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(graph)):
-        raise EngineError(sentence(library, graph.name, parsing_refusal(parser.get_error(0))))
+        raise EngineError(sentence(library, graph.name, parsing_refusal(parser)))
     return parser
 
 

@@ -180,7 +180,7 @@ def _refitted(library: Library, plan: Path, graph: Path) -> memoryview:
         refitter = trt.Refitter(engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)
         if not parser.refit_from_file(str(graph)):
-            raise EngineError(sentence(library, graph.name, parsing_refusal(parser.get_error(0))))
+            raise EngineError(sentence(library, graph.name, parsing_refusal(parser)))
         if not refitter.refit_cuda_engine():
             missing = ", ".join(refitter.get_missing_weights()[:3]) or "none is named"
             raise EngineError(f"{library} cannot refit {plan} (weights that it misses: {missing}); {_BUILD}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman_export.engines.library import Library
 
+_NO_REASON = "it gives no reason"
 _SHOWN = 240  # characters of the library's own words
 
 # What the words of a refusal, or its operator, ask for; the first match holds.
@@ -37,14 +38,17 @@ class Refusal:
     words: str
 
 
-def parsing_refusal(error: Any) -> Refusal:  # noqa: ANN401 - a ParserError of an untyped library
-    """From what the ONNX parser reports."""
+def parsing_refusal(parser: Any) -> Refusal:  # noqa: ANN401 - of an untyped library
+    """From what an ONNX parser, or a refitter's, reports."""
+    if not parser.num_errors:
+        return Refusal(None, None, _NO_REASON)
+    error = parser.get_error(0)
     return Refusal(error.node_name() or None, error.node_operator() or None, error.desc())
 
 
 def building_refusal(errors: Sequence[str], layers: Iterable[str]) -> Refusal:
     """From what the builder reports; layers bear the names of the nodes that they come from."""
-    words = errors[0] if errors else "it gives no reason"
+    words = errors[-1] if errors else _NO_REASON  # what came before may be tactics that it could do without
     named = [name for name in layers if name and re.search(rf"(?<![\w./]){re.escape(name)}(?![\w./])", words)]
     return Refusal(max(named, key=len, default=None), None, words)
 
