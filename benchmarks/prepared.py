@@ -50,7 +50,8 @@ def prepared_bundle(
     checkpoint = prepared_checkpoint(folder, shape, stored)
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
     exporter = (HERE.parent / "export" / "pointsman_export").rglob("*.py")
-    makers = [*exporter, HERE.parent / "runtime" / "pointsman" / "manifest.py", checkpoint / "config.json"]
+    contract = (HERE.parent / "runtime" / "pointsman" / "manifest").glob("*.py")
+    makers = [*exporter, *contract, checkpoint / "config.json"]
     if not _is_newer(bundle / "manifest.json", makers):
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
         subprocess.run(command, check=True, timeout=timeout)

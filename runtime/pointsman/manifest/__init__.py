@@ -1,0 +1,80 @@
+"""The contract between exporter, calibrator and runtime: what a bundle is, as frozen dataclasses and `manifest.json`.
+
+A bundle is a directory::
+
+    manifest.json
+    tokenizer/spiece.model
+    variants/<precision>/weights.bin              every tensor once, shared by all graphs of that precision
+    variants/<precision>/<form>.encoder.onnx
+    variants/<precision>/<form>.decoder.onnx
+    engines/<flavour>-sm<capability>/<variant>/<role>.plan    such as engines/tensorrt-rtx-sm89/portable-float32/
+
+Readers refuse newer schemas and unknown keys, and report every problem at once.
+"""
+
+from pointsman.manifest.architecture import Activation, Architecture, Stack
+from pointsman.manifest.document import (
+    MANIFEST,
+    SCHEMA,
+    TOKENIZER,
+    Limits,
+    Manifest,
+    Source,
+    read_manifest,
+    write_manifest,
+)
+from pointsman.manifest.engines import ENGINES, AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
+from pointsman.manifest.files import WEIGHTS, FileRecord, record_of, sha256_of, verify_files
+from pointsman.manifest.graphs import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
+from pointsman.manifest.quantization import (
+    ActivationRanges,
+    Calibration,
+    ExpertCoverage,
+    Quantization,
+    Scheme,
+    Sensitivity,
+)
+from pointsman.manifest.variants import Form, Parity, Precision, Variant
+
+__all__ = [
+    "ENGINES",
+    "MANIFEST",
+    "SCHEMA",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Activation",
+    "ActivationRanges",
+    "Architecture",
+    "Axis",
+    "AxisRange",
+    "Calibration",
+    "Dtype",
+    "Engine",
+    "EngineOptions",
+    "ExpertCoverage",
+    "FileRecord",
+    "Flavour",
+    "Form",
+    "Graph",
+    "Limits",
+    "Manifest",
+    "Parity",
+    "Precision",
+    "Profile",
+    "Quantization",
+    "Role",
+    "Scheme",
+    "Sensitivity",
+    "Source",
+    "Stack",
+    "TensorSpec",
+    "Variant",
+    "decoder_specs",
+    "encoder_specs",
+    "engine_folder",
+    "read_manifest",
+    "record_of",
+    "sha256_of",
+    "verify_files",
+    "write_manifest",
+]

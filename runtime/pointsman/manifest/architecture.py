@@ -1,0 +1,66 @@
+"""The sizes and constants of one Switch Transformer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """An encoder's or decoder's blocks.
+
+    Attributes:
+        layers: how many blocks.
+        sparse_layers: numbers of the blocks whose feed-forward network is a Mixture of Experts.
+    """
+
+    layers: int
+    sparse_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The sizes and constants of one Switch Transformer.
+
+    Attributes:
+        vocab_size: rows of the embedding.
+        d_model: width of the residual stream.
+        d_kv: width of one attention head.
+        d_ff: inner width of a feed-forward network.
+        num_heads: attention heads.
+        num_experts: experts of each sparse block; 0 where no block is sparse.
+        encoder: the encoder's blocks.
+        decoder: the decoder's blocks.
+        gated: whether a feed-forward network multiplies two input projections (GEGLU).
+        activation: of the (first) input projection; `gelu_tanh` is T5 v1.1's `gelu_new`.
+        router_bias: whether routers have a bias.
+        tied_head: whether the output head is the embedding; its input is then scaled by d_model ** -0.5.
+        relative_buckets: buckets of the relative position bias.
+        relative_max_distance: tokens; distances from here on share the last bucket.
+        layer_norm_epsilon: added to the mean square in norms.
+        expert_capacity: tokens that an expert accepts from one sequence.
+        pad_token_id: id of padding.
+        eos_token_id: id that ends a sequence.
+        decoder_start_token_id: id that the decoder starts from.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_heads: int
+    num_experts: int
+    encoder: Stack
+    decoder: Stack
+    gated: bool
+    activation: Activation
+    router_bias: bool
+    tied_head: bool
+    relative_buckets: int
+    relative_max_distance: int
+    layer_norm_epsilon: float
+    expert_capacity: int
+    pad_token_id: int
+    eos_token_id: int
+    decoder_start_token_id: int

@@ -1,0 +1,107 @@
+"""How a quantized variant came to be, and what was measured on the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Scheme = Literal["int8", "int4", "int8-qdq"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The documents that a quantized variant was fitted to.
+
+    Attributes:
+        documents: sha256 of the text of each, sorted; none of them may be evaluated on.
+        seed: of the span corruption.
+        window: the most encoder inputs.
+    """
+
+    documents: tuple[str, ...]
+    seed: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationRanges:
+    """How a variant's activations were brought to INT8, and how well its experts were seen.
+
+    Attributes:
+        method: which range was clipped to: `minmax`, `percentile`, `entropy` or `mse`.
+        fewest_tokens: an expert that was given fewer has no range of its own but its layer's.
+        coverage: for each sparse layer, the tokens that each expert was given.
+        thin_experts: for each sparse layer, the experts that were given too few.
+    """
+
+    method: str
+    fewest_tokens: int
+    coverage: dict[str, tuple[int, ...]]
+    thin_experts: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertCoverage:
+    """Tokens of the calibration text that experts were given, by sparse layer.
+
+    Attributes:
+        fewest_tokens: an expert that was given fewer is thin: its weights were rounded without regard to the text.
+        tokens: for each expert.
+        thin: the numbers of the thin experts, of layers that have any.
+    """
+
+    fewest_tokens: int
+    tokens: dict[str, tuple[int, ...]]
+    thin: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """What was measured on the calibration text, against the float variant, and what was spared for it.
+
+    Attributes:
+        labels: tokens of spans that were scored, under teacher forcing.
+        loss: the float variant's, a mean in nats.
+        loss_increase: the variant's, as a part of that.
+        agreement: share of labels for which both have the same likeliest token.
+        costs: for each layer that was ranked, the costliest first, what sparing it takes off the mean squared change of
+            a label's loss; empty where nothing had to be spared.
+        fine_inputs: weights that are quantized and whose inputs come in two int8 parts, as with 15 bits.
+        float_weights: weights that stayed in float.
+    """
+
+    labels: int
+    loss: float
+    loss_increase: float
+    agreement: float
+    costs: dict[str, float]
+    fine_inputs: tuple[str, ...]
+    float_weights: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How a variant was quantized.
+
+    Attributes:
+        scheme: which.
+        source: name of the float variant that it comes from.
+        formats: for each quantized weight, its bits and what shares a scale, as "int8 in blocks of 128".
+        kept: weights of products that stayed in float: those in `sensitivity.float_weights`, and those that the scheme
+            does not take.
+        rounding: how weights were rounded.
+        calibration: what was rounded for; null where only the weights themselves were looked at.
+        coverage: how well that reached the experts; null where it was not counted.
+        sensitivity: what was spared by measurement; null where nothing was measured.
+        activations: how they were quantized ahead of time; null where they were not.
+        producer: package name to version, of what quantized it.
+    """
+
+    scheme: Scheme
+    source: str
+    formats: dict[str, str]
+    kept: tuple[str, ...]
+    rounding: str
+    calibration: Calibration | None
+    coverage: ExpertCoverage | None = None
+    sensitivity: Sensitivity | None = None
+    activations: ActivationRanges | None = None
+    producer: dict[str, str]
