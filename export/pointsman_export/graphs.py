@@ -1,4 +1,4 @@
-"""torch modules to ONNX graphs: trace without weights, put the form's expert dispatch in place, name everything.
+"""torch modules to ONNX graphs: trace without weights, repeat blocks, put the expert dispatch in, name everything.
 
 Names of inputs, outputs and axes come from the manifest's specs; names of nodes and initializers follow module paths
 (`/decoder/block.0/layer.0/SelfAttention/q/MatMul`); the residual stream after a block is named after the block.
@@ -21,6 +21,7 @@ from pointsman.manifest import Architecture, TensorSpec, decoder_specs, encoder_
 from pointsman_export.branches import ExpertBranches, drop_overflow
 from pointsman_export.modules import Build, bucket_table
 from pointsman_export.network import DecoderGraph, EncoderGraph
+from pointsman_export.repetition import SCOPES, repeat_blocks, traced_specs
 
 OPSET = 23
 # Distinct, so that the tracer takes no two axes for the same.
@@ -42,20 +43,20 @@ def encoder_graph(build: Build, tensors: Tensors) -> ir.Model:
     inputs, outputs = encoder_specs(build.architecture, build.precision.name)
     with FakeTensorMode():
         samples, axes = _samples(inputs)
-        program = _trace(EncoderGraph(build), tuple(samples), tuple(axes))
-    return _finish(program, build, tensors, [*inputs], [*outputs])
+        program = _trace(EncoderGraph(build, whole=False), tuple(samples), tuple(axes))
+    return _finish(program, build, tensors, inputs, outputs)
 
 
 def decoder_graph(build: Build, tensors: Tensors) -> ir.Model:
     """The decoder-step graph; arguments as of `encoder_graph`."""
     inputs, outputs = decoder_specs(build.architecture, build.precision.name)
     with FakeTensorMode():
-        samples, axes = _samples(inputs)
-        cross = slice(3, 3 + 2 * build.architecture.decoder.layers)
+        samples, axes = _samples(traced_specs(inputs, build.architecture))
+        cross = slice(3, 3 + (len(samples) - 3) // 2)
         past = slice(cross.stop, None)
         arguments = (*samples[:3], samples[cross], samples[past])
-        program = _trace(DecoderGraph(build), arguments, (*axes[:3], axes[cross], axes[past]))
-    return _finish(program, build, tensors, [*inputs], [*outputs])
+        program = _trace(DecoderGraph(build, whole=False), arguments, (*axes[:3], axes[cross], axes[past]))
+    return _finish(program, build, tensors, inputs, outputs)
 
 
 def _samples(specs: Sequence[TensorSpec]) -> tuple[list[torch.Tensor], list[dict[int, object]]]:
@@ -100,16 +101,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _finish(
-    model: ir.Model, build: Build, tensors: Tensors, inputs: list[TensorSpec], outputs: list[TensorSpec]
+    model: ir.Model, build: Build, tensors: Tensors, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> ir.Model:
-    graph = model.graph
+    graph, architecture = model.graph, build.architecture
     _forget_stand_ins(graph)
     with _quiet():
         onnxscript.optimizer.optimize_ir(model)
-    _put_dispatch(graph, build, tensors)
-    _attach(graph, build.architecture, tensors)
-    _apply_labels(graph)
+    _name_interface(graph, traced_specs(inputs, architecture), traced_specs(outputs, architecture))
+    repeat_blocks(graph, architecture, inputs, outputs)
     _name_interface(graph, inputs, outputs)
+    _put_dispatch(graph, build, tensors)
+    _attach(graph, architecture, tensors)
+    _apply_labels(graph)
     _name_nodes(graph)
     model.opset_imports.pop("pointsman", None)
     model.producer_name, model.producer_version, model.doc_string = "pointsman", None, None
@@ -181,7 +184,7 @@ def _apply_labels(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _name_interface(graph: ir.Graph, inputs: list[TensorSpec], outputs: list[TensorSpec]) -> None:
+def _name_interface(graph: ir.Graph, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
     for value, spec in [*zip(graph.inputs, inputs, strict=True), *zip(graph.outputs, outputs, strict=True)]:
         value.name = spec.name
         value.shape = ir.Shape(list(spec.axes))
@@ -226,7 +229,7 @@ def _with_paths(graph: ir.Graph, path: str | None) -> Iterator[tuple[ir.Node, st
 
 def _module(node: ir.Node) -> str:
     """The module that a node was traced in, from the exporter's note."""
-    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     path = scopes[-2] if len(scopes) > 1 else ""
     return "" if path.startswith("_") else path  # the exporter's own hooks start with an underscore
 

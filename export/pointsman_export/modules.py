@@ -9,6 +9,7 @@ The reference is transformers 5.23.0, `modeling_switch_transformers`; gated expe
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -216,18 +217,35 @@ class SelfAttentionLayer(nn.Module):
         self.layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
 
     def forward(
-        self, hidden: Tensor, bias: Tensor, past: tuple[Tensor, Tensor] | None = None
+        self,
+        hidden: Tensor,
+        bias: Tensor,
+        past: Sequence[Tensor] | None = None,
+        beam_rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Add what the tokens attend to; also return keys and values, those of `past` first."""
+        """Add what the tokens attend to; also return keys and values, those of `past` first.
+
+        `past` is keys and values; `beam_rows` tells which row of them each row continues, where that is not its own.
+        """
         attention, rows = self.SelfAttention, hidden.shape[0]
         normed = self.layer_norm(hidden)
         query = attention.split(attention.q(normed), rows)
         key = attention.split(attention.k(normed), rows)
         value = attention.split(attention.v(normed), rows)
         if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            earlier = past if beam_rows is None else [cache.index_select(0, beam_rows) for cache in past]
+            key, value = torch.cat([earlier[0], key], dim=2), torch.cat([earlier[1], value], dim=2)
         attended = attention.merge(attend(query, key.transpose(2, 3), value, bias), hidden.shape[:2])
         return hidden + attended, key, value
+
+
+class CrossAttention(Attention):
+    """Attention over the encoder's states, whose keys and values are computed once."""
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, transposed, [batch, heads, d_kv, source], and values, [batch, heads, source, d_kv], of the states."""
+        key, value = (self.split(project(states), states.shape[0]) for project in (self.k, self.v))
+        return key.transpose(2, 3), value
 
 
 class CrossAttentionLayer(nn.Module):
@@ -235,7 +253,7 @@ class CrossAttentionLayer(nn.Module):
 
     def __init__(self, build: Build) -> None:
         super().__init__()
-        self.EncDecAttention = Attention(build)
+        self.EncDecAttention = CrossAttention(build)
         self.layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
 
     def forward(self, hidden: Tensor, bias: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ No hidden states cross the border: the encoder ends in the cross-attention keys 
 they are computed once per request and never again.
 """
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from pointsman.manifest import Architecture, Stack
 from pointsman_export.modules import Block, Build, Embedding, Linear, RMSNorm, masked
+from pointsman_export.repetition import traced_blocks
 
 LABEL_OP = "pointsman::Label"
 
@@ -22,30 +24,40 @@ def label(hidden: Tensor, name: str) -> Tensor:
     )
 
 
-class BlockStack(nn.Module):
-    """The blocks of an encoder or a decoder, and the norm after them."""
+def all_blocks(stack: Stack) -> range:
+    """Numbers of all blocks."""
+    return range(stack.layers)
 
-    def __init__(self, build: Build, stack: Stack, *, decoder: bool) -> None:
+
+class BlockStack(nn.Module):
+    """The blocks of an encoder or a decoder, by number, and the norm after them."""
+
+    def __init__(self, build: Build, stack: Stack, numbers: Iterable[int], *, decoder: bool) -> None:
         super().__init__()
-        blocks = (Block(build, stack, index, decoder=decoder) for index in range(stack.layers))
-        self.block = nn.ModuleList(blocks)
+        self.block = nn.ModuleDict({str(number): Block(build, stack, number, decoder=decoder) for number in numbers})
         self.final_layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
 
     def position_bias(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The stack's relative bias, [1, heads, queries, keys]; only block 0 holds its weights."""
-        return cast("Block", self.block[0]).position_bias(queries, keys)
+        return cast("Block", self.block["0"]).position_bias(queries, keys)
 
 
 class Network(nn.Module):
-    """All modules of a Switch Transformer under the names of its checkpoint."""
+    """The modules of a Switch Transformer under the names of its checkpoint.
 
-    def __init__(self, build: Build) -> None:
+    Args:
+        build: sizes, form, precision, capacity.
+        whole: whether to make all blocks, or only the examples of each kind that are traced.
+    """
+
+    def __init__(self, build: Build, *, whole: bool = True) -> None:
         super().__init__()
         architecture = build.architecture
         self.architecture: Architecture = architecture
         self.shared = Embedding(architecture.vocab_size, architecture.d_model, build.precision.compute)
-        self.encoder = BlockStack(build, architecture.encoder, decoder=False)
-        self.decoder = BlockStack(build, architecture.decoder, decoder=True)
+        numbers = all_blocks if whole else traced_blocks
+        self.encoder = BlockStack(build, architecture.encoder, numbers(architecture.encoder), decoder=False)
+        self.decoder = BlockStack(build, architecture.decoder, numbers(architecture.decoder), decoder=True)
         if not architecture.tied_head:
             self.lm_head = Linear(architecture.d_model, architecture.vocab_size, build.precision.compute)
 
@@ -78,19 +90,17 @@ class EncoderGraph(Network):
         positions = torch.arange(input_ids.shape[1])
         bias = self.encoder.position_bias(positions, positions) + masked(attention_mask)[:, None, None, :]
         hidden = self.shared(input_ids)
-        for index, block in enumerate(self.encoder.block):
+        for number, block in self.encoder.block.items():
             attention, feed_forward = block.layer  # type: ignore[misc]
             hidden, _, _ = attention(hidden, bias)
-            hidden = label(feed_forward(hidden), f"encoder.block.{index}")
+            hidden = label(feed_forward(hidden), f"encoder.block.{number}")
         return self.cross_keys_values(self.encoder.final_layer_norm(hidden))
 
     def cross_keys_values(self, states: Tensor) -> list[Tensor]:
         """Project the encoder's states for every decoder layer."""
         outputs = []
-        for block in self.decoder.block:
-            attention = block.layer[1].EncDecAttention  # type: ignore[union-attr, index]
-            key, value = (attention.split(project(states), states.shape[0]) for project in (attention.k, attention.v))
-            outputs += [key.transpose(2, 3), value]
+        for block in self.decoder.block.values():
+            outputs += block.layer[1].EncDecAttention(states)  # type: ignore[union-attr, index]
         return outputs
 
 
@@ -119,12 +129,11 @@ class DecoderGraph(Network):
         self_bias = self.decoder.position_bias(queries, keys) + masked(keys[None, :] <= queries[:, None])
         cross_bias = masked(attention_mask)[:, None, None, :]
         hidden, present = self.shared(input_ids), []
-        for index, block in enumerate(self.decoder.block):
+        for index, (number, block) in enumerate(self.decoder.block.items()):
             self_attention, cross_attention, feed_forward = block.layer  # type: ignore[misc]
             pair = slice(2 * index, 2 * index + 2)
-            past_key, past_value = (cache.index_select(0, beam_rows) for cache in past[pair])
-            hidden, key, value = self_attention(hidden, self_bias, (past_key, past_value))
+            hidden, key, value = self_attention(hidden, self_bias, past[pair], beam_rows)
             hidden = cross_attention(hidden, cross_bias, *cross[pair])
-            hidden = label(feed_forward(hidden), f"decoder.block.{index}")
+            hidden = label(feed_forward(hidden), f"decoder.block.{number}")
             present += [key, value]
         return [self.head(self.decoder.final_layer_norm(hidden)), *present]
