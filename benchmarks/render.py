@@ -6,6 +6,7 @@
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,13 @@ Record = dict[str, Any]
 def rendered(results: Path) -> str:
     """The text between the markers."""
     decode, memory = (_read(results / f"{name}.json") for name in ("decode", "export_memory"))
-    return "\n\n".join([_decode_table(decode), _conditions(decode), _memory_table(memory), _machine(decode, memory)])
+    paragraphs = [_decode_table(decode), _filled(_conditions(decode)), _memory_table(memory)]
+    return "\n\n".join([*paragraphs, _filled(_machine(decode, memory))])
+
+
+def _filled(text: str) -> str:
+    """Prose in lines of the project's length."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _read(path: Path) -> Record:
