@@ -185,6 +185,7 @@ FILES = {
     "pointsman_export/network.py",
     "pointsman_export/py.typed",
     "pointsman_export/reference.py",
+    "pointsman_export/repetition.py",
     "pointsman_export/verify.py",
     "pointsman_export/weights.py",
 }
