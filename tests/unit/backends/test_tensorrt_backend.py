@@ -175,16 +175,25 @@ def test_few_bytes_come_to_the_host(hosted):
             {"num_beams": 5},
             (
                 "the engine takes 1 to 12 decoder rows (inputs times beams or samples), and the "
-                "request has 15; ask for less at a time, or build larger engines"
+                "request has 15; ask for less at a time, or build anew by `pointsman-export engines --max-rows 15`"
             ),
         ),
-        ([[3] * 70], {}, "the engine takes 1 to 64 tokens in an input, and the request has 70; ask for less"),
+        (
+            [[3] * 70],
+            {},
+            (
+                "the engine takes 1 to 64 tokens in an input, and the request has 70; "
+                "ask for less at a time, or build anew by `pointsman-export bundle --max-tokens`"
+            ),
+        ),
         (
             [[3] * 70] * 4,
             {"num_beams": 4},
             (
                 "the engine takes 1 to 12 decoder rows (inputs times beams or samples), "
-                "and the request has 16; the engine takes 1 to 64 tokens in an input, and the request has 70; ask"
+                "and the request has 16; the engine takes 1 to 64 tokens in an input, and the request has 70; "
+                "ask for less at a time, or build anew by `pointsman-export bundle --max-tokens` with a higher limit "
+                "and `pointsman-export engines --max-rows 16`"
             ),
         ),
     ],

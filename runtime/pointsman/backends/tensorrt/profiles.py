@@ -12,6 +12,7 @@ _MEANINGS = {
     "past": "generated tokens",
     "positions": "positions a step",
 }
+_ROWS = ("batch", "rows")
 
 
 def profile_for(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:
@@ -23,20 +24,27 @@ def profile_for(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:
     for number, profile in enumerate(profiles):
         if profile.admits(sizes):
             return number
-    raise OptionsError(f"{'; '.join(_too_far(profiles, sizes))}; ask for less at a time, or build larger engines")
+    lacks = min((_lacks(profile, sizes) for profile in profiles), key=lambda lacks: (len(lacks), [*lacks.values()]))
+    raise OptionsError("; ".join([*lacks.values(), _remedy(lacks, sizes)]))
 
 
-def _too_far(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> list[str]:
-    """What the profile that lacks least cannot take."""
-    return min(([*_lacks(profile, sizes)] for profile in profiles), key=lambda lacks: (len(lacks), lacks))
-
-
-def _lacks(profile: Profile, sizes: Mapping[str, int]) -> list[str]:
-    return [
-        f"the engine takes {axis.min} to {axis.max} {_MEANINGS.get(name, name)}, and the request has {sizes[name]}"
+def _lacks(profile: Profile, sizes: Mapping[str, int]) -> dict[str, str]:
+    """What a profile cannot take, in words, by axis."""
+    return {
+        name: f"the engine takes {axis.min} to {axis.max} {_MEANINGS.get(name, name)}, and the request has {size}"
         for name, axis in profile.axes.items()
-        if name in sizes and not axis.min <= sizes[name] <= axis.max
-    ]
+        if (size := sizes.get(name)) is not None and not axis.min <= size <= axis.max
+    }
+
+
+def _remedy(lacks: Mapping[str, str], sizes: Mapping[str, int]) -> str:
+    """How to get what is lacking: rows are chosen when engines are built, lengths when the bundle is written."""
+    builds = []
+    if rows := [sizes[name] for name in _ROWS if name in lacks]:
+        builds.append(f"`pointsman-export engines --max-rows {max(rows)}`")
+    if lacks.keys() - set(_ROWS):
+        builds.insert(0, "`pointsman-export bundle --max-tokens` with a higher limit")
+    return f"ask for less at a time, or build anew by {' and '.join(builds)}"
 
 
 def largest(profiles: Sequence[Profile], axis: str) -> int:
