@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pointsman.manifest import Architecture, Role
 from pointsman_calib.batches import Batch
-from pointsman_calib.float_runs import Array, Values
+from pointsman_calib.graph_pieces import Array, Values
 from pointsman_calib.observers import RangeObserver
 from pointsman_calib.products import Product, chosen_experts
 from pointsman_calib.range_table import TensorRange, tensor_range
@@ -58,7 +58,7 @@ class RangeCollector:
         self.sequences = self.source_tokens = self.target_tokens = 0
 
     def taps(self) -> dict[Role, set[str]]:
-        """The values that `update` wants, of each graph."""
+        """The values that `observe` wants, of each graph."""
         wanted: dict[Role, set[str]] = {"encoder": set(), "decoder": set()}
         for product in self.products:
             wanted[product.role].add(product.inputs)
@@ -66,19 +66,21 @@ class RangeCollector:
                 wanted[product.role].add(chosen_experts(product.layer))
         return wanted
 
-    def update(self, batch: Batch, values: Mapping[Role, Values]) -> None:
-        """Count one document.
+    def observe(self, role: Role, values: Values) -> None:
+        """Take tapped values of one document's run into account.
 
         Args:
-            batch: it, alone.
-            values: the tapped values of its run.
+            role: of the graph that they are of.
+            values: all that is tapped of one piece of it.
 
         Raises:
             BundleError: a value is NaN or infinite.
         """
-        counted = {layer: self._given(layer, values) for layer in self.coverage}
+        counted = {layer: self._given(layer, values) for layer in self.coverage if chosen_experts(layer) in values}
         for product in self.products:
-            inputs = values[product.role][product.inputs]
+            if product.role != role or product.inputs not in values:
+                continue
+            inputs = values[product.inputs]
             if product.layer is None:
                 self.observers[product.tensor].update(inputs)
                 continue
@@ -87,9 +89,12 @@ class RangeCollector:
                 self.observers[expert_tensor(product.tensor, expert)].update(rows)
         for layer, given in counted.items():
             self.coverage[layer] += given
+
+    def count(self, document: Batch) -> None:
+        """Count a document, alone in its batch, of which all pieces were observed."""
         self.sequences += 1
-        self.source_tokens += batch.input_ids.size
-        self.target_tokens += batch.decoder_input_ids.size
+        self.source_tokens += document.input_ids.size
+        self.target_tokens += document.decoder_input_ids.size
 
     def rows(self, percentile: float) -> dict[str, TensorRange]:
         """What a range table says of every tensor."""
@@ -117,7 +122,7 @@ class RangeCollector:
         self.coverage, self.observers = coverage, observers
         self.sequences, self.source_tokens, self.target_tokens = map(int, state["totals"])
 
-    def _given(self, layer: str, values: Mapping[Role, Values]) -> NDArray[np.int64]:
+    def _given(self, layer: str, values: Values) -> NDArray[np.int64]:
         """Tokens that each expert of a layer accepts."""
         chosen = _chosen(layer, values)
         given = np.bincount(chosen, minlength=self.coverage[layer].size)
@@ -125,7 +130,7 @@ class RangeCollector:
 
 
 def expert_rows(
-    product: Product, inputs: Array, given: NDArray[np.int64], values: Mapping[Role, Values]
+    product: Product, inputs: Array, given: NDArray[np.int64], values: Values
 ) -> Iterator[tuple[int, Array]]:
     """Each expert that was given tokens, and the rows [tokens, inputs] of them that its product reads.
 
@@ -142,7 +147,6 @@ def expert_rows(
         yield expert, inputs[accepted, 0] if product.gathered else inputs[expert, : accepted.size]
 
 
-def _chosen(layer: str, values: Mapping[Role, Values]) -> NDArray[np.int64]:
-    role: Role = "encoder" if layer.startswith("encoder.") else "decoder"
-    chosen: NDArray[np.int64] = values[role][chosen_experts(layer)].reshape(-1)
+def _chosen(layer: str, values: Values) -> NDArray[np.int64]:
+    chosen: NDArray[np.int64] = values[chosen_experts(layer)].reshape(-1)
     return chosen

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +20,15 @@ from pointsman.manifest import Architecture, Manifest, Role, Variant, read_manif
 from pointsman.records import to_json
 from pointsman_calib.batches import Batch, batches
 from pointsman_calib.corpus import Corpus
-from pointsman_calib.float_runs import TeacherForcedRun, graph_files
 from pointsman_calib.observers import DEFAULT_PERCENTILE
+from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.producer import installed_versions
 from pointsman_calib.products import Product, products
 from pointsman_calib.range_collection import RangeCollector
 from pointsman_calib.range_table import SCHEMA, Provenance, RangeTable, variant_digest, write_range_table
 
 SOURCE: Final = "portable-float32"
-SAVED_EVERY: Final = 32  # documents
+DOCUMENTS_AT_ONCE: Final = 32  # run through a piece before the next; progress is saved after them
 PACKAGES: Final = ("pointsman", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -73,8 +73,8 @@ def collect_ranges(
         manifest: the bundle's.
         corpus: what to run.
         percentile: percent of nonzero magnitudes that the percentile method keeps.
-        progress: a file that is written now and then. If it is there, whole, and of the same variant and corpus,
-            collection goes on from it.
+        progress: a file that is written after every 32 documents. If it is there, whole, and of the same variant and
+            corpus, collection goes on from it.
 
     Raises:
         BundleError: the variant is missing, or computes NaN or infinity.
@@ -85,11 +85,12 @@ def collect_ranges(
     key = _fingerprint(variant, corpus)
     if progress is not None:
         _restore(collector, progress, key)
-    run = TeacherForcedRun(graph_files(bundle, variant), variant, collector.taps())
-    for document in _documents(corpus, collector.sequences, manifest.architecture):
-        collector.update(document, run.run(document))
-        if progress is not None and collector.sequences % SAVED_EVERY == 0:
-            _save(collector, progress, key)
+    with tqdm(desc="ranges", unit="doc", initial=collector.sequences, total=len(corpus.examples), disable=None) as bar:
+        while documents := _next_documents(corpus, collector.sequences, manifest.architecture):
+            _observe(collector, graph_files(bundle, variant), variant, documents)
+            bar.update(len(documents))
+            if progress is not None:
+                _save(collector, progress, key)
     return _table(collector, variant, corpus, percentile)
 
 
@@ -110,15 +111,25 @@ def variant_products(bundle: Path, variant: Variant) -> list[Product]:
     return [product for role, file in files.items() for product in products(ir.load(bundle / file).graph, role)]
 
 
-def _documents(corpus: Corpus, done: int, architecture: Architecture) -> Iterator[Batch]:
-    """The documents that are not done, one at a time, with a progress bar."""
-    rest = batches(
-        corpus.examples[done:],
+def _next_documents(corpus: Corpus, done: int, architecture: Architecture) -> list[Batch]:
+    """The first that are not done, each alone."""
+    alone = batches(
+        corpus.examples[done : done + DOCUMENTS_AT_ONCE],
         batch_size=1,
         pad_id=architecture.pad_token_id,
         decoder_start_id=architecture.decoder_start_token_id,
     )
-    yield from tqdm(rest, desc="ranges", unit="doc", initial=done, total=len(corpus.examples), disable=None)
+    return list(alone)
+
+
+def _observe(
+    collector: RangeCollector, graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch]
+) -> None:
+    run = PiecewiseRun(graphs, variant, lambda: documents)
+    for _, role, values in run.values(collector.taps()):
+        collector.observe(role, values)
+    for document in documents:
+        collector.count(document)
 
 
 def _table(collector: RangeCollector, variant: Variant, corpus: Corpus, percentile: float) -> RangeTable:

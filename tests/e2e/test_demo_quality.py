@@ -4,14 +4,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
 import pytest
 
 from conftest import installed
 from pointsman.manifest import read_manifest
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.documents import DocumentSet, refuse_overlap
-from pointsman_calib.float_runs import TeacherForcedRun, graph_files
+from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.weight_only.scores import score
 
@@ -61,34 +60,32 @@ def test_bars(demo, calibration, evaluation, scheme):
     manifest = read_manifest(demo)
     source = manifest.variants[SOURCE]
     assert size(variant) / size(source) <= bars.size
-    batches = list(evaluation.batches(manifest.architecture))
-    exact, quantized = (score(graph_files(demo, each), each, batches) for each in (source, variant))
+    runs = [run_of(demo, each, evaluation.batches(manifest.architecture)) for each in (source, variant)]
+    exact, quantized = map(score, runs)
     assert quantized.increase_over(exact) <= bars.loss_increase
     assert quantized.agreement_with(exact) >= bars.agreement
-    assert routed_alike(demo, source, variant, batches) >= bars.routing
+    assert routed_alike(*runs) >= bars.routing
 
 
 def size(variant) -> int:
     return sum(file.bytes for file in variant.files)
 
 
-def routed_alike(folder, source, variant, batches) -> float:
+def run_of(folder, variant, batches) -> PiecewiseRun:
+    text = list(batches)
+    return PiecewiseRun(graph_files(folder, variant), variant, lambda: text)
+
+
+def routed_alike(one: PiecewiseRun, other: PiecewiseRun) -> float:
     """Share of tokens, over all sparse layers, that go to the same expert."""
-    runs = [TeacherForcedRun(graph_files(folder, each), each, choices(folder, each)) for each in (source, variant)]
-    same = total = 0
-    for batch in batches:
-        kept = {"encoder": batch.attention_mask.astype(bool), "decoder": batch.label_mask}
-        one, other = (run.run(batch) for run in runs)
-        for role, names in runs[0].outputs.items():
-            for name in names:
-                equal = (one[role][name] == other[role][name])[kept[role]]
-                same, total = same + equal.sum(), total + equal.size
-    return same / total
-
-
-def choices(folder, variant):
-    """Names of the values that hold each token's expert."""
-    return {
-        role: [node.outputs[0].name for node in ir.load(path).graph if node.op_type == "ArgMax"]
-        for role, path in graph_files(folder, variant).items()
+    routers = {
+        role: [node.outputs[0].name for node in pieces.graph if node.op_type == "ArgMax"]
+        for role, pieces in one.graphs.items()
     }
+    same = total = 0
+    for (batch, role, ours), (_, _, theirs) in zip(one.values(routers), other.values(routers), strict=True):
+        tokens = batch.attention_mask.astype(bool) if role == "encoder" else batch.label_mask
+        for name, chosen in ours.items():
+            equal = (chosen == theirs[name])[tokens]
+            same, total = same + equal.sum(), total + equal.size
+    return same / total

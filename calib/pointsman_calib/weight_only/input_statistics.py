@@ -1,30 +1,29 @@
 """What the float graphs multiply their weights with, over a corpus: the Hessians that GPTQ rounds by.
 
-The corpus is run once per group of weights whose Hessians fit the memory budget. Inputs of an expert are the tokens
-that its router sends it, so an expert's Hessian tells how often and with what it is asked; those of its `wo` are
+They are collected for one group of weights after another, as many as fit the memory budget. Inputs of an expert are the
+tokens that its router sends it, so an expert's Hessian tells how often and with what it is asked; those of its `wo` are
 computed from its float `wi`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pointsman.manifest import Activation, Manifest, Role, Variant
+from pointsman.manifest import Activation, Architecture, Role
 from pointsman_calib.batches import Batch
 from pointsman_calib.external_data import read_tensor
-from pointsman_calib.float_runs import TeacherForcedRun, graph_files
+from pointsman_calib.graph_pieces import Values
+from pointsman_calib.piecewise import PiecewiseRun
 from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
 
-MEMORY_BUDGET = 1 << 30  # bytes of Hessians held at once
+MEMORY_BUDGET = 1 << 28  # bytes of Hessians held at once
 _EXPERT = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<expert>\d+)\.(?P<projection>wi|wi_0|wi_1|wo)\.weight")
 
-Array = NDArray[Any]
 Floats = NDArray[np.float32]
 _ACTIVATIONS: dict[Activation, Callable[[Floats], Floats]] = {
     "relu": lambda x: np.maximum(x, 0),
@@ -72,22 +71,15 @@ class GptqRounding:
     Weights must be asked for in the order of `names`, as `Draft.round` does.
     """
 
-    def __init__(
-        self,
-        statistics: "InputStatistics",
-        names: Sequence[str],
-        thin: Mapping[str, Sequence[int]],
-        batches: Callable[[], Iterable[Batch]],
-    ) -> None:
+    def __init__(self, statistics: "InputStatistics", names: Sequence[str], thin: Mapping[str, Sequence[int]]) -> None:
         """Collect nothing yet.
 
         Args:
             statistics: of the float variant.
             names: weights that will be rounded, in order.
             thin: for each sparse layer, the experts that are rounded to nearest, since few tokens reach them.
-            batches: the corpus, anew at each call.
         """
-        self.statistics, self.batches = statistics, batches
+        self.statistics = statistics
         self.names = [name for name in names if not self._is_thin(statistics.products.get(name), thin)]
         self.hessians: dict[str, InputHessian] = {}
 
@@ -96,7 +88,7 @@ class GptqRounding:
         if name not in self.statistics.products or name not in self.names:
             return round_blocks(weight, form)
         if name not in self.hessians:
-            self.hessians = self.statistics.collect(self._next_group(name), self.batches())
+            self.hessians = self.statistics.collect(self._next_group(name))
         return gptq(weight, self.hessians.pop(name).matrix, form)
 
     def _next_group(self, first: str) -> list[str]:
@@ -118,60 +110,50 @@ class GptqRounding:
 
 
 class InputStatistics:
-    """A float variant's graphs, run with the inputs of some of their products as outputs.
+    """What is seen of a float variant's products in a run.
 
     Attributes:
         products: by the weight's name.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, variant: Variant) -> None:
-        """Read the graphs; their weights stay on disk."""
-        self.architecture, self.variant = manifest.architecture, variant
-        self.paths = graph_files(bundle, variant)
-        self.graphs = {role: ir.load(path).graph for role, path in self.paths.items()}
-        found = (product for role, graph in self.graphs.items() for product in products(role, graph))
+    def __init__(self, run: PiecewiseRun, architecture: Architecture) -> None:
+        """Find the products; nothing is run yet."""
+        self.run, self.architecture = run, architecture
+        found = (product for role, pieces in run.graphs.items() for product in products(role, pieces.graph))
         self.products = {product.weight: product for product in found}
 
-    def coverage(self, batches: Iterable[Batch]) -> dict[str, tuple[int, ...]]:
+    def coverage(self) -> dict[str, tuple[int, ...]]:
         """For each sparse layer, the tokens that each expert is given."""
-        routed = {product.layer: product for product in self.products.values() if product.chosen is not None}
-        counts = {layer: np.zeros(self.architecture.num_experts, np.int64) for layer in sorted(routed)}
-        run = self._run({str(product.chosen) for product in routed.values()})
-        for batch in batches if routed else ():
-            values = run.run(batch)
-            for layer, product in routed.items():
-                chosen = values[product.role][str(product.chosen)][_tokens(product.role, batch)]
-                counts[layer] += np.bincount(chosen, minlength=self.architecture.num_experts)
+        routed = [product for product in self.products.values() if product.chosen is not None]
+        layers = {product.chosen: product.layer for product in routed}
+        counts = {layer: np.zeros(self.architecture.num_experts, np.int64) for layer in sorted(layers.values())}
+        for batch, role, values in self.run.values(_by_role((each.role, str(each.chosen)) for each in routed)):
+            for name, chosen in values.items():
+                counts[layers[name]] += np.bincount(chosen[_tokens(role, batch)], minlength=len(counts[layers[name]]))
         return {layer: tuple(map(int, seen)) for layer, seen in counts.items()}
 
-    def collect(self, weights: Iterable[str], batches: Iterable[Batch]) -> dict[str, InputHessian]:
-        """Hessians of these weights' inputs over a corpus."""
-        hessians = {name: InputHessian(self.products[name].size, np.float32) for name in weights}
-        run = self._run({value for name in hessians for value in self.products[name].values})
-        for batch in batches:
-            values = run.run(batch)
-            for name, hessian in hessians.items():
-                hessian.update(self._inputs(self.products[name], values, batch))
+    def collect(self, weights: Iterable[str]) -> dict[str, InputHessian]:
+        """Hessians of these weights' inputs over the text."""
+        wanted = [self.products[name] for name in weights]
+        hessians = {product.weight: InputHessian(product.size, np.float32) for product in wanted}
+        taps = _by_role((product.role, value) for product in wanted for value in product.values)
+        for batch, role, values in self.run.values(taps):
+            for product in wanted:
+                if product.role == role and product.inputs in values:
+                    hessians[product.weight].update(self._inputs(product, values, batch))
         return hessians
 
-    def _run(self, wanted: Set[str]) -> TeacherForcedRun:
-        """A run that hands out these values."""
-        outputs: dict[Role, set[str]] = {"encoder": set(), "decoder": set()}
-        for product in self.products.values():
-            outputs[product.role] |= wanted & set(product.values)
-        return TeacherForcedRun(self.paths, self.variant, outputs)
-
-    def _inputs(self, product: Product, values: Mapping[Role, Mapping[str, Array]], batch: Batch) -> Floats:
+    def _inputs(self, product: Product, values: Values, batch: Batch) -> Floats:
         """The rows that a weight multiplies, [rows, inputs]."""
-        given, rows = values[product.role], _tokens(product.role, batch)
+        rows = _tokens(product.role, batch)
         if product.chosen is not None:
-            rows = rows & (given[product.chosen] == product.expert)
-        hidden: Floats = given[product.inputs].reshape(*rows.shape, -1)[rows]
+            rows = rows & (values[product.chosen] == product.expert)
+        hidden: Floats = values[product.inputs].reshape(*rows.shape, -1)[rows]
         return self._inner(product, hidden) if product.is_second else hidden
 
     def _inner(self, product: Product, hidden: Floats) -> Floats:
         """What an expert's `wo` multiplies."""
-        initializers = self.graphs[product.role].initializers
+        initializers = self.run.graphs[product.role].graph.initializers
         prefix = product.weight.removesuffix("wo.weight")
         names = ("wi_0", "wi_1") if self.architecture.gated else ("wi",)
         first, *gates = (read_tensor(weight_data(initializers[f"{prefix}{name}.weight"])) for name in names)
@@ -184,6 +166,13 @@ class InputStatistics:
 def _tokens(role: Role, batch: Batch) -> NDArray[np.bool_]:
     """Where there is a token and no padding, [batch, tokens]."""
     return batch.attention_mask.astype(bool) if role == "encoder" else batch.label_mask
+
+
+def _by_role(names: Iterable[tuple[Role, str]]) -> dict[Role, set[str]]:
+    found: dict[Role, set[str]] = defaultdict(set)
+    for role, name in names:
+        found[role].add(name)
+    return found
 
 
 def products(role: Role, graph: ir.Graph) -> Iterator[Product]:

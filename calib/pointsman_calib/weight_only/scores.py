@@ -1,17 +1,14 @@
 """What a variant makes of text: the loss of every label in a span, and the token it would have said."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import ParityError
-from pointsman.manifest import Role, Variant
 from pointsman_calib.batches import Batch
-from pointsman_calib.float_runs import TeacherForcedRun
+from pointsman_calib.piecewise import PiecewiseRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,10 @@ class Scores:
         """The span loss: the mean."""
         return float(self.losses.mean())
 
+    def first(self, labels: int) -> "Scores":
+        """Those of so many labels."""
+        return Scores(self.losses[:labels], self.choices[:labels])
+
     def increase_over(self, other: "Scores") -> float:
         """How much larger this loss is, as a part of the other's."""
         return self.loss / other.loss - 1
@@ -44,19 +45,13 @@ class Scores:
         return float(np.square(self.losses - other.losses).mean())
 
 
-def score(graphs: Mapping[Role, Path], variant: Variant, batches: Iterable[Batch]) -> Scores:
+def score(run: PiecewiseRun) -> Scores:
     """Run a variant over text.
-
-    Args:
-        graphs: its files.
-        variant: whose interface they have.
-        batches: the text.
 
     Raises:
         ParityError: the logits are not finite.
     """
-    run = TeacherForcedRun(graphs, variant, {"encoder": (), "decoder": ("logits",)})
-    found = [_scores(run.run(batch)["decoder"]["logits"], batch) for batch in batches]
+    found = [_scores(values["logits"], batch) for batch, _, values in run.values({"decoder": ["logits"]})]
     return Scores(np.concatenate([each.losses for each in found]), np.concatenate([each.choices for each in found]))
 
 

@@ -40,15 +40,13 @@ class Text:
     """The calibration text as far as it is run again and again.
 
     Attributes:
-        ranking: scores a draft on the part of it that layers are ranked on.
         judging: scores a draft on the part of it that limits are checked on.
-        exact_ranking: of the float variant.
-        exact: of the float variant.
+        ranking: scores a draft on the beginning of that part, which layers are ranked on.
+        exact: the float variant's, on the part that limits are checked on.
     """
 
-    ranking: Callable[[], Scores]
     judging: Callable[[], Scores]
-    exact_ranking: Scores
+    ranking: Callable[[], Scores]
     exact: Scores
 
 
@@ -82,12 +80,14 @@ def layers_of(names: Mapping[str, object]) -> dict[str, frozenset[str]]:
 
 def _costs(draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]") -> dict[str, float]:
     """What sparing each layer's inputs gains, the largest first."""
-    draft.write(Spared())
-    everything = _scored(text.ranking, bar).deviation_from(text.exact_ranking)
-    costs = {}
-    for layer, weights in layers.items():
-        draft.write(Spared(inputs=weights))
-        costs[layer] = everything - _scored(text.ranking, bar).deviation_from(text.exact_ranking)
+
+    def deviation(spared: Spared) -> float:
+        draft.write(spared)
+        scores = _scored(text.ranking, bar)
+        return scores.deviation_from(text.exact.first(len(scores.losses)))
+
+    everything = deviation(Spared())
+    costs = {layer: everything - deviation(Spared(inputs=weights)) for layer, weights in layers.items()}
     return dict(sorted(costs.items(), key=lambda item: -item[1]))
 
 

@@ -1,18 +1,18 @@
 """Write a weight-only variant: every tensor of the float one, quantized or as it is, and graphs that read it."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pointsman.manifest import (
-    Architecture,
     ExpertCoverage,
     FileRecord,
     Graph,
     Manifest,
     Quantization,
+    Role,
     Scheme,
     Sensitivity,
     Variant,
@@ -20,7 +20,7 @@ from pointsman.manifest import (
 )
 from pointsman_calib.batches import Batch
 from pointsman_calib.corpus import Corpus
-from pointsman_calib.float_runs import graph_files
+from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.producer import installed_versions
 from pointsman_calib.weight_only.coverage import checked_coverage
 from pointsman_calib.weight_only.draft import WEIGHTS, Draft
@@ -42,7 +42,8 @@ def write_variant(
 
     Norms, biases and routers stay in float32; the embedding and the head are INT8 in both schemes. Without a corpus,
     weights are rounded to nearest and memory is bounded by the largest tensor. With one, they are rounded by GPTQ
-    (Frantar et al. 2022), which runs the float variant, and what costs most is spared until the limits hold.
+    (Frantar et al. 2022), which runs the float variant piece by piece, and what costs most is spared until the limits
+    hold.
 
     Args:
         bundle: with a `fused-float32` variant.
@@ -61,36 +62,35 @@ def write_variant(
         draft.round(lambda _, weight, form: round_blocks(weight, form))
         quantization = _provenance(draft)
     else:
-        quantization = _calibrated(draft, bundle, manifest, corpus, limits or DEFAULT_LIMITS[scheme])
+        quantization = _calibrated(draft, manifest, corpus, limits or DEFAULT_LIMITS[scheme])
     draft.close()
     return _variant(source, draft, quantization)
 
 
-def _calibrated(draft: Draft, bundle: Path, manifest: Manifest, corpus: Corpus, limits: Limits) -> Quantization:
+def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits) -> Quantization:
     """Round for a corpus, and spare what the limits need."""
-    source, architecture = manifest.variants[SOURCE], manifest.architecture
-    statistics = InputStatistics(bundle, manifest, source)
+    architecture = manifest.architecture
+
+    def run(graphs: Mapping[Role, Path], batches: int | None = None) -> PiecewiseRun:
+        def text() -> Iterable[Batch]:
+            return itertools.islice(corpus.batches(architecture), batches)
+
+        return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
+
+    statistics = InputStatistics(run(draft.source), architecture)
     coverage = checked_coverage(
-        statistics.coverage(corpus.batches(architecture)),
+        statistics.coverage(),
         fewest_tokens=limits.min_expert_tokens,
         most_thin=limits.max_thin_experts,
         documents=len(corpus.examples),
     )
-    draft.round(GptqRounding(statistics, draft.order, coverage.thin, lambda: corpus.batches(architecture)))
-    text = _text(draft, source, corpus, architecture)
-    return _provenance(draft, corpus, coverage, settle(draft, limits, text), text.exact)
-
-
-def _text(draft: Draft, source: Variant, corpus: Corpus, architecture: Architecture) -> Text:
-    def first(count: int) -> Iterable[Batch]:
-        return itertools.islice(corpus.batches(architecture), count)
-
-    return Text(
-        ranking=lambda: score(draft.graphs, source, first(RANKED_BATCHES)),
-        judging=lambda: score(draft.graphs, source, first(JUDGED_BATCHES)),
-        exact_ranking=score(draft.source, source, first(RANKED_BATCHES)),
-        exact=score(draft.source, source, first(JUDGED_BATCHES)),
+    draft.round(GptqRounding(statistics, draft.order, coverage.thin))
+    text = Text(
+        judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
+        ranking=lambda: score(run(draft.graphs, RANKED_BATCHES)),
+        exact=score(run(draft.source, JUDGED_BATCHES)),
     )
+    return _provenance(draft, corpus, coverage, settle(draft, limits, text), text.exact)
 
 
 def _variant(source: Variant, draft: Draft, quantization: Quantization) -> Variant:

@@ -14,7 +14,7 @@ from calibration_text import random_corpus
 from conftest import installed
 from pointsman.manifest import Architecture, Stack, read_manifest, verify_files
 from pointsman.model import SwitchModel
-from pointsman_calib.float_runs import TeacherForcedRun, graph_files
+from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.weight_only import Limits
 from pointsman_calib.weight_only.draft import Draft, Spared
@@ -44,9 +44,13 @@ def graphs_of(folder: Path, name: str):
     return graph_files(folder, variant), variant
 
 
-def scores_of(folder: Path, name: str):
+def run_of(folder: Path, name: str) -> PiecewiseRun:
     graphs, variant = graphs_of(folder, name)
-    return score(graphs, variant, CORPUS.batches(read_manifest(folder).architecture))
+    return PiecewiseRun(graphs, variant, lambda: CORPUS.batches(read_manifest(folder).architecture))
+
+
+def scores_of(folder: Path, name: str):
+    return score(run_of(folder, name))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,21 +66,16 @@ def test_it_says_what_the_float_variant_says(bundle, scheme, agreement):
 
 
 def test_int8_routes_as_the_float_variant(bundle):
-    runs = []
-    for name in (SOURCE, "fused-int8"):
-        graphs, variant = graphs_of(bundle, name)
-        chosen = {
-            role: [node.outputs[0].name for node in ir.load(path).graph if node.op_type == "ArgMax"]
-            for role, path in graphs.items()
-        }
-        assert all(len(names) == 2 for names in chosen.values())
-        runs.append(TeacherForcedRun(graphs, variant, chosen))
+    runs = [run_of(bundle, name) for name in (SOURCE, "fused-int8")]
+    routers = {
+        role: [node.outputs[0].name for node in pieces.graph if node.op_type == "ArgMax"]
+        for role, pieces in runs[0].graphs.items()
+    }
+    assert all(len(names) == 2 for names in routers.values())
     same = total = 0
-    for batch in CORPUS.batches(read_manifest(bundle).architecture):
-        ours, theirs = (run.run(batch) for run in runs)
-        for role in ("encoder", "decoder"):
-            for name in runs[0].outputs[role]:
-                same, total = same + (ours[role][name] == theirs[role][name]).sum(), total + ours[role][name].size
+    for (_, _, ours), (_, _, theirs) in zip(*(run.values(routers) for run in runs), strict=True):
+        for name, chosen in ours.items():
+            same, total = same + (chosen == theirs[name]).sum(), total + chosen.size
     assert same / total >= 0.8  # the demo model is held to 99.5 %
 
 
@@ -154,11 +153,11 @@ def test_a_draft_spares_what_it_is_told(tiny_bundle, tmp_path):
     draft = Draft(graphs, "int8", tmp_path)
     draft.round(lambda _, weight, form: round_blocks(weight, form))
     batches = list(CORPUS.batches(read_manifest(tiny_bundle).architecture))
-    exact = score(graphs, variant, batches)
+    exact = scores_of(tiny_bundle, SOURCE)
 
     def deviation(spared):
         draft.write(spared)
-        return score(draft.graphs, variant, batches).deviation_from(exact)
+        return score(PiecewiseRun(draft.graphs, variant, lambda: batches)).deviation_from(exact)
 
     names = frozenset(draft.formats)
     nothing, inputs = deviation(Spared()), deviation(Spared(inputs=names))

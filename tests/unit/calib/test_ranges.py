@@ -12,6 +12,7 @@ from checkpoints import CHECKPOINTS, weights
 from pointsman.errors import BundleError
 from pointsman.manifest import read_manifest
 from pointsman_calib import ranges
+from pointsman_calib.piecewise import graph_files
 from pointsman_calib.products import EXPERTS
 from pointsman_calib.range_collection import expert_tensor
 from pointsman_calib.range_table import read_range_table
@@ -87,7 +88,7 @@ def test_every_product_is_seen_as_numpy_sees_it(exports, name):
 
 
 def test_an_interrupted_collection_goes_on(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "SAVED_EVERY", 2)
+    monkeypatch.setattr(ranges, "DOCUMENTS_AT_ONCE", 2)
     folder, examples = exports("tied", "portable").folder, random_examples(2, LENGTHS)
     path = tmp_path / "ranges.json"
     whole = write_ranges(folder, corpus(examples), path)
@@ -104,13 +105,13 @@ def test_an_interrupted_collection_goes_on(exports, tmp_path, monkeypatch):
             return super().__getitem__(index)
 
     assert write_ranges(folder, corpus(Recorded(examples)), path) == whole == read_range_table(path)
-    assert asked == [2]
+    assert asked == [2, 4, 5]  # the last is empty
     assert [entry.name for entry in tmp_path.iterdir()] == ["ranges.json"]
 
 
 @pytest.mark.parametrize("other", ["another corpus", "damage", "cut off"])
 def test_progress_of_something_else_is_not_used(exports, tmp_path, monkeypatch, other):
-    monkeypatch.setattr(ranges, "SAVED_EVERY", 2)
+    monkeypatch.setattr(ranges, "DOCUMENTS_AT_ONCE", 2)
     folder, examples = exports("tied", "portable").folder, random_examples(3, LENGTHS)
     path, partial = tmp_path / "ranges.json", tmp_path / "ranges.json.partial"
     with pytest.raises(KeyboardInterrupt):
@@ -137,10 +138,9 @@ def test_what_is_kept_does_not_grow(exports):
     export = exports("tied", "portable")
     variant = export.manifest.variants[SOURCE]
     collector = ranges.RangeCollector(variant_products(export.folder, variant), export.manifest.architecture, 64)
-    run = ranges.TeacherForcedRun(ranges.graph_files(export.folder, variant), variant, collector.taps())
-    sizes = []
-    for document in ranges._documents(corpus(random_examples(5, LENGTHS)), 0, export.manifest.architecture):
-        collector.update(document, run.run(document))
+    text, sizes = corpus(random_examples(5, LENGTHS)), []
+    for document in text.batches(export.manifest.architecture, 1):
+        ranges._observe(collector, graph_files(export.folder, variant), variant, [document])
         sizes.append(sum(array.nbytes for array in collector.state().values()))
     assert all(before == after for before, after in pairwise(sizes))
 

@@ -9,6 +9,7 @@ from calibration_text import random_corpus
 from checkpoints import reference
 from pointsman.errors import CorpusError
 from pointsman.manifest import read_manifest
+from pointsman_calib.piecewise import PIECE_BYTES, PiecewiseRun, graph_files
 from pointsman_calib.weight_only import input_statistics
 from pointsman_calib.weight_only.coverage import checked_coverage
 from pointsman_calib.weight_only.graphs import quantizable
@@ -27,10 +28,14 @@ WEIGHTS = (
 CORPUS = random_corpus(6)
 
 
-@pytest.fixture(scope="module")
-def statistics(tiny_bundle):
+@pytest.fixture(scope="module", params=["whole", "by sublayers"])
+def statistics(request, tiny_bundle):
     manifest = read_manifest(tiny_bundle)
-    return InputStatistics(tiny_bundle, manifest, manifest.variants["fused-float32"])
+    variant, architecture = manifest.variants["fused-float32"], manifest.architecture
+    piece_bytes = PIECE_BYTES if request.param == "whole" else 0
+    graphs = graph_files(tiny_bundle, variant)
+    run = PiecewiseRun(graphs, variant, lambda: CORPUS.batches(architecture), piece_bytes=piece_bytes)
+    return InputStatistics(run, architecture)
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +63,16 @@ def observed(tiny_checkpoint):
     return inputs, choices
 
 
-def batches(statistics):
-    return CORPUS.batches(statistics.architecture)
-
-
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_hessians(statistics, observed, weight):
     rows = np.concatenate(observed[0][weight]).astype(np.float64)
-    hessian = statistics.collect([weight], batches(statistics))[weight]
+    hessian = statistics.collect([weight])[weight]
     assert hessian.matrix.any()
     HESSIAN.check(hessian.matrix, 2 * rows.T @ rows, weight)
 
 
 def test_every_quantizable_weight_has_inputs(statistics):
-    models = [ir.load(path) for path in statistics.paths.values()]
-    weights = quantizable(models)
+    weights = quantizable(ir.Model(pieces.graph, ir_version=10) for pieces in statistics.run.graphs.values())
     assert "shared.weight" in weights  # the embedding, and the head
     assert weights.keys() <= statistics.products.keys()
     assert {name: weight.inputs for name, weight in weights.items()} == {
@@ -81,7 +81,7 @@ def test_every_quantizable_weight_has_inputs(statistics):
 
 
 def test_coverage(statistics, observed):
-    counts = statistics.coverage(batches(statistics))
+    counts = statistics.coverage()
     assert len(counts) == 4
     for layer, seen in counts.items():
         assert seen == tuple(np.sum(observed[1][f"{layer}.router"], axis=0))
@@ -92,26 +92,23 @@ def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
     form = BlockFormat(bits=4, block_size=16)
     drawn = np.random.default_rng(0)
     weights = {name: drawn.standard_normal((statistics.products[name].size, 8)).astype(np.float32) for name in names}
-    passes = []
+    groups = []
+    collect = statistics.collect
+    monkeypatch.setattr(statistics, "collect", lambda names: groups.append(names) or collect(names))
 
     def rounded(budget, thin):
         monkeypatch.setattr(input_statistics, "MEMORY_BUDGET", budget)
-        passes.clear()
-
-        def corpus():
-            passes.append(1)
-            return batches(statistics)
-
-        rounding = GptqRounding(statistics, names, thin, corpus)
+        groups.clear()
+        rounding = GptqRounding(statistics, names, thin)
         return {name: rounding(name, weights[name], form).packed_codes() for name in names}
 
-    at_once, told = rounded(1 << 30, {}), len(passes)
+    at_once, told = rounded(1 << 30, {}), len(groups)
     one_by_one = rounded(1, {})
-    assert (told, len(passes)) == (1, len(names))
+    assert (told, len(groups)) == (1, len(names))
     for name in names:
         np.testing.assert_array_equal(at_once[name], one_by_one[name])
     thin = rounded(1 << 30, {"encoder.block.3.layer.1.mlp": (2,)})
-    hessians = statistics.collect(names, batches(statistics))
+    hessians = statistics.collect(names)
     for name in names:
         expected = round_blocks(weights[name], form) if "expert_2" in name else None
         expected = expected or gptq(weights[name], hessians[name].matrix, form)
