@@ -105,11 +105,6 @@ class RangeTable:
             raise BundleError(f"no value of {tensor} was seen: calibrate with more text, or leave it in float")
         return float(getattr(found.amax, method))
 
-    def thin_experts(self, tokens: int) -> Iterator[tuple[str, int, int]]:
-        """Layer, number and tokens of every expert that was given fewer than `tokens`."""
-        for layer, seen in self.coverage.items():
-            yield from ((layer, expert, given) for expert, given in enumerate(seen) if given < tokens)
-
     def require_variant(self, name: str, variant: Variant) -> None:
         """Check that the table was measured on this variant.
 

@@ -178,7 +178,8 @@ def test_decode_runs_and_says_what_transformers_says(tmp_path):
 @pytest.mark.slow
 def test_calib_memory_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "calib_memory.json", tmp_path / "work"
-    ran = script("calib_memory", "--quick", "--folder", folder, "--output", output)
+    corpus = BENCHMARKS.parent / "examples/data/c4-sample-train.json.gz"
+    ran = script("calib_memory", "--quick", "--corpus", corpus, "--folder", folder, "--output", output)
     assert ran.returncode == 0, ran.stderr
     (bundle,) = json.loads(output.read_text())["bundles"].values()
     assert 0 < bundle["anonymous_peak_bytes"] <= bundle["peak_bytes"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pointsman.errors import OptionsError, OutputError
+from pointsman_calib.commands import corpus_arguments
 from pointsman_calib.compare.comparison import Comparison, Limits
 from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
@@ -34,15 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_corpus(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--corpus", metavar="C4", nargs="+", required=True, help="C4 files, globs, or allenai/c4 (validation split)"
-    )
-    group.add_argument("--documents", type=int, default=128, help="how many to use (default: 128)")
-    group.add_argument("--seed", type=int, default=0, help="of spans and bootstrap (default: 0)")
-    group.add_argument("--window", type=int, default=512, help="the most encoder inputs (default: 512)")
-    group.add_argument(
-        "--too-long", choices=("skip", "cut"), default="skip", help="what becomes of longer documents (default: skip)"
-    )
+    corpus_arguments.add(group, required=True, use="what to compare on, of a hub id its validation split")
     group.add_argument("--batch-size", type=int, default=4, help="documents run together (default: 4)")
     group.add_argument(
         "--generations", type=int, default=4, help="documents to generate from and time; 0: none (default: 4)"
@@ -78,7 +71,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
     _check_outputs(parsed)
     subject = open_subject(parsed.bundle, parsed.baseline, parsed.candidate)
-    corpus = _corpus(parsed)
+    corpus = corpus_arguments.read(parsed, split="validation")
     evaluation = survey(subject, corpus, parsed.corpus)
     with tqdm(total=len(corpus.examples), desc="documents", unit="", disable=None) as bar:
         comparison = compare_bundle(subject, corpus, evaluation, settings, progress=bar.update)
@@ -126,18 +119,6 @@ def _check_outputs(parsed: argparse.Namespace) -> None:
         raise OutputError(f"{wrong}; name a file in a folder that is there for --report")
     if parsed.commands is not None:
         check_commands_folder(parsed.commands)
-
-
-def _corpus(parsed: argparse.Namespace) -> Corpus:
-    return Corpus.read(
-        parsed.bundle,
-        parsed.corpus,
-        documents=parsed.documents,
-        seed=parsed.seed,
-        window=parsed.window,
-        too_long=parsed.too_long,
-        split="validation",
-    )
 
 
 def _print(comparison: Comparison, *, as_json: bool) -> None:

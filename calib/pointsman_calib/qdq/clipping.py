@@ -7,7 +7,6 @@ its linear half (the cross-layer equalization of Nagel et al. 2019, "Data-Free Q
 and Bias Correction", §4.1, by expert instead of by channel).
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.errors import CorpusError, OptionsError
+from pointsman.errors import OptionsError
 from pointsman.manifest import Architecture
 from pointsman_calib.observers import METHODS, Method
 from pointsman_calib.products import EXPERTS, Product
@@ -57,33 +56,6 @@ class Clipping:
 
 
 DEFAULT: Final = Clipping()
-
-
-def require_coverage(table: RangeTable, clipping: Clipping) -> None:
-    """Check that the corpus reached enough experts.
-
-    Raises:
-        CorpusError: more than the allowed share was given too few tokens; says how many more are needed.
-    """
-    given = np.array([tokens for layer in table.coverage.values() for tokens in layer], np.int64)
-    thin = given < clipping.fewest_tokens
-    allowed = math.floor(clipping.most_thin * given.size)
-    if thin.sum() <= allowed:
-        return
-    needed = int(np.sort(clipping.fewest_tokens - given[thin])[: thin.sum() - allowed].sum())
-    raise CorpusError(
-        f"{thin.sum()} of {given.size} experts were given fewer than {clipping.fewest_tokens} tokens, and "
-        f"at most {clipping.most_thin:.0%} may be: {thin.sum() - allowed} of them need {needed} tokens more; "
-        f"calibrate on more than these {table.provenance.sequences} documents, or accept fewer tokens"
-    )
-
-
-def thin_experts(table: RangeTable, clipping: Clipping) -> dict[str, tuple[int, ...]]:
-    """By sparse layer, the experts that were given too few tokens for a range of their own."""
-    found: dict[str, tuple[int, ...]] = dict.fromkeys(table.coverage, ())
-    for layer, expert, _ in table.thin_experts(clipping.fewest_tokens):
-        found[layer] = (*found[layer], expert)
-    return found
 
 
 def activation_scales(table: RangeTable, products: Iterable[Product], method: Method) -> dict[str, np.float32]:

@@ -22,17 +22,11 @@ from pointsman.manifest import (
 )
 from pointsman_calib import ranges
 from pointsman_calib.corpus import Corpus
+from pointsman_calib.coverage import require_coverage, thin_experts
 from pointsman_calib.external_data import in_file_order
 from pointsman_calib.producer import installed_versions
 from pointsman_calib.products import ROUTER, Product, products
-from pointsman_calib.qdq.clipping import (
-    DEFAULT,
-    Clipping,
-    activation_scales,
-    expert_factors,
-    require_coverage,
-    thin_experts,
-)
+from pointsman_calib.qdq.clipping import DEFAULT, Clipping, activation_scales, expert_factors
 from pointsman_calib.qdq.graphs import rewrite
 from pointsman_calib.qdq.weights import output_axes, write_weights
 from pointsman_calib.range_table import RangeTable, write_range_table
@@ -75,7 +69,12 @@ def write_variant(
     """
     clipping.check()
     table = _table(bundle, manifest, corpus, table)
-    require_coverage(table, clipping)
+    require_coverage(
+        table.coverage,
+        fewest_tokens=clipping.fewest_tokens,
+        most_thin=clipping.most_thin,
+        documents=table.provenance.sequences,
+    )
     source = manifest.variants[SOURCE]
     models = {role: ir.load(bundle / graph.file) for role, graph in zip(ROLES, _graphs(source), strict=True)}
     found = [product for role, model in models.items() for product in products(model.graph, role)]
@@ -125,7 +124,7 @@ def _provenance(axes: Mapping[str, int], found: list[Product], table: RangeTable
             method=clipping.method,
             fewest_tokens=clipping.fewest_tokens,
             coverage=table.coverage,
-            thin_experts=thin_experts(table, clipping),
+            thin_experts=thin_experts(table.coverage, clipping.fewest_tokens),
         ),
         producer=installed_versions(PACKAGES),
     )

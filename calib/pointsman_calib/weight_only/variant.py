@@ -20,9 +20,9 @@ from pointsman.manifest import (
 )
 from pointsman_calib.batches import Batch
 from pointsman_calib.corpus import Corpus
+from pointsman_calib.coverage import Counts, require_coverage, thin_experts
 from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.producer import installed_versions
-from pointsman_calib.weight_only.coverage import checked_coverage
 from pointsman_calib.weight_only.draft import WEIGHTS, Draft
 from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStatistics
 from pointsman_calib.weight_only.limits import DEFAULT_LIMITS, Limits
@@ -78,12 +78,7 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
         return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
 
     statistics = InputStatistics(run(draft.source), architecture)
-    coverage = checked_coverage(
-        statistics.coverage(),
-        fewest_tokens=limits.min_expert_tokens,
-        most_thin=limits.max_thin_experts,
-        documents=len(corpus.examples),
-    )
+    coverage = _coverage(statistics.coverage(), limits, documents=len(corpus.examples))
     draft.round(GptqRounding(statistics, draft.order, coverage.thin))
     text = Text(
         judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
@@ -91,6 +86,12 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
         exact=score(run(draft.source, JUDGED_BATCHES)),
     )
     return _provenance(draft, corpus, coverage, settle(draft, limits, text), text.exact)
+
+
+def _coverage(counts: Counts, limits: Limits, *, documents: int) -> ExpertCoverage:
+    fewest = limits.min_expert_tokens
+    require_coverage(counts, fewest_tokens=fewest, most_thin=limits.max_thin_experts, documents=documents)
+    return ExpertCoverage(fewest_tokens=fewest, tokens=dict(counts), thin=thin_experts(counts, fewest))
 
 
 def _variant(source: Variant, draft: Draft, quantization: Quantization) -> Variant:

@@ -45,7 +45,7 @@ class ExpertCoverage:
     Attributes:
         fewest_tokens: an expert that was given fewer is thin: its weights were rounded without regard to the text.
         tokens: for each expert.
-        thin: the numbers of the thin experts, of layers that have any.
+        thin: the numbers of the thin experts.
     """
 
     fewest_tokens: int

@@ -111,7 +111,7 @@ def test_a_corpus_that_reaches_too_few_experts(bundle, tmp_path, capsys):
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 2, *options, *LENIENT) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "pointsman-calib: 32 of 32 experts were given fewer than 10000 tokens, and 25% may be: 24 of them need "
+        "pointsman-calib: 32 of 32 experts were given fewer than 10000 tokens, and at most 25% may be: 24 of them need "
     )
     assert line.endswith(
         " tokens more; calibrate on more than these 2 documents, or accept fewer tokens with --min-expert-tokens"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from checkpoints import CHECKPOINTS
-from pointsman.errors import BundleError, CorpusError, OptionsError
+from pointsman.errors import BundleError, OptionsError
 from pointsman.manifest import Calibration
 from pointsman_calib.observers import METHODS
 from pointsman_calib.products import Product
 from pointsman_calib.qdq import Clipping
-from pointsman_calib.qdq.clipping import activation_scales, expert_factors, require_coverage, thin_experts
+from pointsman_calib.qdq.clipping import activation_scales, expert_factors
 from pointsman_calib.range_table import SCHEMA, Amax, Provenance, RangeTable, TensorRange
 
 LAYER = "encoder.block.1.layer.1.mlp"
@@ -67,28 +67,6 @@ def test_a_gate_takes_the_factor_in_its_linear_half():
 
 def test_an_activation_that_bends_takes_none():
     assert expert_factors(table(), [WI, WO], replace(RELU, activation="gelu"), Clipping()) == {}
-
-
-def test_thin_experts_are_listed():
-    assert thin_experts(table(), Clipping(fewest_tokens=64)) == {LAYER: (1, 2)}
-    assert thin_experts(table(), Clipping(fewest_tokens=0)) == {LAYER: ()}
-
-
-def test_a_corpus_that_reaches_too_few_experts_is_refused():
-    require_coverage(table(), Clipping(fewest_tokens=64, most_thin=0.5))
-    sentence = (
-        "2 of 4 experts were given fewer than 64 tokens, and at most 25% may be: 1 of them need 54 tokens more; "
-        "calibrate on more than these 128 documents, or accept fewer tokens"
-    )
-    with pytest.raises(CorpusError) as caught:
-        require_coverage(table(), Clipping(fewest_tokens=64, most_thin=0.25))
-    assert str(caught.value) == sentence
-    with pytest.raises(CorpusError, match="2 of them need 118 tokens more"):
-        require_coverage(table(), Clipping(fewest_tokens=64, most_thin=0.0))
-
-
-def test_a_dense_model_needs_no_coverage():
-    require_coverage(replace(table(), coverage={}), Clipping(most_thin=0.0))
 
 
 @pytest.mark.parametrize(

@@ -92,13 +92,6 @@ def test_ranges_that_are_not_there_are_said_so(table, tensor, sentence):
         table.amax(tensor, "minmax")
 
 
-@pytest.mark.parametrize(
-    ("tokens", "thin"), [(1, [("encoder.1", 2, 0)]), (8, [("encoder.1", 1, 7), ("encoder.1", 2, 0)]), (0, [])]
-)
-def test_thin_experts_are_named(table, tokens, thin):
-    assert list(table.thin_experts(tokens)) == thin
-
-
 def test_the_variant_is_known_by_its_files(table):
     table.require_variant("portable", replace(VARIANT, files=VARIANT.files[::-1]))
     changed = replace(VARIANT, files=(replace(VARIANT.files[0], sha256="ab"), VARIANT.files[1]))

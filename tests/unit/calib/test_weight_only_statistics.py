@@ -7,11 +7,9 @@ import torch
 
 from calibration_text import random_corpus
 from checkpoints import reference
-from pointsman.errors import CorpusError
 from pointsman.manifest import read_manifest
 from pointsman_calib.piecewise import PIECE_BYTES, PiecewiseRun, graph_files
 from pointsman_calib.weight_only import input_statistics
-from pointsman_calib.weight_only.coverage import checked_coverage
 from pointsman_calib.weight_only.graphs import quantizable
 from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStatistics
 from pointsman_calib.weight_rounding import BlockFormat, gptq, round_blocks
@@ -113,21 +111,3 @@ def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
         expected = round_blocks(weights[name], form) if "expert_2" in name else None
         expected = expected or gptq(weights[name], hessians[name].matrix, form)
         np.testing.assert_array_equal(thin[name], expected.packed_codes())
-
-
-COUNTS = {"encoder.block.1.layer.1.mlp": (100, 3, 64, 63), "decoder.block.1.layer.2.mlp": (70, 80, 90, 0)}
-
-
-def test_thin_experts():
-    coverage = checked_coverage(COUNTS, fewest_tokens=64, most_thin=0.5, documents=9)
-    assert coverage.tokens == COUNTS
-    assert coverage.thin == {"encoder.block.1.layer.1.mlp": (1, 3), "decoder.block.1.layer.2.mlp": (3,)}
-
-
-def test_a_corpus_that_reaches_too_few_experts_says_how_much_is_lacking():
-    with pytest.raises(CorpusError) as raised:
-        checked_coverage(COUNTS, fewest_tokens=64, most_thin=0.2, documents=9)
-    assert str(raised.value) == (
-        "3 of 8 experts were given fewer than 64 tokens, and 20% may be: 2 of them need 62 tokens more; calibrate on "
-        "more than these 9 documents, or accept fewer tokens with --min-expert-tokens"
-    )
