@@ -68,6 +68,10 @@ class Rounded:
         return replace(self, codes=_at(self.codes, path), scales=_at(self.scales, path))
 
 
+Parts = dict[tuple[object, ir.Value, int], ir.Value]
+"""Of a graph or branch, a value and a block size, the value in two int8 parts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What was written into an external-data file.
@@ -160,9 +164,10 @@ def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
         fine_inputs: quantized weights whose inputs come in two int8 parts.
     """
     graph, rounded, kept = model.graph, contents.rounded, contents.kept
+    parts: Parts = {}
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         for name in {str(value.name) for value in node.inputs if value is not None} & rounded.keys():
-            _replace(graph, node, rounded[name], fine=name in fine_inputs)
+            _replace(graph, node, rounded[name], parts if name in fine_inputs else None)
     for name, value in list(graph.initializers.items()):
         if name in rounded:
             del graph.initializers[name]
@@ -171,7 +176,8 @@ def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
     model.opset_imports[DOMAIN] = 1
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, *, fine: bool) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, parts: Parts | None) -> None:
+    """Put a quantized product or look-up in a node's place; the inputs come in `parts` where these are given."""
     (old,) = node.outputs
     expression = Expression(str(node.name))
     inputs = [value for value in node.inputs if value is not None]
@@ -180,11 +186,21 @@ def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, *, fine: bool) -> 
         new = expression.lookup(rows, scales, inputs[1], weight.form.block_size)
     else:
         operand = _operand(graph, weight)
-        product = expression.fine_product if fine and operand.has_whole_blocks else expression.product
-        new = product(inputs[0], operand)
+        if parts is None or not operand.has_whole_blocks:
+            new = expression.product(inputs[0], operand)
+        else:
+            new = expression.fine_product(_parts(expression, node, inputs[0], operand, parts), operand)
     new.name, new.shape, new.type = old.name, old.shape, old.type
     assert isinstance(node.graph, ir.Graph)
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], expression.nodes, [old], [new])
+
+
+def _parts(expression: Expression, node: ir.Node, inputs: ir.Value, weight: Operand, parts: Parts) -> ir.Value:
+    """The inputs in two parts, made once for all products of them in blocks of one size."""
+    key = (node.graph, inputs, weight.form.block_size)
+    if key not in parts:
+        parts[key] = expression.parts(inputs, weight)
+    return parts[key]
 
 
 def _operand(graph: ir.Graph, weight: Rounded) -> Operand:

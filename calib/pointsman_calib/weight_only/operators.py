@@ -4,6 +4,7 @@ With accuracy level 4, MatMulNBits rounds its inputs to int8, in the weight's bl
 that costs too much, its inputs come in two parts: what int8 makes of them, which the operator then takes exactly, and
 the rest, at most 1/254 of a block's largest, rounded by itself. The two products together are as exact as with 15 bits,
 in a fraction of the time of the operator's float path, which for 8-bit weights unpacks all of the weight each time.
+Both parts are rows of one product, so that each weight is fetched once.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,15 @@ class Expression:
         self.nodes.append(node)
         return node.outputs[0]
 
+    def halves(self, value: ir.Value) -> Sequence[ir.Value]:
+        """A value [2 rows, ...] as two of [rows, ...]."""
+        name = f"{self.name}/{len(self.nodes)}.Split"
+        node = ir.node("Split", [value], {"axis": 0, "num_outputs": 2}, num_outputs=2, name=name)
+        for number, output in enumerate(node.outputs):
+            output.name = f"{name}:{number}"
+        self.nodes.append(node)
+        return node.outputs
+
     def constant(self, array: NDArray[Any]) -> ir.Value:
         """Add a constant."""
         return self.op("Constant", [], {"value": ir.tensor(array)})
@@ -86,11 +96,15 @@ class Expression:
         }
         return self.op("MatMulNBits", [inputs, weight.codes, weight.scales], attributes, DOMAIN)
 
-    def fine_product(self, inputs: ir.Value, weight: Operand) -> ir.Value:
-        """Inputs float32 [..., inputs], in two int8 parts, times a weight of whole blocks."""
+    def fine_product(self, parts: ir.Value, weight: Operand) -> ir.Value:
+        """Inputs in two int8 parts, as `parts` gives them, times a weight of whole blocks."""
+        halves = self.halves(self.product(parts, weight))
+        return self.op("Add", halves)
+
+    def parts(self, inputs: ir.Value, weight: Operand) -> ir.Value:
+        """Inputs float32 [rows, ..., inputs] as [2 rows, ..., inputs]: what int8 makes of them, then the rest."""
         coarse = self.rounded(inputs, weight.form.block_size, weight.inputs)
-        rest = self.op("Sub", [inputs, coarse])
-        return self.op("Add", [self.product(coarse, weight), self.product(rest, weight)])
+        return self.op("Concat", [coarse, self.op("Sub", [inputs, coarse])], {"axis": 0})
 
     def rounded(self, inputs: ir.Value, block_size: int, width: int) -> ir.Value:
         """What int8 makes of inputs [..., width] in blocks."""

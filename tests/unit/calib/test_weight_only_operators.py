@@ -23,7 +23,11 @@ def computed(kind: str, weight, form: BlockFormat, inputs):
     scales = value("scales", ir.DataType.FLOAT, quantized.scales)
     expression = Expression("product")
     fed = value("inputs", ir.DataType.FLOAT, shape=inputs.shape)
-    result = getattr(expression, kind)(fed, Operand(codes, scales, form, *weight.shape))
+    operand = Operand(codes, scales, form, *weight.shape)
+    result = {
+        "product": lambda: expression.product(fed, operand),
+        "fine_product": lambda: expression.fine_product(expression.parts(fed, operand), operand),
+    }[kind]()
     graph = ir.Graph(
         [fed], [result], nodes=expression.nodes, initializers=[codes, scales], opset_imports={"": 23, DOMAIN: 1}
     )
