@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from pointsman.manifest import Quantization
+from pointsman.manifest import Fidelity, Quantization
 from pointsman_calib.commands import corpus_arguments
 from pointsman_calib.observers import METHODS
 from pointsman_calib.qdq import DEFAULT, Clipping
@@ -58,6 +58,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         metavar="PERCENT",
         help=f"of the float variant's tokens (default: {defaults('min_agreement')})",
     )
+    group.add_argument(
+        "--min-expert-agreement",
+        type=float,
+        metavar="PERCENT",
+        help=f"of tokens at the float variant's expert (default: {defaults('min_expert_agreement')})",
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -93,18 +99,26 @@ def _print_calibration(quantization: Quantization) -> None:
         print(f"experts with fewer than {coverage.fewest_tokens} tokens, and so rounded to nearest: {thin} of {given}")
     if sensitivity is not None:
         print(
-            f"on the corpus: span loss {sensitivity.loss:.4f} {sensitivity.loss_increase:+.3%}, "
-            f"{sensitivity.agreement:.2%} of {sensitivity.labels} tokens agree"
+            f"on the corpus: {sensitivity.labels} labels, span loss {sensitivity.loss:.4f} "
+            f"{_beside_float(sensitivity.reached)}"
         )
+        print(f"rounded to nearest, it would be {_beside_float(sensitivity.nearest)}")
         print(
             f"spared: the inputs of {len(sensitivity.fine_inputs)} and the weights of "
             f"{len(sensitivity.float_weights)} of {len(quantization.formats) + len(quantization.kept)} weights"
         )
 
 
+def _beside_float(fidelity: Fidelity) -> str:
+    return (
+        f"{fidelity.loss_increase:+.3%}, {fidelity.agreement:.2%} of tokens agree, "
+        f"{fidelity.expert_agreement:.2%} go to the same expert"
+    )
+
+
 def _limits(parsed: argparse.Namespace) -> Limits | None:
     """What was asked for, with the scheme's own for the rest; None where nothing was."""
-    names = ["max_loss_increase", "min_agreement"]
+    names = ["max_loss_increase", "min_agreement", "min_expert_agreement"]
     if parsed.scheme in DEFAULT_LIMITS:
         names += ["min_expert_tokens", "max_thin_experts"]
     given = {name: value for name in names if (value := getattr(parsed, name)) is not None}

@@ -32,6 +32,11 @@ class Spared:
     inputs: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
 
+    def __or__(self, other: "Spared") -> "Spared":
+        """What either spares."""
+        weights = self.weights | other.weights
+        return Spared((self.inputs | other.inputs) - weights, weights)
+
 
 class Draft:
     """The files of a weight-only variant.

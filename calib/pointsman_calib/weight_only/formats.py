@@ -24,6 +24,10 @@ def block_format(weight: Weight, scheme: Scheme) -> BlockFormat | None:
 
 
 def embedding_format(weight: Weight) -> BlockFormat | None:
-    """INT8 in the largest blocks that divide a row, since looked-up rows are not padded; None if none does."""
-    size = next((size for size in (128, 64, 32, 16) if weight.inputs % size == 0), None)
+    """INT8 in blocks that divide a row, since looked-up rows are not padded; None if none does.
+
+    What a look-up loses, no rounding and no finer inputs can make up for: its blocks are small.
+    """
+    sizes = (32, 16) if weight.gathered else (128, 64, 32, 16)
+    size = next((size for size in sizes if weight.inputs % size == 0), None)
     return None if size is None else BlockFormat(bits=8, block_size=size)

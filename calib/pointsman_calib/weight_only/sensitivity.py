@@ -1,13 +1,15 @@
 """What is spared, by measurement: the layers whose quantization costs most, until the limits hold.
 
 Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what sparing it
-takes off the mean squared change of the labels' losses, in which changes both ways count; the limits are of the loss
-itself, and of agreement.
+takes off the mean magnitude of the labels' changes of loss, in which changes both ways count; the limits are of the
+loss itself, and of agreement. Squares would count little but the one label that follows a token to another expert.
+Where too many tokens go to other experts, this is mended first, by the layers whose sparing
+brings most of them back: those before a router, which need not be those that move the loss.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -25,13 +27,16 @@ class Settled:
 
     Attributes:
         spared: what the limits needed.
-        costs: for each layer, what sparing it took off the mean squared change of the labels' losses, the costliest
-            first; empty where the limits held at once.
+        costs: for each layer, what sparing it took off the mean magnitude of the labels' changes of loss, the
+            costliest first; empty where the limits held at once.
+        rerouted: for each layer, what sparing it took off the share of tokens that go to another expert, the largest
+            first; empty likewise.
         scores: of the variant.
     """
 
     spared: Spared
     costs: dict[str, float]
+    rerouted: dict[str, float]
     scores: Scores
 
 
@@ -51,7 +56,7 @@ class Text:
 
 
 def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
-    """Spare what must be: first the inputs of the costliest layers, then, costliest first, whole layers.
+    """Spare what must be, of routes and then of all: the inputs of the costliest layers, then, if need be, the layers.
 
     Args:
         draft: with all weights rounded; it is left as it was decided.
@@ -59,14 +64,18 @@ def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
         text: what to measure on.
     """
     with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
-        scores = _scored(text.judging, bar)
-        if limits.hold(scores, text.exact):
-            return Settled(Spared(), {}, scores)
+        found = Settled(Spared(), {}, {}, _scored(text.judging, bar))
+        if limits.hold(found.scores, text.exact):
+            return found
         layers = layers_of(draft.formats)
-        costs = _costs(draft, layers, text, bar)
-        choices = [_spared(layers, list(costs), count) for count in range(2 * len(layers) + 1)]
-        held, scores = _fewest(draft, choices, lambda found: limits.hold(found, text.exact), text, bar)
-    return Settled(choices[held], costs, scores)
+        costs, rerouted = _costs(draft, layers, text, bar)
+        found = replace(found, costs=costs, rerouted=rerouted)
+        for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
+            if not holds(found.scores, text.exact):
+                choices = [found.spared | _spared(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
+                held, scores = _fewest(draft, choices, holds, text, bar)
+                found = replace(found, spared=choices[held], scores=scores)
+    return found
 
 
 def layers_of(names: Mapping[str, object]) -> dict[str, frozenset[str]]:
@@ -78,17 +87,27 @@ def layers_of(names: Mapping[str, object]) -> dict[str, frozenset[str]]:
     return {layer: frozenset(weights) for layer, weights in layers.items()}
 
 
-def _costs(draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]") -> dict[str, float]:
-    """What sparing each layer's inputs gains, the largest first."""
+def _costs(
+    draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]"
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What sparing each layer's inputs gains, of losses and of routes, the largest first."""
 
-    def deviation(spared: Spared) -> float:
+    def scored(spared: Spared) -> Scores:
         draft.write(spared)
-        scores = _scored(text.ranking, bar)
-        return scores.deviation_from(text.exact.first(len(scores.losses)))
+        return _scored(text.ranking, bar)
 
-    everything = deviation(Spared())
-    costs = {layer: everything - deviation(Spared(inputs=weights)) for layer, weights in layers.items()}
-    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+    everything = scored(Spared())
+    exact = text.exact.first_of(everything)
+    losses, routes = {}, {}
+    for layer, weights in layers.items():
+        found = scored(Spared(inputs=weights))
+        losses[layer] = everything.deviation_from(exact) - found.deviation_from(exact)
+        routes[layer] = everything.rerouted_from(exact) - found.rerouted_from(exact)
+    return _descending(losses), _descending(routes)
+
+
+def _descending(gains: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
 
 def _spared(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: int) -> Spared:
@@ -99,7 +118,11 @@ def _spared(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: 
 
 
 def _fewest(
-    draft: Draft, choices: Sequence[Spared], holds: Callable[[Scores], bool], text: Text, bar: "tqdm[NoReturn]"
+    draft: Draft,
+    choices: Sequence[Spared],
+    holds: Callable[[Scores, Scores], bool],
+    text: Text,
+    bar: "tqdm[NoReturn]",
 ) -> tuple[int, Scores]:
     """The first choice that holds, by bisection: the first does not, and the last, which spares all, does."""
     fails, held, scores = 0, len(choices) - 1, text.exact
@@ -107,7 +130,7 @@ def _fewest(
         middle = (fails + held) // 2
         draft.write(choices[middle])
         found = _scored(text.judging, bar)
-        if holds(found):
+        if holds(found, text.exact):
             held, scores = middle, found
         else:
             fails = middle

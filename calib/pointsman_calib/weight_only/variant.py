@@ -6,8 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pointsman.manifest import (
     ExpertCoverage,
+    Fidelity,
     FileRecord,
     Graph,
     Manifest,
@@ -28,7 +32,7 @@ from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStat
 from pointsman_calib.weight_only.limits import DEFAULT_LIMITS, Limits
 from pointsman_calib.weight_only.scores import Scores, score
 from pointsman_calib.weight_only.sensitivity import Settled, Text, settle
-from pointsman_calib.weight_rounding import round_blocks
+from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized, round_blocks
 
 SOURCE: Final = "fused-float32"
 PACKAGES: Final = ("pointsman", "numpy", "onnx-ir", "onnxruntime")
@@ -59,7 +63,7 @@ def write_variant(
     source = manifest.variants[SOURCE]
     draft = Draft(graph_files(bundle, source), scheme, place)
     if corpus is None:
-        draft.round(lambda _, weight, form: round_blocks(weight, form))
+        draft.round(_to_nearest)
         quantization = _provenance(draft)
     else:
         quantization = _calibrated(draft, manifest, corpus, limits or DEFAULT_LIMITS[scheme])
@@ -79,13 +83,21 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
 
     statistics = InputStatistics(run(draft.source), architecture)
     coverage = _coverage(statistics.coverage(), limits, documents=len(corpus.examples))
-    draft.round(GptqRounding(statistics, draft.order, coverage.thin))
     text = Text(
         judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
         ranking=lambda: score(run(draft.graphs, RANKED_BATCHES)),
         exact=score(run(draft.source, JUDGED_BATCHES)),
     )
-    return _provenance(draft, corpus, coverage, settle(draft, limits, text), text.exact)
+    draft.round(_to_nearest)
+    nearest = text.judging()
+    looked_up = {name for name, weight in draft.weights.items() if weight.gathered}
+    draft.round(GptqRounding(statistics, draft.order, coverage.thin, looked_up))
+    settled = settle(draft, limits, text)
+    return _provenance(draft, corpus, coverage, _sensitivity(settled, nearest, text.exact))
+
+
+def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> BlockQuantized:
+    return round_blocks(weight, form)
 
 
 def _coverage(counts: Counts, limits: Limits, *, documents: int) -> ExpertCoverage:
@@ -117,8 +129,7 @@ def _provenance(
     draft: Draft,
     corpus: Corpus | None = None,
     coverage: ExpertCoverage | None = None,
-    settled: Settled | None = None,
-    exact: Scores | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Quantization:
     rounded = sorted(draft.contents.rounded.items())
     return Quantization(
@@ -129,18 +140,27 @@ def _provenance(
         rounding="nearest" if corpus is None else "GPTQ",
         calibration=None if corpus is None else corpus.provenance(),
         coverage=coverage,
-        sensitivity=None if settled is None or exact is None else _sensitivity(settled, exact),
+        sensitivity=sensitivity,
         producer=installed_versions(PACKAGES),
     )
 
 
-def _sensitivity(settled: Settled, exact: Scores) -> Sensitivity:
+def _sensitivity(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
     return Sensitivity(
         labels=len(exact.losses),
         loss=exact.loss,
-        loss_increase=settled.scores.increase_over(exact),
-        agreement=settled.scores.agreement_with(exact),
+        reached=_fidelity(settled.scores, exact),
+        nearest=_fidelity(nearest, exact),
         costs=settled.costs,
+        rerouted=settled.rerouted,
         fine_inputs=tuple(sorted(settled.spared.inputs)),
         float_weights=tuple(sorted(settled.spared.weights)),
+    )
+
+
+def _fidelity(scores: Scores, exact: Scores) -> Fidelity:
+    return Fidelity(
+        loss_increase=scores.increase_over(exact),
+        agreement=scores.agreement_with(exact),
+        expert_agreement=1 - scores.rerouted_from(exact),
     )

@@ -54,25 +54,42 @@ class ExpertCoverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """How near a variant is to the float one, under teacher forcing.
+
+    Attributes:
+        loss_increase: of the span loss, as a part of the float variant's.
+        agreement: share of labels for which both have the same likeliest token.
+        expert_agreement: share of tokens, over all sparse layers, that both send to the same expert.
+    """
+
+    loss_increase: float
+    agreement: float
+    expert_agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
     """What was measured on the calibration text, against the float variant, and what was spared for it.
 
     Attributes:
         labels: tokens of spans that were scored, under teacher forcing.
         loss: the float variant's, a mean in nats.
-        loss_increase: the variant's, as a part of that.
-        agreement: share of labels for which both have the same likeliest token.
-        costs: for each layer that was ranked, the costliest first, what sparing it takes off the mean squared change of
-            a label's loss; empty where nothing had to be spared.
+        reached: what the variant holds.
+        nearest: what it would with every weight rounded to nearest and nothing spared.
+        costs: for each layer that was ranked, the costliest first, what sparing it takes off the mean magnitude
+            of a label's change of loss; empty where nothing had to be spared.
+        rerouted: likewise, what it takes off the share of tokens that go to another expert.
         fine_inputs: weights that are quantized and whose inputs come in two int8 parts, as with 15 bits.
         float_weights: weights that stayed in float.
     """
 
     labels: int
     loss: float
-    loss_increase: float
-    agreement: float
+    reached: Fidelity
+    nearest: Fidelity
     costs: dict[str, float]
+    rerouted: dict[str, float]
     fine_inputs: tuple[str, ...]
     float_weights: tuple[str, ...]
 

@@ -1,17 +1,20 @@
 """`pointsman-calib quantize`: what it prints, and the one line for each thing that a person can get wrong."""
 
 import gzip
+import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from calibration_text import WINDOW, write_c4
+from conftest import installed
 from pointsman.manifest import read_manifest
 from pointsman_calib.cli import main
 
-LENIENT = ("--min-agreement", "0", "--max-loss-increase", "100", "--window", WINDOW)
+LENIENT = ("--min-agreement", 0, "--min-expert-agreement", 0, "--max-loss-increase", 100, "--window", WINDOW)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,13 @@ def cut_off(path: Path) -> Path:
     return cut
 
 
+def half_of_a_c4_file(path: Path) -> Path:
+    whole = (Path(__file__).parents[3] / "examples/data/c4-sample-train.json.gz").read_bytes()
+    cut = path.with_suffix(".json.gz")
+    cut.write_bytes(whole[: len(whole) // 2])
+    return cut
+
+
 def not_json(path: Path) -> Path:
     path.write_text('{"text": "My sister waits in Xanten."}\n{"text": \n')
     return path
@@ -73,6 +83,7 @@ def absent(path: Path) -> Path:
             "{path} is not gzip, though its name says so; download it again, or rename it to .json",
         ),
         (cut_off, "{path} is cut off after line 48; download it again"),
+        (half_of_a_c4_file, "{path} is cut off after line 13; download it again"),
         (
             not_json,
             (
@@ -134,6 +145,10 @@ def test_a_corpus_that_reaches_too_few_experts(bundle, tmp_path, capsys):
             ("--scheme", "int8-qdq", "--min-agreement", "97"),
             "int8-qdq spares nothing: limits are for int8 and int4; judge",
         ),
+        (
+            ("--scheme", "int8", "--min-expert-agreement", "101"),
+            "the least expert agreement is 101; give 0 to 100 percent",
+        ),
         (("--scheme", "int8", "--max-thin-experts", "2"), "the share of thin experts is 2; give 0 to 1"),
         (("--scheme", "int8", "--min-expert-tokens", "-1"), "the fewest tokens of an expert are -1; give 0 or more"),
     ],
@@ -189,11 +204,28 @@ def test_a_variant_that_exists(bundle, capsys):
 def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
-    size, experts, losses, spared = capsys.readouterr().out.splitlines()
+    size, experts, losses, nearest, spared = capsys.readouterr().out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
     thin = sum(map(len, quantization.coverage.thin.values()))
     assert experts == f"experts with fewer than 64 tokens, and so rounded to nearest: {thin} of 32"
-    assert f" of {quantization.sensitivity.labels} tokens agree" in losses
+    assert losses.startswith(f"on the corpus: {quantization.sensitivity.labels} labels, span loss ")
+    assert f" {quantization.sensitivity.reached.agreement:.2%} of tokens agree, " in losses
+    assert nearest.startswith(
+        f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
+    )
     assert spared == f"spared: the inputs of 0 and the weights of 0 of {len(quantization.formats)} weights"
+
+
+def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
+    """Rounded for a text and spared for limits, in processes that hash and so iterate differently."""
+    corpus = write_c4(tmp_path / "c4.json")
+    options = ("--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT, "--min-agreement", 90)
+    copies = [shutil.copytree(bundle, tmp_path / f"copy-{seed}") for seed in "12"]
+    for seed, copy in enumerate(copies, start=1):
+        command = [installed("pointsman-calib"), "quantize", copy, *map(str, options)]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": str(seed)}, check=True, capture_output=True)
+    once, again = map(state, copies)
+    assert once == again
+    assert read_manifest(copies[0]).variants["fused-int8"].quantization.sensitivity.costs  # something was spared
