@@ -1,11 +1,16 @@
 """What several kinds of tests share: a small exported bundle, and one thread pool that leaves room for others."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# Background jobs of a shell ignore interrupts, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 if TYPE_CHECKING:
     from exports import Exports
