@@ -55,7 +55,8 @@ class PiecewiseRun:
         """Values inside the graphs, piece by piece, those of a piece batch by batch.
 
         What was run last is not run again: to ask for values in the order of the layers, part by part, costs little
-        more than to ask for all at once.
+        more than to ask for all at once. Who drops values before asking for the next has those of one batch in memory
+        and never of two.
 
         Args:
             wanted: names of the values, of the graphs' outputs or inside them.
@@ -99,6 +100,7 @@ class PiecewiseRun:
                 stream.append(found[name])
             if names:
                 yield batch, role, {name: found[name] for name in names}
+            del found, feeds  # before the next are there
         useful = {*before, self._states}
         self._kept[role] = {name: kept for name, kept in self._kept[role].items() if name in useful} | written
 

@@ -128,6 +128,7 @@ def _observe(
     run = PiecewiseRun(graphs, variant, lambda: documents)
     for _, role, values in run.values(collector.taps()):
         collector.observe(role, values)
+        del values
     for document in documents:
         collector.count(document)
 

@@ -152,6 +152,7 @@ class InputStatistics:
             for product in wanted:
                 if product.role == role and product.inputs in values:
                     hessians[product.weight].update(self._inputs(product, values, batch))
+            del values
         return hessians
 
     def _inputs(self, product: Product, values: Values, batch: Batch) -> Floats:

@@ -75,6 +75,7 @@ def score(run: PiecewiseRun) -> Scores:
             told = values[_LOGITS][batch.span_mask]  # [labels, vocab]
             losses.append(_losses(told, batch.labels[batch.span_mask]))
             choices.append(told.argmax(axis=1))
+        del values
     routed = {name: np.concatenate(found) for name, found in experts.items()}
     return Scores(np.concatenate(losses), np.concatenate(choices), routed)
 
