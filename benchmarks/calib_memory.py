@@ -27,7 +27,8 @@ SMALL, LARGE = "2GB-by-blocks", "8GB-by-blocks"
 DEMO_MODEL = Path(__file__).parents[1] / "examples" / "demo_model"
 FEW, MANY = 100, 800
 BATCH = 8  # documents that are run together
-SHORTENED = ("--max-loss-increase", "1000", "--min-agreement", "0", "--min-expert-tokens", "400")
+LIMITLESS = ("--max-loss-increase", "1000", "--min-agreement", "0", "--min-expert-agreement", "0")
+SHORTENED = (*LIMITLESS, "--min-expert-tokens", "400")
 MOST_GB, MOST_GROWTH = 1.5, 1.10
 
 
