@@ -47,9 +47,11 @@ test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
 test-slow: $(VENV)/.dev ## run the heavy tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(VENV)/.dev ## measure at real sizes, and render the README's table
+bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/export_memory.py
+	$(BIN)/python benchmarks/calib_memory.py $(if $(C4),--corpus $(C4))
+	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/render.py
 
 gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (ten minutes)

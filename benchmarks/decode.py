@@ -34,6 +34,7 @@ LEAST_SPEEDUPS = {
     "fused-int4": {"greedy": 7.0, "batch 8": 4.0, "4 beams": 6.0},
 }
 SCHEMES = {"fused-int8": "int8", "fused-int4": "int4"}
+VARIANTS = (MAIN, "portable-float32", *SCHEMES)
 MOST_OVER_FLOOR = {"greedy": 1.2}
 MOST_LOAD_SECONDS = {"fused-int8": 2.0}
 
@@ -219,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case in a round")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--variants", default="fused-float32,portable-float32", help="of the bundle, with commas")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="of the bundle, with commas")
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")

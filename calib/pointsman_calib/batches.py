@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import CorpusError, OptionsError
+from pointsman.manifest import Role
 from pointsman.tokenizer import Tokenizer
 from pointsman_calib import corruption
 from pointsman_calib.c4 import Document
@@ -57,6 +58,10 @@ class Batch:
     labels: NDArray[np.int64]
     label_mask: NDArray[np.bool_]
     span_mask: NDArray[np.bool_]
+
+    def tokens(self, role: Role) -> NDArray[np.bool_]:
+        """Where a graph has a token and no padding, ``[batch, source]`` or ``[batch, target]``."""
+        return self.attention_mask.astype(bool) if role == "encoder" else self.label_mask
 
 
 def examples(

@@ -24,11 +24,10 @@ from pointsman_export.network import DecoderGraph, EncoderGraph
 from pointsman_export.repetition import SCOPES, repeat_blocks, traced_specs
 
 OPSET = 23
-# Distinct, so that the tracer takes no two axes for the same.
 LABELLED = re.compile(r"(encoder|decoder)\.block\.\d+")
 ONNX_NAMES = {"float32": "FLOAT", "bfloat16": "BFLOAT16", "float16": "FLOAT16", "int64": "INT64"}
+# Distinct, so that the tracer takes no two axes for the same.
 SAMPLE_SIZES = {"batch": 2, "source": 11, "rows": 6, "positions": 3, "past": 5}
-
 
 Tensors = Mapping[str, ir.ExternalTensor]
 

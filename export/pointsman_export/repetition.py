@@ -111,12 +111,10 @@ class _Repetition:
             else attribute
             for name, attribute in node.attributes.items()
         ]
-        outputs = []
-        for value in node.outputs:
-            output = _like(value, None)
-            if value.is_graph_output():
-                output = self._counterpart(value, template, number)
-            outputs.append(output)
+        outputs = [
+            self._counterpart(value, template, number) if value.is_graph_output() else _like(value, None)
+            for value in node.outputs
+        ]
         notes = {key: text.replace(*paths) for key, text in node.metadata_props.items()}
         return ir.Node(
             node.domain, node.op_type, inputs, attributes, version=node.version, outputs=outputs, metadata_props=notes

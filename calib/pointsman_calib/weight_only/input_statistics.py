@@ -140,7 +140,7 @@ class InputStatistics:
         counts = {layer: np.zeros(self.architecture.num_experts, np.int64) for layer in sorted(layers.values())}
         for batch, role, values in self.run.values(_by_role((each.role, str(each.chosen)) for each in routed)):
             for name, chosen in values.items():
-                counts[layers[name]] += np.bincount(chosen[_tokens(role, batch)], minlength=len(counts[layers[name]]))
+                counts[layers[name]] += np.bincount(chosen[batch.tokens(role)], minlength=len(counts[layers[name]]))
         return {layer: tuple(map(int, seen)) for layer, seen in counts.items()}
 
     def collect(self, weights: Iterable[str]) -> dict[str, InputHessian]:
@@ -157,7 +157,7 @@ class InputStatistics:
 
     def _inputs(self, product: Product, values: Values, batch: Batch) -> Floats:
         """The rows that a weight multiplies, [rows, inputs]."""
-        rows = _tokens(product.role, batch)
+        rows = batch.tokens(product.role)
         if product.chosen is not None:
             rows = rows & (values[product.chosen] == product.expert)
         hidden: Floats = values[product.inputs].reshape(*rows.shape, -1)[rows]
@@ -173,11 +173,6 @@ class InputStatistics:
         for gate in gates:
             inner = inner * (hidden @ gate)
         return inner
-
-
-def _tokens(role: Role, batch: Batch) -> NDArray[np.bool_]:
-    """Where there is a token and no padding, [batch, tokens]."""
-    return batch.attention_mask.astype(bool) if role == "encoder" else batch.label_mask
 
 
 def _by_role(names: Iterable[tuple[Role, str]]) -> dict[Role, set[str]]:

@@ -68,7 +68,7 @@ def score(run: PiecewiseRun) -> Scores:
     choices: list[NDArray[np.int64]] = []
     experts: dict[str, list[NDArray[np.int64]]] = {name: [] for names in routers.values() for name in names}
     for batch, role, values in run.values({**routers, "decoder": [*routers["decoder"], _LOGITS]}):
-        tokens = batch.attention_mask.astype(bool) if role == "encoder" else batch.label_mask
+        tokens = batch.tokens(role)
         for name in experts.keys() & values.keys():
             experts[name].append(values[name][tokens])
         if _LOGITS in values:

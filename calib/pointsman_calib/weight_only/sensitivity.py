@@ -3,8 +3,8 @@
 Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what sparing it
 takes off the mean magnitude of the labels' changes of loss, in which changes both ways count; the limits are of the
 loss itself, and of agreement. Squares would count little but the one label that follows a token to another expert.
-Where too many tokens go to other experts, this is mended first, by the layers whose sparing
-brings most of them back: those before a router, which need not be those that move the loss.
+Where too many tokens go to other experts, this is mended first, by the layers whose sparing brings most of them back:
+those before a router, which need not be those that move the loss.
 """
 
 import re
