@@ -57,6 +57,14 @@ class Build:
     precision: Precision
     capacity: int | None
 
+    @property
+    def attention_in_one_node(self) -> bool:
+        """Whether self-attention is ONNX's `Attention`: faster on ONNX Runtime than its parts.
+
+        Not in other precisions, where the parts run in different ones.
+        """
+        return self.form == "fused" and self.precision.name == "float32"
+
 
 def activation_function(name: str) -> moe.Activation:
     """The activation that an architecture names; `gelu_tanh` is T5 v1.1's `gelu_new`."""
@@ -202,8 +210,11 @@ class Attention(nn.Module):
         return projected.reshape(rows, -1, self.heads, self.d_kv).transpose(1, 2)
 
     def merge(self, attended: Tensor, shape: torch.Size) -> Tensor:
-        """[rows, heads, tokens, d_kv] to [*shape, heads * d_kv], projected back to the residual's float32."""
-        joined = attended.transpose(1, 2).reshape(*shape, self.heads * self.d_kv)
+        """[rows, heads, tokens, d_kv] to [*shape, heads * d_kv]."""
+        return attended.transpose(1, 2).reshape(*shape, self.heads * self.d_kv)
+
+    def project(self, joined: Tensor) -> Tensor:
+        """[..., heads * d_kv] back to the residual's width and float32."""
         projected: Tensor = self.o(joined)
         return projected.to(torch.float32)
 
@@ -213,6 +224,7 @@ class SelfAttentionLayer(nn.Module):
 
     def __init__(self, build: Build, bias: RelativeBias | None) -> None:
         super().__init__()
+        self.in_one_node = build.attention_in_one_node
         self.SelfAttention = Attention(build, bias=bias)
         self.layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
 
@@ -227,16 +239,33 @@ class SelfAttentionLayer(nn.Module):
 
         `past` is keys and values; `beam_rows` tells which row of them each row continues, where that is not its own.
         """
-        attention, rows = self.SelfAttention, hidden.shape[0]
-        normed = self.layer_norm(hidden)
-        query = attention.split(attention.q(normed), rows)
-        key = attention.split(attention.k(normed), rows)
-        value = attention.split(attention.v(normed), rows)
+        attention, normed = self.SelfAttention, self.layer_norm(hidden)
+        projected = [project(normed) for project in (attention.q, attention.k, attention.v)]
+        earlier = past if past is None or beam_rows is None else [cache.index_select(0, beam_rows) for cache in past]
+        attend_to = self._in_one_node if self.in_one_node else self._in_parts
+        attended, key, value = attend_to(projected, bias, earlier)
+        return hidden + attention.project(attended), key, value
+
+    def _in_parts(
+        self, projected: Sequence[Tensor], bias: Tensor, past: Sequence[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What queries, keys and values [rows, tokens, heads * d_kv] attend to, likewise; all keys and values."""
+        query, key, value = (self.SelfAttention.split(each, each.shape[0]) for each in projected)
         if past is not None:
-            earlier = past if beam_rows is None else [cache.index_select(0, beam_rows) for cache in past]
-            key, value = torch.cat([earlier[0], key], dim=2), torch.cat([earlier[1], value], dim=2)
-        attended = attention.merge(attend(query, key.transpose(2, 3), value, bias), hidden.shape[:2])
-        return hidden + attended, key, value
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        attended = attend(query, key.transpose(2, 3), value, bias)
+        return self.SelfAttention.merge(attended, projected[0].shape[:2]), key, value
+
+    def _in_one_node(
+        self, projected: Sequence[Tensor], bias: Tensor, past: Sequence[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as one `Attention` node of ONNX (opset 23)."""
+        (query, key, value), (past_key, past_value) = projected, past or (None, None)
+        heads = self.SelfAttention.heads
+        attended, key, value, _ = torch.onnx.ops.attention(
+            query, key, value, bias, past_key, past_value, q_num_heads=heads, kv_num_heads=heads, scale=1.0
+        )
+        return attended, key, value
 
 
 class CrossAttention(Attention):
@@ -263,7 +292,8 @@ class CrossAttentionLayer(nn.Module):
         """
         attention = self.EncDecAttention
         query = attention.split(attention.q(self.layer_norm(hidden)), key.shape[0])
-        return hidden + attention.merge(attend(query, key, value, bias), hidden.shape[:2])
+        attended = attention.merge(attend(query, key, value, bias), hidden.shape[:2])
+        return hidden + attention.project(attended)
 
 
 class DenseFeedForward(nn.Module):

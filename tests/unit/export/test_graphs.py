@@ -138,6 +138,16 @@ def test_the_product_of_every_linear_module_carries_its_name(graphs, case):
             assert products[f"{path}.weight"] == f"{slashed(path)}/MatMul"
 
 
+def test_self_attention_is_one_node_in_the_fused_form_in_float32(graphs, export, case):
+    architecture = export.spec.architecture
+    for side in SIDES:
+        attentions = [node for node in all_nodes(graphs[side]) if node.op_type == "Attention"]
+        layers = getattr(architecture, side).layers if case[2:] == ("float32", "fused") else 0
+        assert [node.name for node in attentions] == [f"/{side}/block.{i}/layer.0/Attention" for i in range(layers)]
+        outputs = 3 if side == "decoder" else 1  # with the grown cache, and never the scores
+        assert all(len(node.outputs) == outputs for node in attentions)
+
+
 def test_blocks_hand_on_values_named_after_them(graphs, export):
     architecture = export.spec.architecture
     for side in SIDES:
