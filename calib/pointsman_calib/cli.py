@@ -13,6 +13,7 @@ from types import FrameType, ModuleType
 from typing import Final, NoReturn
 
 from pointsman.errors import DependencyError, OptionsError, PointsmanError
+from pointsman_calib.allocation import return_large_blocks
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 COMMANDS: Final = ("ranges", "quantize", "compare")
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
     signal.signal(signal.SIGTERM, _interrupt)
+    return_large_blocks()
     try:
         parsed = _parser().parse_args(arguments)
         code: int = parsed.run(parsed)

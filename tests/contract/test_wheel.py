@@ -80,6 +80,7 @@ FILES = {
     "pointsman/tokenizer.py",
     "pointsman/writing.py",
     "pointsman_calib/__init__.py",
+    "pointsman_calib/allocation.py",
     "pointsman_calib/batches.py",
     "pointsman_calib/c4.py",
     "pointsman_calib/cli.py",
