@@ -12,6 +12,7 @@ from pointsman.writing import replacing
 from pointsman_calib import qdq, weight_only
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.range_table import RangeTable
+from pointsman_calib.sensitivity import Limits
 
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 
@@ -36,7 +37,7 @@ def recipe_of(
     scheme: Scheme,
     *,
     corpus: Corpus | None,
-    limits: weight_only.Limits | None,
+    limits: Limits | None,
     table: RangeTable | None,
     clipping: qdq.Clipping | None,
 ) -> Recipe:
@@ -46,9 +47,9 @@ def recipe_of(
         OptionsError: what is given to a scheme is of no use to it.
     """
     if scheme == qdq.SCHEME:
-        if limits is not None:
-            raise OptionsError(f"{scheme} spares nothing: limits are for int8 and int4; judge it with `compare`")
-        write = functools.partial(qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT)
+        write = functools.partial(
+            qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT, limits=limits
+        )
         return Recipe(qdq.NAME, qdq.SOURCE, write)
     if table is not None or clipping is not None:
         raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
@@ -64,7 +65,7 @@ def quantize_bundle(
     scheme: Scheme,
     *,
     corpus: Corpus | None = None,
-    limits: weight_only.Limits | None = None,
+    limits: Limits | None = None,
     table: RangeTable | None = None,
     clipping: qdq.Clipping | None = None,
     force: bool = False,
@@ -75,7 +76,7 @@ def quantize_bundle(
         bundle: with the float variant that the scheme's recipe names.
         scheme: one of `SCHEMES`.
         corpus: what to calibrate on; without one, only the weights themselves are looked at.
-        limits: for `int8` and `int4`, what to hold to on the corpus; the scheme's own where None.
+        limits: what to hold to on the corpus; the scheme's own where None.
         table: for `int8-qdq` in the corpus's place, ranges that were collected before.
         clipping: for `int8-qdq`, how ranges become scales.
         force: whether to replace the variant if it is there.
@@ -88,6 +89,8 @@ def quantize_bundle(
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
     """
+    if limits is not None and corpus is None:
+        raise OptionsError("limits are checked on a corpus, and there is none")
     folder = Path(bundle)
     recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping)
     manifest = read_manifest(folder)

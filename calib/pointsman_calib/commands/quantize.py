@@ -7,10 +7,10 @@ from pathlib import Path
 from pointsman.manifest import Fidelity, Quantization
 from pointsman_calib.commands import corpus_arguments
 from pointsman_calib.observers import METHODS
-from pointsman_calib.qdq import DEFAULT, Clipping
+from pointsman_calib.qdq import DEFAULT, SCHEME, Clipping
 from pointsman_calib.quantize import SCHEMES, quantize_bundle
 from pointsman_calib.range_table import read_range_table
-from pointsman_calib.weight_only import DEFAULT_LIMITS, Limits
+from pointsman_calib.sensitivity import DEFAULT_LIMITS, Limits
 
 HELP = "add a quantized variant to a bundle"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranges = parser.add_argument_group("ranges of activations, for int8-qdq")
     ranges.add_argument("--ranges", type=Path, metavar="FILE", help="a table by `pointsman-calib ranges`, for --corpus")
     ranges.add_argument("--range-method", choices=METHODS, help=f"where to clip (default: {DEFAULT.method})")
-    _add_limits(parser.add_argument_group("what int8 and int4 are held to on the corpus"))
+    _add_limits(parser.add_argument_group("what the variant is held to on the corpus"))
     experts = parser.add_argument_group("experts that few tokens reach")
     experts.add_argument(
         "--min-expert-tokens",
@@ -119,17 +119,16 @@ def _beside_float(fidelity: Fidelity) -> str:
 def _limits(parsed: argparse.Namespace) -> Limits | None:
     """What was asked for, with the scheme's own for the rest; None where nothing was."""
     names = ["max_loss_increase", "min_agreement", "min_expert_agreement"]
-    if parsed.scheme in DEFAULT_LIMITS:
+    if parsed.scheme != SCHEME:
         names += ["min_expert_tokens", "max_thin_experts"]
     given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
-    own = DEFAULT_LIMITS.get(parsed.scheme, DEFAULT_LIMITS["int8"])
-    return replace(own, **given) if given else None
+    return replace(DEFAULT_LIMITS[parsed.scheme], **given) if given else None
 
 
 def _clipping(parsed: argparse.Namespace) -> Clipping | None:
     """What was asked for; None where nothing was."""
     options = {"method": parsed.range_method}
-    if parsed.scheme not in DEFAULT_LIMITS:
+    if parsed.scheme == SCHEME:
         options |= {"fewest_tokens": parsed.min_expert_tokens, "most_thin": parsed.max_thin_experts}
     given = {name: value for name, value in options.items() if value is not None}
     return Clipping(**given) if given else None

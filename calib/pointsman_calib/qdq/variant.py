@@ -1,12 +1,10 @@
 """Write the variant: ranges, then weights, then graphs that read them."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-
-import onnx_ir as ir
-from tqdm import tqdm
 
 from pointsman.errors import OptionsError
 from pointsman.manifest import (
@@ -17,26 +15,28 @@ from pointsman.manifest import (
     Quantization,
     Role,
     Scheme,
+    Sensitivity,
     Variant,
     record_of,
 )
 from pointsman_calib import ranges
+from pointsman_calib.batches import Batch
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.coverage import require_coverage, thin_experts
-from pointsman_calib.external_data import in_file_order
+from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.producer import installed_versions
-from pointsman_calib.products import ROUTER, Product, products
-from pointsman_calib.qdq.clipping import DEFAULT, Clipping, activation_scales, expert_factors
-from pointsman_calib.qdq.graphs import rewrite
-from pointsman_calib.qdq.weights import output_axes, write_weights
+from pointsman_calib.products import ROUTER
+from pointsman_calib.qdq.clipping import DEFAULT, Clipping
+from pointsman_calib.qdq.draft import WEIGHTS, Draft
 from pointsman_calib.range_table import RangeTable, write_range_table
+from pointsman_calib.sensitivity import DEFAULT_LIMITS, Limits, Text, measured, score, settle
 
 SCHEME: Final[Scheme] = "int8-qdq"
 NAME: Final = f"portable-{SCHEME}"
 SOURCE: Final = ranges.SOURCE
-PACKAGES: Final = ("pointsman", "numpy", "onnx-ir")
+PACKAGES: Final = ("pointsman", "numpy", "onnx-ir", "onnxruntime")
 TABLE: Final = "ranges.json"
-ROLES: Final[tuple[Role, Role]] = ("encoder", "decoder")
+RANKED_DOCUMENTS, JUDGED_DOCUMENTS = 32, 128  # the text is run once for each layer, or some seven times
 _FORMATS: Final = {0: "int8 by row", 1: "int8 by column", 2: "int8 by expert and column"}
 
 
@@ -48,19 +48,22 @@ def write_variant(
     corpus: Corpus | None = None,
     table: RangeTable | None = None,
     clipping: Clipping = DEFAULT,
+    limits: Limits | None = None,
 ) -> Variant:
     """Write weights, graphs and the table of ranges.
 
     Products with weights take INT8 on both sides; the embedding is INT8; routers, norms, softmax and all else stay in
-    float32.
+    float32. With a corpus, inputs of the layers that cost most stay in float32 too, and then their weights, until the
+    limits hold on it.
 
     Args:
         bundle: with a `portable-float32` variant.
         manifest: the bundle's.
         place: where to write; it becomes `variants/int8-qdq`.
-        corpus: what to observe ranges on.
-        table: ranges observed before, in the corpus's place.
+        corpus: what to observe ranges on, and to judge by.
+        table: ranges observed before, in the corpus's place; then nothing is judged.
         clipping: how ranges become scales.
+        limits: what to hold to on the corpus; the scheme's own where None.
 
     Raises:
         OptionsError: there is neither corpus nor table, or both, or `clipping` is out of range.
@@ -76,29 +79,41 @@ def write_variant(
         documents=table.provenance.sequences,
     )
     source = manifest.variants[SOURCE]
-    models = {role: ir.load(bundle / graph.file) for role, graph in zip(ROLES, _graphs(source), strict=True)}
-    found = [product for role, model in models.items() for product in products(model.graph, role)]
-    path = place / "weights.bin"
-    axes = output_axes(found)
-    factors = expert_factors(table, found, manifest.architecture, clipping)
-    with tqdm(total=_size(models), desc=SCHEME, unit="B", unit_scale=True, disable=None) as bar:
-        quantized, kept, sha256 = write_weights(models.values(), axes, factors, path, progress=bar.update)
-    scales = activation_scales(table, found, clipping.method)
-    for role, graph in zip(ROLES, _graphs(source), strict=True):
-        mine = [product for product in found if product.role == role]
-        rewrite(models[role], mine, scales, quantized, kept)
-        ir.save(models[role], place / Path(graph.file).name)
+    draft = Draft(graph_files(bundle, source), table, manifest.architecture, clipping, place)
+    sensitivity = None
+    if corpus is not None:
+        sensitivity = _settled(draft, manifest, corpus, limits or DEFAULT_LIMITS[SCHEME])
     write_range_table(table, place / TABLE)
-    weights = FileRecord(path=_final(path.name), bytes=path.stat().st_size, sha256=sha256)
-    names = [*(Path(graph.file).name for graph in _graphs(source)), TABLE]
+    path = place / WEIGHTS
+    weights = FileRecord(path=_final(WEIGHTS), bytes=path.stat().st_size, sha256=draft.sha256)
+    names = [*(graph.name for graph in draft.graphs.values()), TABLE]
     return replace(
         source,
         precision=SCHEME,
         encoder=_moved(source.encoder),
         decoder=_moved(source.decoder),
         files=(*(replace(record_of(place, place / name), path=_final(name)) for name in names), weights),
-        quantization=_provenance(axes, found, table, clipping),
+        quantization=_provenance(draft, table, clipping, sensitivity),
     )
+
+
+def _settled(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits) -> Sensitivity:
+    """Spare what the limits need."""
+
+    def run(graphs: Mapping[Role, Path], documents: int) -> PiecewiseRun:
+        def text() -> Iterable[Batch]:
+            # Alone, as for ranges: a decoder fetches the weights of each token's expert.
+            return itertools.islice(corpus.batches(manifest.architecture, batch_size=1), documents)
+
+        return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
+
+    text = Text(
+        judging=lambda: score(run(draft.graphs, JUDGED_DOCUMENTS)),
+        ranking=lambda: score(run(draft.graphs, RANKED_DOCUMENTS)),
+        exact=score(run(draft.source, JUDGED_DOCUMENTS)),
+    )
+    settled = settle(draft, limits, text)
+    return measured(settled, settled.unspared, text.exact)
 
 
 def _table(bundle: Path, manifest: Manifest, corpus: Corpus | None, table: RangeTable | None) -> RangeTable:
@@ -111,15 +126,17 @@ def _table(bundle: Path, manifest: Manifest, corpus: Corpus | None, table: Range
     return table
 
 
-def _provenance(axes: Mapping[str, int], found: list[Product], table: RangeTable, clipping: Clipping) -> Quantization:
-    routers = sorted({f"{product.layer}{ROUTER}classifier.weight" for product in found if product.layer is not None})
+def _provenance(draft: Draft, table: RangeTable, clipping: Clipping, sensitivity: Sensitivity | None) -> Quantization:
+    routers = {f"{each.layer}{ROUTER}classifier.weight" for each in draft.products if each.layer is not None}
+    spared = frozenset(() if sensitivity is None else sensitivity.float_weights)
     return Quantization(
         scheme=SCHEME,
         source=SOURCE,
-        formats={name: _FORMATS[axis] for name, axis in sorted(axes.items())},
-        kept=tuple(routers),
+        formats={name: _FORMATS[axis] for name, axis in sorted(draft.axes.items()) if name not in spared},
+        kept=tuple(sorted(routers | spared)),
         rounding="nearest",
         calibration=table.provenance.calibration,
+        sensitivity=sensitivity,
         activations=ActivationRanges(
             method=clipping.method,
             fewest_tokens=clipping.fewest_tokens,
@@ -128,14 +145,6 @@ def _provenance(axes: Mapping[str, int], found: list[Product], table: RangeTable
         ),
         producer=installed_versions(PACKAGES),
     )
-
-
-def _graphs(variant: Variant) -> tuple[Graph, Graph]:
-    return variant.encoder, variant.decoder
-
-
-def _size(models: Mapping[Role, ir.Model]) -> int:
-    return sum(tensor.nbytes for _, tensor in in_file_order(models.values()))
 
 
 def _final(name: str) -> str:

@@ -1,6 +1,5 @@
 """Weight-only INT8 and INT4 of the fused form, for ONNX Runtime."""
 
-from pointsman_calib.weight_only.limits import DEFAULT_LIMITS, Limits
 from pointsman_calib.weight_only.variant import SOURCE, write_variant
 
-__all__ = ["DEFAULT_LIMITS", "SOURCE", "Limits", "write_variant"]
+__all__ = ["SOURCE", "write_variant"]

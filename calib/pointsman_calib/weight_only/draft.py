@@ -1,6 +1,6 @@
 """A variant in the making: weights are rounded once, and files are written for any choice of what is spared."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -12,30 +12,13 @@ from tqdm import tqdm
 
 from pointsman.manifest import Role, Scheme
 from pointsman_calib.external_data import in_file_order, read_tensor
+from pointsman_calib.sensitivity import Spared
 from pointsman_calib.weight_only.formats import block_format
 from pointsman_calib.weight_only.graphs import Contents, Rounded, Rounding, quantizable, rewrite, write_weights
 from pointsman_calib.weight_rounding import BlockFormat
 
 WEIGHTS: Final = "weights.bin"
 _ROUNDED: Final = "rounded.bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Spared:
-    """What is not quantized, or not all the way.
-
-    Attributes:
-        inputs: weights that are quantized, and whose inputs come in two int8 parts, as with 15 bits.
-        weights: weights that stay in float32.
-    """
-
-    inputs: frozenset[str] = frozenset()
-    weights: frozenset[str] = frozenset()
-
-    def __or__(self, other: "Spared") -> "Spared":
-        """What either spares."""
-        weights = self.weights | other.weights
-        return Spared((self.inputs | other.inputs) - weights, weights)
 
 
 class Draft:
@@ -63,6 +46,11 @@ class Draft:
         self.contents = Contents({}, {}, "")
         self._left_out: frozenset[str] = frozenset()
         self._stored: _Stored | None = None
+
+    @property
+    def quantizable(self) -> Iterable[str]:
+        """Names of the weights that the scheme quantizes."""
+        return self.formats
 
     @property
     def order(self) -> list[str]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pointsman.manifest import (
     ExpertCoverage,
-    Fidelity,
     FileRecord,
     Graph,
     Manifest,
@@ -27,11 +26,9 @@ from pointsman_calib.corpus import Corpus
 from pointsman_calib.coverage import Counts, require_coverage, thin_experts
 from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.producer import installed_versions
+from pointsman_calib.sensitivity import DEFAULT_LIMITS, Limits, Text, measured, score, settle
 from pointsman_calib.weight_only.draft import WEIGHTS, Draft
 from pointsman_calib.weight_only.input_statistics import GptqRounding, InputStatistics
-from pointsman_calib.weight_only.limits import DEFAULT_LIMITS, Limits
-from pointsman_calib.weight_only.scores import Scores, score
-from pointsman_calib.weight_only.sensitivity import Settled, Text, settle
 from pointsman_calib.weight_rounding import BlockFormat, BlockQuantized, round_blocks
 
 SOURCE: Final = "fused-float32"
@@ -93,7 +90,7 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
     looked_up = {name for name, weight in draft.weights.items() if weight.gathered}
     draft.round(GptqRounding(statistics, draft.order, coverage.thin, looked_up))
     settled = settle(draft, limits, text)
-    return _provenance(draft, corpus, coverage, _sensitivity(settled, nearest, text.exact))
+    return _provenance(draft, corpus, coverage, measured(settled, nearest, text.exact))
 
 
 def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> BlockQuantized:
@@ -142,25 +139,4 @@ def _provenance(
         coverage=coverage,
         sensitivity=sensitivity,
         producer=installed_versions(PACKAGES),
-    )
-
-
-def _sensitivity(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
-    return Sensitivity(
-        labels=len(exact.losses),
-        loss=exact.loss,
-        reached=_fidelity(settled.scores, exact),
-        nearest=_fidelity(nearest, exact),
-        costs=settled.costs,
-        rerouted=settled.rerouted,
-        fine_inputs=tuple(sorted(settled.spared.inputs)),
-        float_weights=tuple(sorted(settled.spared.weights)),
-    )
-
-
-def _fidelity(scores: Scores, exact: Scores) -> Fidelity:
-    return Fidelity(
-        loss_increase=scores.increase_over(exact),
-        agreement=scores.agreement_with(exact),
-        expert_agreement=1 - scores.rerouted_from(exact),
     )

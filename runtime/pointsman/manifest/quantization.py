@@ -80,7 +80,8 @@ class Sensitivity:
         costs: for each layer that was ranked, the costliest first, what sparing it takes off the mean magnitude
             of a label's change of loss; empty where nothing had to be spared.
         rerouted: likewise, what it takes off the share of tokens that go to another expert.
-        fine_inputs: weights that are quantized and whose inputs come in two int8 parts, as with 15 bits.
+        fine_inputs: weights that are quantized, and whose inputs are not: of `int8-qdq` they stay in float32, else they
+            come in two int8 parts, as with 15 bits.
         float_weights: weights that stayed in float.
     """
 

@@ -12,7 +12,7 @@ from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.subject import open_subject, survey
 from pointsman_calib.corpus import Corpus
 from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.weight_only import Limits
+from pointsman_calib.sensitivity import Limits
 
 _WHO = ("The pointsman", "A driver", "My sister", "Nobody")
 _DOES = ("waits", "quickly walks", "sits", "just looks for zebras")

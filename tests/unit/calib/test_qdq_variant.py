@@ -8,15 +8,18 @@ from hashlib import sha256
 import numpy as np
 import onnx_ir as ir
 import pytest
-from text import Interrupted, corpus, random_examples
+from text import LIMITLESS, Interrupted, corpus, random_examples
 
 from pointsman.errors import OptionsError
 from pointsman.manifest import read_manifest, verify_files
 from pointsman.model import SwitchModel
 from pointsman_calib.cli import main
+from pointsman_calib.piecewise import graph_files
 from pointsman_calib.qdq import NAME, SOURCE, Clipping
+from pointsman_calib.qdq.draft import Draft
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.range_table import read_range_table, write_range_table
+from pointsman_calib.sensitivity import Limits, Spared
 from tolerances import W8A8_LOGITS
 
 DOCUMENTS = random_examples(7, [(20, 9)] * 8)
@@ -29,7 +32,8 @@ def quantized(exports, tmp_path_factory):
     """A bundle with the variant."""
     folder = tmp_path_factory.mktemp("qdq") / "bundle"
     shutil.copytree(exports("tied", "portable").folder, folder)
-    quantize_bundle(folder, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=Clipping(fewest_tokens=3))
+    calibration = {"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}
+    quantize_bundle(folder, "int8-qdq", **calibration, clipping=Clipping(fewest_tokens=3))
     return folder
 
 
@@ -83,8 +87,9 @@ def test_only_norms_routers_and_biases_stay_in_float(quantized):
 
 
 def logits(bundle, variant):
+    """Also of files that were written anew since the manifest was."""
     ids, targets = [[5, 40, 17, 90, 1], [8, 9, 1]], [[0, 4, 60, 33], [0, 7, 19, 2]]
-    model = SwitchModel.load(bundle, device="cpu", variant=variant, threads=1)
+    model = SwitchModel.load(bundle, device="cpu", variant=variant, threads=1, verify=False)
     return model.encode(ids, rows=2).step(np.array(targets), np.arange(2))
 
 
@@ -99,7 +104,8 @@ def test_a_gate_takes_the_factors_and_a_separate_head_its_own_scales(exports, tm
     initializers = []
     for fewest in (3, 10**9):  # experts with ranges of their own, and without
         clipping = Clipping(fewest_tokens=fewest, most_thin=1.0)
-        variant = quantize_bundle(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=clipping, force=True)
+        calibration = {"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}
+        variant = quantize_bundle(bundle, "int8-qdq", **calibration, clipping=clipping, force=True)
         graph = ir.load(bundle / variant.encoder.file).graph
         initializers.append({name: value.const_value.numpy().copy() for name, value in graph.initializers.items()})
     own, layers = initializers
@@ -117,13 +123,69 @@ def test_a_gate_takes_the_factors_and_a_separate_head_its_own_scales(exports, tm
 def test_the_same_text_gives_the_same_bytes_with_and_without_a_table(quantized, bundle):
     written = contents(quantized / "variants" / "int8-qdq")
     table = read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
-    for calibration in ({"corpus": corpus(DOCUMENTS)}, {"table": table}):
+    first = read_manifest(quantized).variants[NAME]
+    for calibration in ({"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}, {"table": table}):
         quantize_bundle(bundle, "int8-qdq", **calibration, clipping=Clipping(fewest_tokens=3), force=True)
         again = contents(bundle / "variants" / "int8-qdq")
         assert {path.name: digest for path, digest in again.items()} == {
             path.name: digest for path, digest in written.items()
         }
-        assert read_manifest(bundle).variants[NAME] == read_manifest(quantized).variants[NAME]
+        second = read_manifest(bundle).variants[NAME]
+        judged = None if "table" in calibration else first.quantization.sensitivity  # a table is no text to judge by
+        assert second == replace(first, quantization=replace(first.quantization, sensitivity=judged))
+
+
+def float_inputs(bundle):
+    """Names of the quantized weights that a variant's products multiply with inputs that stay in float."""
+    found = set()
+    for graph in (read_manifest(bundle).variants[NAME].graph(role) for role in ("encoder", "decoder")):
+        for node in ir.load(bundle / graph.file).graph:
+            weight = node.inputs[1].producer() if node.op_type in ("MatMul", "Gemm") else None
+            if weight is not None and weight.op_type == "Gather":
+                weight = weight.inputs[0].producer()
+            if weight is not None and weight.op_type == "DequantizeLinear":
+                inputs = node.inputs[0].producer()
+                if inputs is None or inputs.op_type != "DequantizeLinear":
+                    found.add(weight.inputs[0].name.removesuffix(".codes"))
+    return found
+
+
+def test_what_costs_most_is_spared_until_the_limits_hold(bundle):
+    limits = Limits(max_loss_increase=1000, min_agreement=80)
+    clipping = Clipping(fewest_tokens=3)
+    record = quantize_bundle(
+        bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=clipping, limits=limits
+    ).quantization
+    sensitivity = record.sensitivity
+    assert sensitivity.nearest.agreement < 0.8 <= sensitivity.reached.agreement
+    assert float_inputs(bundle) == set(sensitivity.fine_inputs)
+    assert sensitivity.float_weights
+    assert set(record.kept) >= set(sensitivity.float_weights)
+    assert not record.formats.keys() & set(sensitivity.float_weights)
+    verify_files(bundle, read_manifest(bundle).variants[NAME].files)
+    assert np.isfinite(logits(bundle, NAME)).all()
+
+
+def test_inputs_that_are_spared_stay_in_float_and_weights_do_not(quantized, bundle):
+    manifest, table = read_manifest(quantized), read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
+    shutil.rmtree(bundle)
+    shutil.copytree(quantized, bundle)
+    exact, rounded = (logits(bundle, name) for name in (SOURCE, NAME))
+    graphs = graph_files(bundle, manifest.variants[SOURCE])
+    place = bundle / "variants" / "int8-qdq"
+    draft = Draft(graphs, table, manifest.architecture, Clipping(fewest_tokens=3), place)
+    draft.write(Spared(inputs=frozenset(draft.quantizable)))
+    assert float_inputs(bundle) == {product.weight for product in draft.products}
+    spared = logits(bundle, NAME)
+    assert 0 < np.abs(spared - exact).mean() < np.abs(rounded - exact).mean()
+
+
+def test_limits_that_nothing_but_float_holds(bundle):
+    before = contents(bundle)
+    perfect = Limits(max_loss_increase=0, min_agreement=100)
+    with pytest.raises(OptionsError, match="no layer can be quantized within these limits; loosen --max-loss-incre"):
+        quantize_bundle(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=ANY_COVERAGE, limits=perfect)
+    assert contents(bundle) == before
 
 
 def test_an_interrupt_leaves_the_bundle_as_it_was(bundle):

@@ -17,11 +17,10 @@ from pointsman.manifest import Architecture, Stack, read_manifest, verify_files
 from pointsman.model import SwitchModel
 from pointsman_calib.piecewise import PiecewiseRun, graph_files
 from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.weight_only import Limits
-from pointsman_calib.weight_only.draft import Draft, Spared
+from pointsman_calib.sensitivity import Limits, Spared, score
+from pointsman_calib.weight_only.draft import Draft
 from pointsman_calib.weight_only.formats import block_format
 from pointsman_calib.weight_only.graphs import Weight
-from pointsman_calib.weight_only.scores import score
 from pointsman_calib.weight_rounding import round_blocks
 from pointsman_export.architecture import expected_tensors
 

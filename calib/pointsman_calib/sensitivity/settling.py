@@ -8,17 +8,49 @@ those before a router, which need not be those that move the loss.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
-from pointsman_calib.weight_only.draft import Draft, Spared
-from pointsman_calib.weight_only.limits import Limits
-from pointsman_calib.weight_only.scores import Scores
+from pointsman.errors import OptionsError
+from pointsman.manifest import Fidelity, Sensitivity
+from pointsman_calib.sensitivity.limits import Limits
+from pointsman_calib.sensitivity.scores import Scores
 
 _BLOCK = re.compile(r"(?:encoder|decoder)\.block\.\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """What is not quantized, or not all the way.
+
+    Attributes:
+        inputs: weights that are quantized, and whose inputs keep more precision than the scheme gives them.
+        weights: weights that stay in float32, as their inputs do.
+    """
+
+    inputs: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Spared") -> "Spared":
+        """What either spares."""
+        weights = self.weights | other.weights
+        return Spared((self.inputs | other.inputs) - weights, weights)
+
+
+class Draft(Protocol):
+    """A variant in the making."""
+
+    @property
+    def quantizable(self) -> Iterable[str]:
+        """Names of the weights that its scheme quantizes."""
+        ...
+
+    def write(self, spared: Spared) -> None:
+        """Write the variant anew, with this spared."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +64,14 @@ class Settled:
         rerouted: for each layer, what sparing it took off the share of tokens that go to another expert, the largest
             first; empty likewise.
         scores: of the variant.
+        unspared: of the variant that spares nothing.
     """
 
     spared: Spared
     costs: dict[str, float]
     rerouted: dict[str, float]
     scores: Scores
+    unspared: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +93,19 @@ def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
     """Spare what must be, of routes and then of all: the inputs of the costliest layers, then, if need be, the layers.
 
     Args:
-        draft: with all weights rounded; it is left as it was decided.
+        draft: as it is with nothing spared; it is left as it was decided.
         limits: what to reach. With everything spared, any limits hold.
         text: what to measure on.
+
+    Raises:
+        OptionsError: they hold only with everything spared.
     """
     with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
-        found = Settled(Spared(), {}, {}, _scored(text.judging, bar))
+        scores = _scored(text.judging, bar)
+        found = Settled(Spared(), {}, {}, scores, scores)
         if limits.hold(found.scores, text.exact):
             return found
-        layers = layers_of(draft.formats)
+        layers = layers_of(draft.quantizable)
         costs, rerouted = _costs(draft, layers, text, bar)
         found = replace(found, costs=costs, rerouted=rerouted)
         for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
@@ -75,10 +113,37 @@ def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
                 choices = [found.spared | _spared(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
                 held, scores = _fewest(draft, choices, holds, text, bar)
                 found = replace(found, spared=choices[held], scores=scores)
+    if found.spared.weights.issuperset(draft.quantizable):
+        raise OptionsError(
+            "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
+            "--min-expert-agreement"
+        )
     return found
 
 
-def layers_of(names: Mapping[str, object]) -> dict[str, frozenset[str]]:
+def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
+    """What a manifest says of it; `nearest` are the scores with all rounded to nearest and nothing spared."""
+    return Sensitivity(
+        labels=len(exact.losses),
+        loss=exact.loss,
+        reached=_fidelity(settled.scores, exact),
+        nearest=_fidelity(nearest, exact),
+        costs=settled.costs,
+        rerouted=settled.rerouted,
+        fine_inputs=tuple(sorted(settled.spared.inputs)),
+        float_weights=tuple(sorted(settled.spared.weights)),
+    )
+
+
+def _fidelity(scores: Scores, exact: Scores) -> Fidelity:
+    return Fidelity(
+        loss_increase=scores.increase_over(exact),
+        agreement=scores.agreement_with(exact),
+        expert_agreement=1 - scores.rerouted_from(exact),
+    )
+
+
+def layers_of(names: Iterable[str]) -> dict[str, frozenset[str]]:
     """Weights by the block that they belong to; those of no block, embedding and head, are a layer of their own."""
     layers: dict[str, set[str]] = {}
     for name in names:
