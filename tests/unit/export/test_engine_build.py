@@ -3,6 +3,7 @@
 All with TensorRT-RTX, which builds ahead of time; where a GPU is needed, what is said on a machine without one.
 """
 
+import os
 import resource
 import shutil
 import signal
@@ -210,7 +211,10 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         ),
         (
             (*SM89, "--flavour", "tensorrt"),
-            "tensorrt is not installed; install pointsman[tensorrt]",
+            (
+                "tensorrt is not installed; install pointsman[tensorrt], whose wheels NVIDIA's own index holds "
+                "(docs/gpu.md says how)"
+            ),
         ),
     ],
 )
@@ -242,6 +246,22 @@ def test_a_mistake_is_answered_with_one_line(tmp_path, arguments, line):
 def test_what_needs_a_gpu(tmp_path, arguments, line):
     write_small_bundle(tmp_path / "bundle")
     assert refused("engines", tmp_path / "bundle", *arguments) == line
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (100, "there is no NVIDIA GPU here to build for; name compute capabilities, such as --compute-capability 8.9"),
+        (803, "the NVIDIA driver's parts are of different versions; restart the machine"),
+        (999, "CUDA failed (cuInit: error 999); check the GPU with nvidia-smi"),
+    ],
+)
+def test_a_driver_that_fails(tmp_path, code, line):
+    (tmp_path / "driver.c").write_text(f"int cuInit(unsigned flags) {{ return {code}; }}")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    write_small_bundle(tmp_path / "bundle")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    assert refused("engines", tmp_path / "bundle", env=environment) == line
 
 
 def test_a_changed_weight_file(bundle):
