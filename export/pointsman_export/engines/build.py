@@ -29,7 +29,7 @@ from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
 from pointsman_export.engines.plan import PlanRequest, build_plan
 from pointsman_export.engines.profiles import profiles_for
-from pointsman_export.engines.recording import forget, record, write_plan
+from pointsman_export.engines.recording import forget, record, usable, write_plan
 
 ROLES: tuple[Role, ...] = get_args(Role)
 PLAIN = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
@@ -144,9 +144,9 @@ def _check_options(library: Library, options: EngineOptions) -> None:
 
 
 def _refuse_to_replace(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> None:
-    current = Counter(engine_folder(*engine.key[:3]) for engine in manifest.engines if manifest.is_current(engine))
+    there = Counter(engine_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
     for target in targets:
-        if current[target.folder] == len(ROLES):
+        if there[target.folder] == len(ROLES):
             raise OutputExistsError(f"{bundle} has {target} already; replace them with --force")
 
 

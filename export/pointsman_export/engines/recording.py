@@ -4,7 +4,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from pointsman.manifest import Engine, FileRecord, read_manifest, record_of, write_manifest
+from pointsman.manifest import Engine, FileRecord, Manifest, read_manifest, record_of, write_manifest
+
+
+def usable(bundle: Path, manifest: Manifest) -> list[Engine]:
+    """Records of plans that are not out of date and whose files are there."""
+    current = (engine for engine in manifest.engines if manifest.is_current(engine))
+    return [engine for engine in current if (bundle / engine.file.path).is_file()]
 
 
 def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileRecord:

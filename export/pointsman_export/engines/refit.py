@@ -21,7 +21,7 @@ from pointsman.manifest import Engine, Flavour, Manifest, engine_folder, read_ma
 from pointsman.writing import replacing
 from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
-from pointsman_export.engines.recording import forget, record, write_plan
+from pointsman_export.engines.recording import forget, record, usable, write_plan
 from pointsman_export.engines.refusals import parsing_refusal, sentence
 
 _BUILD = "build them with `pointsman-export engines`"
@@ -115,9 +115,9 @@ def _of_one_flavour(plans: Sequence[Engine], flavour: Flavour | None) -> list[En
 
 
 def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[Engine]) -> None:
-    current = {engine.key for engine in manifest.engines if manifest.is_current(engine)}
+    there = {engine.key for engine in usable(bundle, manifest)}
     for plan in plans:
-        if plan.key in current:
+        if plan.key in there:
             raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with --force")
 
 

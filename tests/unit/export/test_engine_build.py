@@ -114,6 +114,13 @@ def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     assert [manifest.is_current(engine) for engine in manifest.engines] == [True, True]
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_plans_are_built_again_where_a_file_is_missing(built, tmp_path, role):
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    (bundle / f"engines/tensorrt-rtx-sm89/{NAME}/{role}.plan").unlink()
+    verify_files(bundle, tuple(build(bundle, *SM89).files()))
+
+
 def test_plans_for_several_gpus_lie_side_by_side(built, tmp_path):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     manifest = build(bundle, "--compute-capability", "12.0", "--max-rows", 1)
