@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import ModuleType
 
 import onnx_ir as ir
 import pytest
@@ -19,7 +20,9 @@ from conftest import installed
 from engines import build, edit_graph, pointsman_export, refused, without_gpu
 from pointsman.manifest import EngineOptions, read_manifest, sha256_of, verify_files
 from pointsman_export.engines.build import ROLES
+from pointsman_export.engines.library import Library
 from pointsman_export.engines.profiles import profiles_for
+from pointsman_export.engines.refusals import Refusal, sentence
 
 NAME = "portable-float32"
 SM89 = ("--compute-capability", "8.9")
@@ -172,6 +175,23 @@ def test_a_refusal_names_the_node_and_what_to_change(bundle, role, edit, parts):
         assert part in line
     assert (bundle / "manifest.json").read_bytes() == before
     assert files_in(bundle / "engines") == set()
+
+
+def test_more_rows_than_a_tensor_can_have(bundle):
+    line = refused("engines", bundle, *SM89, "--max-rows", 9_000_000_000)
+    assert " at /" not in line
+    assert "checkVolume" not in line
+    assert line.endswith("dimensions are [batch,source] Volume exceeds limit; build for fewer rows (--max-rows)")
+
+
+def test_a_refusal_is_shortened_after_source_files_are_left_out():
+    words = (
+        f"one reason In checkVolume at /_src/runtime/core/shape.cpp:469; another In parse at /_src/{'x' * 300}.cpp:1"
+    )
+    library = ModuleType("tensorrt_rtx")
+    library.__version__ = "1.0"
+    told = sentence(Library("tensorrt-rtx", library), "a.onnx", Refusal(None, None, words))
+    assert "refuses a.onnx: one reason; another; change that part" in told
 
 
 def test_a_gpu_without_bfloat16(exports, tmp_path):
