@@ -90,7 +90,7 @@ def build_engines(
         OptionsError: an argument is out of range, or contradicts another.
         DependencyError: the library is not installed.
         DeviceError: the library does not build for such a GPU here.
-        OutputExistsError: a plan is there and `force` is not given.
+        OutputExistsError: all plans are there and `force` is not given; where only some are, the others are built.
         OutputError: a plan cannot be written.
         EngineError: the library refuses a graph.
         KeyboardInterrupt: interrupted; the build under way was cancelled.
@@ -105,8 +105,8 @@ def build_engines(
     capabilities = library.targets(compute_capabilities)
     targets = [Target(library, capability, name) for capability in capabilities for name in names]
     if not force:
-        _refuse_to_replace(folder, manifest, targets)
-    for name in names:
+        targets = _not_there(folder, manifest, targets)
+    for name in {target.variant for target in targets}:
         verify_files(folder, manifest.variants[name].files)
     built: list[Engine] = []
     with tqdm(total=len(targets) * len(ROLES), desc="plans", file=sys.stderr, disable=None) as bar:
@@ -143,11 +143,20 @@ def _check_options(library: Library, options: EngineOptions) -> None:
         )
 
 
-def _refuse_to_replace(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> None:
-    there = Counter(engine_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
-    for target in targets:
-        if there[target.folder] == len(ROLES):
-            raise OutputExistsError(f"{bundle} has {target} already; replace them with --force")
+def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> list[Target]:
+    """What is left to build; says what is not.
+
+    Raises:
+        OutputExistsError: nothing is left.
+    """
+    files = Counter(engine_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
+    there = [target for target in targets if files[target.folder] == len(ROLES)]
+    sentences = [f"{bundle} has {target} already; replace them with --force" for target in there]
+    if len(there) == len(targets):
+        raise OutputExistsError(sentences[0])
+    for sentence in sentences:
+        tqdm.write(f"note: {sentence}", file=sys.stderr)
+    return [target for target in targets if target not in there]
 
 
 def _build_pair(

@@ -50,7 +50,7 @@ class Library:
             DeviceError: the library does not build for it here.
         """
         for text in asked:
-            if not re.fullmatch(r"\d+\.\d", text):
+            if not re.fullmatch(r"[1-9][0-9]*\.[0-9]", text):
                 raise OptionsError(f"{text!r} is not a compute capability; write it as 8.9")
         if self.flavour == "tensorrt":
             return _of_this_gpu(asked)

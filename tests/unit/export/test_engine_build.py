@@ -108,6 +108,21 @@ def test_current_plans_are_replaced_only_by_force(built, tmp_path):
     verify_files(bundle, tuple(manifest.files()))
 
 
+def test_plans_that_are_there_are_skipped_where_others_are_not(built, tmp_path):
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    done = pointsman_export("engines", bundle, "--compute-capability", "8.9", "8.6")
+    assert done.returncode == 0
+    there = f"{bundle} has tensorrt-rtx plans of {NAME} for compute capability 8.9 already"
+    assert done.stderr == f"note: {there}; replace them with --force\n"
+    engines = read_manifest(bundle).engines
+    assert [(each.compute_capability, each.options.weight_streaming) for each in engines] == [
+        ("8.6", False),
+        ("8.6", False),
+        ("8.9", True),
+        ("8.9", True),
+    ]
+
+
 def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     edit_graph(bundle, "decoder", lambda graph: setattr(graph, "doc_string", "written anew"))
@@ -225,6 +240,7 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         ),
         (("--max-rows", "0"), "max_rows is 0; plans need at least 1"),
         (("--compute-capability", "89"), "'89' is not a compute capability; write it as 8.9"),
+        (("--compute-capability", "08.9"), "'08.9' is not a compute capability; write it as 8.9"),
         (
             ("--compute-capability", "8.9", "9.0", "--flavour", "tensorrt-rtx"),
             "does not build for compute capability 9.0; it builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1",
