@@ -24,12 +24,11 @@ from pointsman.manifest import (
     read_manifest,
     verify_files,
 )
-from pointsman.writing import replacing
 from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
 from pointsman_export.engines.plan import PlanRequest, build_plan
 from pointsman_export.engines.profiles import profiles_for
-from pointsman_export.engines.recording import forget, record, usable, write_plan
+from pointsman_export.engines.recording import forget, record, replacing_plans, usable, write_plan
 
 ROLES: tuple[Role, ...] = get_args(Role)
 PLAIN = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
@@ -164,7 +163,7 @@ def _build_pair(
 ) -> list[Engine]:
     """Build the plans of both graphs, then put them in their place and into the manifest."""
     built: list[Engine] = []
-    with replacing(bundle / target.folder) as partial:
+    with replacing_plans(bundle, target.folder) as partial:
         with _timing_cache(bundle, target, partial) as timing_cache:
             for role in ROLES:
                 bar.set_postfix_str(f"{target.variant} {role} for {target.compute_capability}")

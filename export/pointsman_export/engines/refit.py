@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from pointsman.errors import BundleError, DeviceError, EngineError, OptionsError, OutputExistsError
 from pointsman.manifest import Engine, Flavour, Manifest, engine_folder, read_manifest, verify_files
-from pointsman.writing import replacing
 from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
-from pointsman_export.engines.recording import forget, record, usable, write_plan
+from pointsman_export.engines.recording import forget, record, replacing_plans, usable, write_plan
 from pointsman_export.engines.refusals import parsing_refusal, sentence
 
 _BUILD = "build them with `pointsman-export engines`"
@@ -149,7 +148,7 @@ def _refit_together(
 ) -> list[Engine]:
     """Refit what lies in one folder, then put it in its place and into the manifest."""
     made: list[Engine] = []
-    with replacing(target / folder) as partial:
+    with replacing_plans(target, folder) as partial:
         for plan in plans:
             variant = manifest.variants[plan.variant]
             started = time.perf_counter()
