@@ -9,9 +9,9 @@ import pytest
 
 from conftest import installed
 from pointsman.manifest import Manifest, Role, read_manifest, record_of, write_manifest
-from pointsman_export.engines.gpu import compute_capability
+from pointsman.nvidia import missing_gpu
 
-without_gpu = pytest.mark.skipif(compute_capability() is not None, reason="there is an NVIDIA GPU here")
+without_gpu = pytest.mark.skipif(missing_gpu() is None, reason="there is an NVIDIA GPU here")
 
 
 def pointsman_export(*arguments: object, **keywords) -> subprocess.CompletedProcess[str]:

@@ -24,12 +24,11 @@ from pointsman.manifest import (
     read_manifest,
     verify_files,
 )
-from pointsman.writing import replacing
 from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
 from pointsman_export.engines.plan import PlanRequest, build_plan
 from pointsman_export.engines.profiles import profiles_for
-from pointsman_export.engines.recording import forget, record, write_plan
+from pointsman_export.engines.recording import forget, record, replacing_plans, usable, write_plan
 
 ROLES: tuple[Role, ...] = get_args(Role)
 PLAIN = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
@@ -90,7 +89,7 @@ def build_engines(
         OptionsError: an argument is out of range, or contradicts another.
         DependencyError: the library is not installed.
         DeviceError: the library does not build for such a GPU here.
-        OutputExistsError: a plan is there and `force` is not given.
+        OutputExistsError: all plans are there and `force` is not given; where only some are, the others are built.
         OutputError: a plan cannot be written.
         EngineError: the library refuses a graph.
         KeyboardInterrupt: interrupted; the build under way was cancelled.
@@ -105,8 +104,8 @@ def build_engines(
     capabilities = library.targets(compute_capabilities)
     targets = [Target(library, capability, name) for capability in capabilities for name in names]
     if not force:
-        _refuse_to_replace(folder, manifest, targets)
-    for name in names:
+        targets = _not_there(folder, manifest, targets)
+    for name in {target.variant for target in targets}:
         verify_files(folder, manifest.variants[name].files)
     built: list[Engine] = []
     with tqdm(total=len(targets) * len(ROLES), desc="plans", file=sys.stderr, disable=None) as bar:
@@ -143,11 +142,20 @@ def _check_options(library: Library, options: EngineOptions) -> None:
         )
 
 
-def _refuse_to_replace(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> None:
-    current = Counter(engine_folder(*engine.key[:3]) for engine in manifest.engines if manifest.is_current(engine))
-    for target in targets:
-        if current[target.folder] == len(ROLES):
-            raise OutputExistsError(f"{bundle} has {target} already; replace them with --force")
+def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> list[Target]:
+    """What is left to build; says what is not.
+
+    Raises:
+        OutputExistsError: nothing is left.
+    """
+    files = Counter(engine_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
+    there = [target for target in targets if files[target.folder] == len(ROLES)]
+    sentences = [f"{bundle} has {target} already; replace them with --force" for target in there]
+    if len(there) == len(targets):
+        raise OutputExistsError(sentences[0])
+    for sentence in sentences:
+        tqdm.write(f"note: {sentence}", file=sys.stderr)
+    return [target for target in targets if target not in there]
 
 
 def _build_pair(
@@ -155,7 +163,7 @@ def _build_pair(
 ) -> list[Engine]:
     """Build the plans of both graphs, then put them in their place and into the manifest."""
     built: list[Engine] = []
-    with replacing(bundle / target.folder) as partial:
+    with replacing_plans(bundle, target.folder) as partial:
         with _timing_cache(bundle, target, partial) as timing_cache:
             for role in ROLES:
                 bar.set_postfix_str(f"{target.variant} {role} for {target.compute_capability}")

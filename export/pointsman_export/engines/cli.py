@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman.errors import DependencyError
 from pointsman.manifest import Engine, EngineOptions
+from pointsman.nvidia import INSTALL_EITHER
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 INTERRUPTED = "interrupted; plans that were complete stay, and the rest of the bundle is as it was"
@@ -98,6 +99,4 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"pointsman_export.engines.{name}")
     except ModuleNotFoundError as error:
-        raise DependencyError(
-            f"{error.name} is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
-        ) from error
+        raise DependencyError(f"{error.name} is not installed; {INSTALL_EITHER}") from error

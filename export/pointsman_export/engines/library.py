@@ -15,6 +15,7 @@ from typing import get_args
 
 from pointsman.errors import DependencyError, DeviceError, OptionsError
 from pointsman.manifest import Flavour
+from pointsman.nvidia import INSTALL, INSTALL_EITHER
 from pointsman_export.engines.gpu import compute_capability
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -49,7 +50,7 @@ class Library:
             DeviceError: the library does not build for it here.
         """
         for text in asked:
-            if not re.fullmatch(r"\d+\.\d", text):
+            if not re.fullmatch(r"[1-9][0-9]*\.[0-9]", text):
                 raise OptionsError(f"{text!r} is not a compute capability; write it as 8.9")
         if self.flavour == "tensorrt":
             return _of_this_gpu(asked)
@@ -103,20 +104,18 @@ def load_library(flavour: Flavour | None) -> Library:
     chosen = flavour or _the_installed()
     for name in (MODULES[chosen], "polygraphy"):
         if importlib.util.find_spec(name) is None:
-            raise DependencyError(f"{name} is not installed; install pointsman[{chosen}]")
+            raise DependencyError(f"{name} is not installed; {INSTALL[chosen]}")
     _tell_polygraphy(chosen)
     try:
         return Library(chosen, importlib.import_module(MODULES[chosen]))
     except (ImportError, OSError) as error:
-        raise DependencyError(f"{chosen} cannot be loaded ({error}); install pointsman[{chosen}] anew") from error
+        raise DependencyError(f"{chosen} cannot be loaded ({error}); remove it, and {INSTALL[chosen]}") from error
 
 
 def _the_installed() -> Flavour:
     flavours = [flavour for flavour in get_args(Flavour) if importlib.util.find_spec(MODULES[flavour])]
     if not flavours:
-        raise DependencyError(
-            "neither tensorrt nor tensorrt-rtx is installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
-        )
+        raise DependencyError(f"neither tensorrt nor tensorrt-rtx is installed; {INSTALL_EITHER}")
     if len(flavours) > 1:
         raise OptionsError("both tensorrt and tensorrt-rtx are installed; choose one with --flavour")
     chosen: Flavour = flavours[0]

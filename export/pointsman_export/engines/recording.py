@@ -1,10 +1,36 @@
 """Plans into a bundle: files first, then their records, so that a record never speaks of a file that is not there."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pointsman.manifest import Engine, FileRecord, read_manifest, record_of, write_manifest
+from pointsman.manifest import Engine, FileRecord, Manifest, read_manifest, record_of, write_manifest
+from pointsman.writing import replacing
+
+
+def usable(bundle: Path, manifest: Manifest) -> list[Engine]:
+    """Records of plans that are not out of date and whose files are there."""
+    current = (engine for engine in manifest.engines if manifest.is_current(engine))
+    return [engine for engine in current if (bundle / engine.file.path).is_file()]
+
+
+@contextlib.contextmanager
+def replacing_plans(bundle: Path, folder: str) -> Iterator[Path]:
+    """A folder to write plans in, as `replacing` gives it; folders made above it go too where it does not appear.
+
+    Raises:
+        OutputError: the disk is full or refuses.
+    """
+    target = bundle / folder
+    made = [parent for parent in target.parents if not parent.exists()]
+    try:
+        with replacing(target) as partial:
+            yield partial
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                parent.rmdir()
 
 
 def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileRecord:

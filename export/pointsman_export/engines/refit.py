@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from pointsman.errors import BundleError, DeviceError, EngineError, OptionsError, OutputExistsError
 from pointsman.manifest import Engine, Flavour, Manifest, engine_folder, read_manifest, verify_files
-from pointsman.writing import replacing
 from pointsman_export.engines.gpu import compute_capability as gpu_here
 from pointsman_export.engines.library import Library, load_library
-from pointsman_export.engines.recording import forget, record, write_plan
+from pointsman_export.engines.recording import forget, record, replacing_plans, usable, write_plan
 from pointsman_export.engines.refusals import parsing_refusal, sentence
 
 _BUILD = "build them with `pointsman-export engines`"
@@ -115,9 +114,9 @@ def _of_one_flavour(plans: Sequence[Engine], flavour: Flavour | None) -> list[En
 
 
 def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[Engine]) -> None:
-    current = {engine.key for engine in manifest.engines if manifest.is_current(engine)}
+    there = {engine.key for engine in usable(bundle, manifest)}
     for plan in plans:
-        if plan.key in current:
+        if plan.key in there:
             raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with --force")
 
 
@@ -149,7 +148,7 @@ def _refit_together(
 ) -> list[Engine]:
     """Refit what lies in one folder, then put it in its place and into the manifest."""
     made: list[Engine] = []
-    with replacing(target / folder) as partial:
+    with replacing_plans(target, folder) as partial:
         for plan in plans:
             variant = manifest.variants[plan.variant]
             started = time.perf_counter()

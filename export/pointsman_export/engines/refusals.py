@@ -13,6 +13,7 @@ _SHOWN = 240  # characters of the library's own words
 # What the words of a refusal, or its operator, ask for; the first match holds.
 _ADVICE = (
     (r"[Oo]ut of memory|OUT_OF_MEMORY|insufficient memory", "build for fewer rows (--max-rows) on a larger machine"),
+    (r"[Vv]olume exceeds", "build for fewer rows (--max-rows)"),
     (r"datatypes: b16", "build for compute capability 8.0 or later, or a variant that is not bfloat16"),
     (r"[Qq]uantized constant", "let an INT8 constant feed DequantizeLinear and nothing else"),
     (r"reduction", "scatter to places that differ, without a reduction"),
@@ -67,5 +68,5 @@ def _plain(words: str) -> str:
     """The library's words on one line, without its source files and error codes."""
     line = " ".join(words.split())
     line = re.sub(r"^.*?Error Code \d+: [\w ]+\((.*)\)$", r"\1", line)
-    line = re.sub(r" In \w+ at \S+$", "", line).removeprefix("Assertion failed: ").rstrip(". ")
+    line = re.sub(r" In \w+ at [^\s;]+", "", line).removeprefix("Assertion failed: ").rstrip(". ")
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"

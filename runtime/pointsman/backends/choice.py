@@ -93,13 +93,23 @@ def _with_plans(manifest: Manifest, flavour: Flavour, variant: str) -> Choice:
     """A variant whose plans run on the GPU that is here."""
     if variant != "auto":
         _check_variant(manifest, variant)
-    built = {engine.variant for engine in manifest.engines if engine.flavour == flavour}
-    preferred = [name for name in _PREFERRED["cuda"] if name in built] if variant == "auto" else [variant]
-    name = opening.runnable(manifest, flavour, preferred)
+    candidates = _in_floats(manifest, flavour) if variant == "auto" else [variant]
+    name = opening.runnable(manifest, flavour, candidates)
     why = f"{name} is the fastest variant with {flavour} engines for this GPU"
     if variant != "auto":
         why = f"variant {name} was asked for, and has {flavour} engines for this GPU"
     return Choice(name, "cuda", why, flavour)
+
+
+def _in_floats(manifest: Manifest, flavour: Flavour) -> list[str]:
+    """Variants in floats that have plans, the fastest first; others cost accuracy, which is for users to choose."""
+    built = {engine.variant for engine in manifest.engines if engine.flavour == flavour}
+    preferred = [name for name in _PREFERRED["cuda"] if name in built]
+    if built and not preferred:
+        raise BundleError(
+            f"the bundle's {flavour} engines are of {', '.join(sorted(built))}; ask for it with --variant"
+        )
+    return preferred
 
 
 def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[str]) -> Choice:

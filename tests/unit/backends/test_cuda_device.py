@@ -12,6 +12,7 @@ import pytest
 
 from pointsman.backends.tensorrt.cuda import OUT_OF_MEMORY, compiled
 from pointsman.backends.tensorrt.selection import kernel_source
+from pointsman.nvidia import INSTALL_EITHER
 
 TESTS = Path(__file__).parents[2]
 SETUP = """if True:
@@ -28,6 +29,23 @@ SETUP = """if True:
     def said(memory):
         return ctypes.string_at(memory.address, 3)
 """
+
+TOO_OLD = "the NVIDIA driver is too old (TensorRT needs one for CUDA 13); install a newer driver"
+INITIALISATION = [
+    (
+        "cuInit:3",
+        "the NVIDIA driver does not start (CUDA_ERROR_NOT_INITIALIZED); see nvidia-smi, or restart the machine",
+    ),
+    ("cuInit:34", "libcuda is the stub of the CUDA toolkit and no driver; take its folder out of LD_LIBRARY_PATH"),
+    ("cuInit:36", TOO_OLD),
+    ("cuInit:100", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
+    ("cuInit:227", TOO_OLD),
+    ("cuInit:803", "the NVIDIA driver's parts are of different versions; restart the machine"),
+    (
+        "cuInit:804",
+        "CUDA's compatibility package (cuda-compat) does not serve this GPU; remove it, and install a newer driver",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +127,8 @@ Selector(CudaDevice()).enqueue(0x10000001, 0x2000, (0x3000, 0x4000, 0x7fff000050
 @pytest.mark.parametrize(
     ("fails", "sentence"),
     [
-        ("cuInit:100", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
-        ("cuInit:34", "there is no NVIDIA driver here; install one, or use device 'cpu'"),
-        ("cuInit:803", "the NVIDIA driver's parts are of different versions; restart the machine"),
-        ("cuInit:36", "the NVIDIA driver is too old for CUDA 13; install a newer driver"),
+        *INITIALISATION,
+        ("cuInit:999", "CUDA failed (cuInit: CUDA_ERROR_UNKNOWN); check the GPU with nvidia-smi"),
         ("cuDevicePrimaryCtxRetain:2", OUT_OF_MEMORY),
         ("cuDevicePrimaryCtxRetain:46", "CUDA failed (cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE); check"),
         ("cuMemAlloc_v2:2", OUT_OF_MEMORY),
@@ -137,15 +153,14 @@ told(work)
 @pytest.mark.parametrize(
     ("fails", "sentence"),
     [
+        *INITIALISATION,
         ("", "None"),
-        ("cuInit:100", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
-        ("cuDeviceGetCount:3", "there is no NVIDIA GPU here (or CUDA_VISIBLE_DEVICES hides it); use device 'cpu'"),
+        ("cuInit:999", "CUDA failed (cuInit: error 999); check the GPU with nvidia-smi"),
+        ("cuDeviceGetCount:803", "the NVIDIA driver's parts are of different versions; restart the machine"),
     ],
 )
 def test_whether_there_is_a_gpu_is_asked_without_the_bindings(driver, fails, sentence):
-    code = (
-        "import sys; sys.modules['cuda'] = None\nfrom pointsman.backends.gpu import missing_gpu\nprint(missing_gpu())"
-    )
+    code = "import sys; sys.modules['cuda'] = None\nfrom pointsman.nvidia import missing_gpu\nprint(missing_gpu())"
     assert run(driver, code, fails) == [sentence]
 
 
@@ -158,7 +173,7 @@ def test_without_a_driver(tmp_path):
         pass
     else:
         pytest.skip("this machine has an NVIDIA driver")
-    from pointsman.backends.gpu import missing_gpu
+    from pointsman.nvidia import missing_gpu
 
     assert missing_gpu() == "there is no NVIDIA driver here; install one, or use device 'cpu'"
     for work in ("CudaDevice", "compute_capability"):
@@ -168,8 +183,8 @@ def test_without_a_driver(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("cuda", "cuda-bindings is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"),
-        ("cuda.bindings", "cuda-bindings is not installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"),
+        ("cuda", f"cuda-bindings is not installed; {INSTALL_EITHER}"),
+        ("cuda.bindings", f"cuda-bindings is not installed; {INSTALL_EITHER}"),
     ],
 )
 def test_without_the_bindings(driver, missing, sentence):

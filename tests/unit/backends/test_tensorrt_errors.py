@@ -18,6 +18,7 @@ from pointsman.manifest import write_manifest
 from unit.backends.conftest import OPTIONS, VARIANT
 from unit.backends.host_device import HostDevice
 
+BUILD = "build them with `pointsman-export engines`"
 REBUILD = "build the engines again with `pointsman-export engines`"
 
 
@@ -116,13 +117,13 @@ def test_out_of_device_memory(hosted):
 def test_a_bundle_without_plans(hosted, gpu):
     write_manifest(replace(hosted.manifest, engines=()), hosted.folder)
     for flavour in ("tensorrt", "tensorrt-rtx"):
-        expected = f"the bundle has no {flavour} engines; {REBUILD} --flavour {flavour}"
+        expected = f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}"
         assert refusal(lambda f=flavour: SwitchModel.load(hosted.folder, engine=f)) == expected
 
 
 def test_a_variant_without_plans(hosted, gpu):
     for variant, sentence in (
-        (VARIANT, f"the bundle has no tensorrt-rtx engines of {VARIANT}; {REBUILD} --flavour tensorrt-rtx"),
+        (VARIANT, f"the bundle has no tensorrt-rtx engines of {VARIANT}; {BUILD} --flavour tensorrt-rtx"),
         ("fused-int8", f"the bundle has no variant 'fused-int8'; it has {VARIANT}"),
     ):
         load = lambda v=variant: SwitchModel.load(hosted.folder, variant=v, engine="tensorrt-rtx")  # noqa: E731
@@ -145,6 +146,30 @@ def test_auto_says_why_it_takes_no_plans(hosted, gpu):
     told = refusal(lambda: choose(hosted.manifest, device="cuda", variant="auto"))
     assert told.startswith("the installed ONNX Runtime has no CUDA")
     assert "is for compute capability 12.0, and this GPU has 8.9" in told
+
+
+def with_int8_plans(hosted, *others):
+    """The manifest with the plans' variant under the name of the INT8 one too, and plans of it and of `others`."""
+    manifest = hosted.manifest
+    variants = manifest.variants | {"portable-int8-qdq": manifest.variants[VARIANT]}
+    names = ("portable-int8-qdq", *others)
+    engines = tuple(replace(engine, variant=name) for engine in manifest.engines for name in names)
+    return replace(manifest, variants=variants, engines=engines)
+
+
+def test_auto_takes_no_variant_that_costs_accuracy(hosted, gpu):
+    manifest = with_int8_plans(hosted, VARIANT)
+    assert choose(manifest, device="auto", variant="auto").variant == VARIANT
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorrt"])
+def test_a_bundle_whose_only_plans_are_int8(hosted, gpu, engine):
+    manifest = with_int8_plans(hosted)
+    told = refusal(lambda: choose(manifest, device="cuda", variant="auto", engine=engine))
+    sentence = "the bundle's tensorrt engines are of portable-int8-qdq; ask for it with --variant"
+    assert told.endswith(sentence) if engine == "auto" else told == sentence
+    choice = choose(manifest, device="cuda", variant="portable-int8-qdq", engine=engine)
+    assert (choice.engine, choice.variant) == ("tensorrt", "portable-int8-qdq")
 
 
 def test_asking_for_what_contradicts_itself(hosted):

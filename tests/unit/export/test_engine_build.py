@@ -3,12 +3,14 @@
 All with TensorRT-RTX, which builds ahead of time; where a GPU is needed, what is said on a machine without one.
 """
 
+import os
 import resource
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import ModuleType
 
 import onnx_ir as ir
 import pytest
@@ -18,7 +20,9 @@ from conftest import installed
 from engines import build, edit_graph, pointsman_export, refused, without_gpu
 from pointsman.manifest import EngineOptions, read_manifest, sha256_of, verify_files
 from pointsman_export.engines.build import ROLES
+from pointsman_export.engines.library import Library
 from pointsman_export.engines.profiles import profiles_for
+from pointsman_export.engines.refusals import Refusal, sentence
 
 NAME = "portable-float32"
 SM89 = ("--compute-capability", "8.9")
@@ -104,6 +108,21 @@ def test_current_plans_are_replaced_only_by_force(built, tmp_path):
     verify_files(bundle, tuple(manifest.files()))
 
 
+def test_plans_that_are_there_are_skipped_where_others_are_not(built, tmp_path):
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    done = pointsman_export("engines", bundle, "--compute-capability", "8.9", "8.6")
+    assert done.returncode == 0
+    there = f"{bundle} has tensorrt-rtx plans of {NAME} for compute capability 8.9 already"
+    assert done.stderr == f"note: {there}; replace them with --force\n"
+    engines = read_manifest(bundle).engines
+    assert [(each.compute_capability, each.options.weight_streaming) for each in engines] == [
+        ("8.6", False),
+        ("8.6", False),
+        ("8.9", True),
+        ("8.9", True),
+    ]
+
+
 def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     edit_graph(bundle, "decoder", lambda graph: setattr(graph, "doc_string", "written anew"))
@@ -111,6 +130,13 @@ def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     assert [manifest.is_current(engine) for engine in manifest.engines] == [False, True]
     manifest = build(bundle, *SM89)
     assert [manifest.is_current(engine) for engine in manifest.engines] == [True, True]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_plans_are_built_again_where_a_file_is_missing(built, tmp_path, role):
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    (bundle / f"engines/tensorrt-rtx-sm89/{NAME}/{role}.plan").unlink()
+    verify_files(bundle, tuple(build(bundle, *SM89).files()))
 
 
 def test_plans_for_several_gpus_lie_side_by_side(built, tmp_path):
@@ -163,7 +189,24 @@ def test_a_refusal_names_the_node_and_what_to_change(bundle, role, edit, parts):
     for part in parts:
         assert part in line
     assert (bundle / "manifest.json").read_bytes() == before
-    assert files_in(bundle / "engines") == set()
+    assert not (bundle / "engines").exists()
+
+
+def test_more_rows_than_a_tensor_can_have(bundle):
+    line = refused("engines", bundle, *SM89, "--max-rows", 9_000_000_000)
+    assert " at /" not in line
+    assert "checkVolume" not in line
+    assert line.endswith("dimensions are [batch,source] Volume exceeds limit; build for fewer rows (--max-rows)")
+
+
+def test_a_refusal_is_shortened_after_source_files_are_left_out():
+    words = (
+        f"one reason In checkVolume at /_src/runtime/core/shape.cpp:469; another In parse at /_src/{'x' * 300}.cpp:1"
+    )
+    library = ModuleType("tensorrt_rtx")
+    library.__version__ = "1.0"
+    told = sentence(Library("tensorrt-rtx", library), "a.onnx", Refusal(None, None, words))
+    assert "refuses a.onnx: one reason; another; change that part" in told
 
 
 def test_a_gpu_without_bfloat16(exports, tmp_path):
@@ -197,6 +240,7 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         ),
         (("--max-rows", "0"), "max_rows is 0; plans need at least 1"),
         (("--compute-capability", "89"), "'89' is not a compute capability; write it as 8.9"),
+        (("--compute-capability", "08.9"), "'08.9' is not a compute capability; write it as 8.9"),
         (
             ("--compute-capability", "8.9", "9.0", "--flavour", "tensorrt-rtx"),
             "does not build for compute capability 9.0; it builds for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1",
@@ -210,7 +254,10 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         ),
         (
             (*SM89, "--flavour", "tensorrt"),
-            "tensorrt is not installed; install pointsman[tensorrt]",
+            (
+                "tensorrt is not installed; install pointsman[tensorrt], whose wheels NVIDIA's own index holds "
+                "(docs/gpu.md says how)"
+            ),
         ),
     ],
 )
@@ -244,6 +291,22 @@ def test_what_needs_a_gpu(tmp_path, arguments, line):
     assert refused("engines", tmp_path / "bundle", *arguments) == line
 
 
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (100, "there is no NVIDIA GPU here to build for; name compute capabilities, such as --compute-capability 8.9"),
+        (803, "the NVIDIA driver's parts are of different versions; restart the machine"),
+        (999, "CUDA failed (cuInit: error 999); check the GPU with nvidia-smi"),
+    ],
+)
+def test_a_driver_that_fails(tmp_path, code, line):
+    (tmp_path / "driver.c").write_text(f"int cuInit(unsigned flags) {{ return {code}; }}")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    write_small_bundle(tmp_path / "bundle")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    assert refused("engines", tmp_path / "bundle", env=environment) == line
+
+
 def test_a_changed_weight_file(bundle):
     with (bundle / "variants/float32/weights.bin").open("r+b") as file:
         file.write(b"\xff")
@@ -261,7 +324,7 @@ def test_a_disk_that_fills_up(bundle):
     place = bundle / "engines/tensorrt-rtx-sm89" / NAME
     assert line == f"cannot write {place} (File too large); free some space or choose another output folder"
     assert (bundle / "manifest.json").read_bytes() == before
-    assert files_in(bundle / "engines") == set()
+    assert not (bundle / "engines").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -280,3 +343,4 @@ def test_a_polite_kill_leaves_what_was_complete(bundle, number):
     manifest = read_manifest(bundle)
     assert {engine.compute_capability for engine in manifest.engines} == {"8.6"}
     assert files_in(bundle / "engines") == {engine.file.path.removeprefix("engines/") for engine in manifest.engines}
+    assert [path.name for path in (bundle / "engines").iterdir()] == ["tensorrt-rtx-sm86"]

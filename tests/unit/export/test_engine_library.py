@@ -32,6 +32,18 @@ config = configuration(library, request, progress_monitor(library.trt, Event()))
 flags = [name for name, flag in library.trt.BuilderFlag.__members__.items() if config.get_flag(flag)]
 print(json.dumps([flags, config.num_compute_capabilities, config.get_compute_capability(0).name]))
 """
+LOADING = """
+import sys
+from pointsman.errors import DependencyError
+from pointsman_export.engines.library import load_library
+sys.path.insert(0, sys.argv[2])
+try:
+    load_library(sys.argv[1])
+except DependencyError as error:
+    print(error)
+"""
+RTX = "install pointsman[tensorrt-rtx]"
+TENSORRT = "install pointsman[tensorrt], whose wheels NVIDIA's own index holds (docs/gpu.md says how)"
 TWO_IN_ONE_PROCESS = """
 import polygraphy.config
 from pointsman_export.engines.library import load_library
@@ -82,18 +94,38 @@ def lacking(monkeypatch):
 
 def test_no_library_is_installed(lacking):
     lacking("tensorrt", "tensorrt_rtx")
-    line = "neither tensorrt nor tensorrt-rtx is installed; install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
+    line = (
+        "neither tensorrt nor tensorrt-rtx is installed; install pointsman[tensorrt-rtx], or pointsman[tensorrt], "
+        "whose wheels NVIDIA's own index holds (docs/gpu.md says how)"
+    )
     with pytest.raises(DependencyError) as caught:
         load_library(None)
     assert str(caught.value) == line
 
 
-@pytest.mark.parametrize("name", ["tensorrt_rtx", "polygraphy"])
-def test_a_package_is_not_installed(lacking, name):
+@pytest.mark.parametrize(
+    ("flavour", "name", "install"),
+    [
+        ("tensorrt-rtx", "tensorrt_rtx", RTX),
+        ("tensorrt-rtx", "polygraphy", RTX),
+        ("tensorrt", "tensorrt", TENSORRT),
+    ],
+)
+def test_a_package_is_not_installed(lacking, flavour, name, install):
     lacking(name)
     with pytest.raises(DependencyError) as caught:
-        load_library("tensorrt-rtx")
-    assert str(caught.value) == f"{name} is not installed; install pointsman[tensorrt-rtx]"
+        load_library(flavour)
+    assert str(caught.value) == f"{name} is not installed; {install}"
+
+
+@pytest.mark.parametrize(("flavour", "install"), [("tensorrt-rtx", RTX), ("tensorrt", TENSORRT)])
+def test_a_library_that_does_not_load(tmp_path, flavour, install):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        (tmp_path / f"{name}.py").write_text("raise OSError('libnvinfer.so: cannot open shared object file')")
+    done = python(LOADING, flavour, str(tmp_path))
+    assert done.stdout == (
+        f"{flavour} cannot be loaded (libnvinfer.so: cannot open shared object file); remove it, and {install}\n"
+    ), done.stderr
 
 
 def test_both_are_installed(monkeypatch):

@@ -115,6 +115,8 @@ def test_plans_that_are_there_already(bundle, donor):
     change(bundle, own)
     place = f"engines/tensorrt-rtx-sm89/{NAME}"
     assert refit(bundle, donor) == f"{bundle} has plans in {place} already; replace them with --force"
+    (bundle / place / "decoder.plan").unlink()
+    assert "already" not in refit(bundle, donor)
 
 
 def test_a_donor_that_is_no_bundle(bundle, tmp_path):

@@ -8,20 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.backends.base import ASK_FOR_LESS
-from pointsman.backends.gpu import NO_DRIVER, NO_GPU
 from pointsman.backends.tensorrt.device import CaptureError, Launch, Memory
 from pointsman.errors import DeviceError
+from pointsman.nvidia import INSTALL_EITHER, NO_DRIVER, failure
 
-INSTALL = "install pointsman[tensorrt-rtx] or pointsman[tensorrt]"
 OUT_OF_MEMORY = f"the GPU is out of memory; {ASK_FOR_LESS}"
-_SENTENCES = {
-    "CUDA_ERROR_OUT_OF_MEMORY": OUT_OF_MEMORY,
-    "CUDA_ERROR_NO_DEVICE": NO_GPU,
-    "CUDA_ERROR_STUB_LIBRARY": NO_DRIVER,
-    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the NVIDIA driver's parts are of different versions; restart the machine",
-    "CUDA_ERROR_INSUFFICIENT_LOADER_VERSION": "the NVIDIA driver is too old for CUDA 13; install a newer driver",
-    "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER": "the NVIDIA driver is too old for CUDA 13; install a newer driver",
-}
 
 
 def compute_capability() -> str:
@@ -55,8 +46,9 @@ class _Driver:
     def __call__(self, function: str, *arguments: Any) -> Any:  # noqa: ANN401 - each function has its own
         status, *results = getattr(self.api, function)(*arguments)
         if status != self.api.CUresult.CUDA_SUCCESS:
-            name = self.api.CUresult(status).name
-            raise DeviceError(_SENTENCES.get(name, f"CUDA failed ({function}: {name}); check the GPU with nvidia-smi"))
+            if status == self.api.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise DeviceError(OUT_OF_MEMORY)
+            raise DeviceError(failure(int(status), f"{function}: {self.api.CUresult(status).name}"))
         return results[0] if len(results) == 1 else None
 
     def _capability(self, part: str) -> int:
@@ -178,10 +170,10 @@ def compiled(source: str, compute_capability: str, macros: dict[str, int]) -> by
         status, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     except RuntimeError as error:  # of the bindings, where libnvrtc is not there
-        raise DeviceError(f"nvidia-cuda-nvrtc is not installed; {INSTALL}") from error
+        raise DeviceError(f"nvidia-cuda-nvrtc is not installed; {INSTALL_EITHER}") from error
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise DeviceError(
-            f"NVRTC cannot compile for compute capability {compute_capability} ({status.name}); {INSTALL}"
+            f"NVRTC cannot compile for compute capability {compute_capability} ({status.name}); {INSTALL_EITHER}"
         )
     image = bytes(nvrtc.nvrtcGetCUBINSize(program)[1])
     nvrtc.nvrtcGetCUBIN(program, image)  # writes into it
@@ -193,4 +185,4 @@ def _bindings(module: str) -> Any:  # noqa: ANN401 - untyped
     try:
         return importlib.import_module(f"cuda.bindings.{module}")
     except ModuleNotFoundError as error:
-        raise DeviceError(f"cuda-bindings is not installed; {INSTALL}") from error
+        raise DeviceError(f"cuda-bindings is not installed; {INSTALL_EITHER}") from error

@@ -7,12 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from pointsman.errors import DeviceError
-from pointsman.manifest import Engine, Flavour
-
-INSTALL: dict[Flavour, str] = {
-    "tensorrt": "install pointsman[tensorrt], whose wheels NVIDIA's own index holds (docs/gpu.md says how)",
-    "tensorrt-rtx": "install pointsman[tensorrt-rtx]",
-}
+from pointsman.manifest import Engine
+from pointsman.nvidia import INSTALL
 
 
 def packages(engine: Engine) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pointsman.backends.tensorrt.cuda import CudaDevice, compute_capability
 from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
-from pointsman.backends.tensorrt.validity import REBUILD, check_file, check_record
+from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
 from pointsman.errors import BundleError, DeviceError, PointsmanError
 from pointsman.manifest import Engine, Flavour, Manifest, Role
 
@@ -26,7 +26,7 @@ def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str
         encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in _ROLES)
         if encoder and decoder:
             return encoder, decoder
-    raise BundleError(f"the bundle has no {flavour} engines of {variant}; {REBUILD} --flavour {flavour}")
+    raise BundleError(f"the bundle has no {flavour} engines of {variant}; {BUILD} --flavour {flavour}")
 
 
 def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> str:
@@ -37,7 +37,7 @@ def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> s
         BundleError: there are no plans, or they are out of date.
     """
     if not variants:
-        raise BundleError(f"the bundle has no {flavour} engines; {REBUILD} --flavour {flavour}")
+        raise BundleError(f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}")
     capability = compute_capability()
     refusal: PointsmanError | None = None
     for variant in variants:

@@ -7,6 +7,7 @@ from pointsman.backends.tensorrt.device import Device
 from pointsman.errors import BundleError, DeviceError
 from pointsman.manifest import Engine, Manifest, sha256_of
 
+BUILD = "build them with `pointsman-export engines`"
 REBUILD = "build the engines again with `pointsman-export engines`"
 _DIAGNOSES = {
     "VERSION_MISMATCH": f"it is of another version; {REBUILD}",
