@@ -3,8 +3,9 @@
 Every contestant runs in a process of its own, one after the other within a round; rounds are interleaved and their
 order alternates, so that a machine that slows down or warms up slows everyone. Figures are medians over rounds. The
 dense floor is the same model without sparse layers, from the same exporter: what no Mixture of Experts can beat.
-The roofline is the time that reading the weights of a request takes at the speed at which this machine reads memory,
-measured in every round: what no float32 engine can beat. Exit code 1 says that a promise about a ratio is not kept.
+The roofline is the least time that a request takes at the speeds at which this machine reads memory and multiplies
+matrices, measured in every round: what no float32 engine can beat. Exit code 1 says that a promise about a ratio is not
+kept.
 
 `--variants fused-float32,fused-int8,fused-int4` also runs quantized variants, rounded to nearest.
 """
@@ -14,7 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +27,7 @@ from contestants import Job
 from measurements import BUILD, RESULTS, Bar
 from pointsman.manifest import Architecture, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
+from roofline import Speeds
 
 TRANSFORMERS, FLOOR, MAIN = "transformers", "dense floor", "fused-float32"
 LEAST_SPEEDUPS = {
@@ -37,6 +39,7 @@ SCHEMES = {"fused-int8": "int8", "fused-int4": "int4"}
 VARIANTS = (MAIN, "portable-float32", *SCHEMES)
 MOST_OVER_FLOOR = {"greedy": 1.2}
 MOST_LOAD_SECONDS = {"fused-int8": 2.0}
+MOST_SIZE = {"fused-int8": 0.27, "fused-int4": 0.16}  # on disk, as a part of float32's
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,11 @@ class Measured:
 
     Attributes:
         rounds: what its process printed, round by round.
+        bytes: that it takes on disk.
     """
 
     rounds: list[dict[str, Any]]
+    bytes: int
 
     def seconds(self, case: str) -> float:
         """Of one request: the median over rounds."""
@@ -65,6 +70,7 @@ class Measured:
     def to_json(self, cases: Sequence[Case]) -> dict[str, Any]:
         """Medians and raw samples."""
         return {
+            "bytes": self.bytes,
             "load_seconds": self.middle("load_seconds"),
             "peak_bytes": self.middle("peak_bytes"),
             "raw_load_seconds": [measured["load_seconds"] for measured in self.rounds],
@@ -94,17 +100,24 @@ def jobs(parsed: argparse.Namespace, cases: tuple[Case, ...]) -> dict[str, Job]:
     return found
 
 
-def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[dict[str, Measured], list[float]]:
-    """Run every contestant once a round; also measure, in bytes a second, how fast memory was read in each round."""
-    measured: dict[str, Measured] = {name: Measured([]) for name in contestants}
-    bandwidths = []
+def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[dict[str, Measured], list[Speeds]]:
+    """Run every contestant once a round; also measure how fast the machine was in each."""
+    measured = {name: Measured([], size_on_disk(job)) for name, job in contestants.items()}
+    speeds = []
     for number in range(rounds):
-        bandwidths.append(float(_printed("roofline.py", "--threads", str(threads))))
+        speeds.append(Speeds.from_json(_printed("roofline.py", "--threads", str(threads))))
         names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             measured[name].rounds.append(json.loads(_printed("contestants.py", contestants[name].to_json())))
-    return measured, bandwidths
+    return measured, speeds
+
+
+def size_on_disk(job: Job) -> int:
+    """Bytes of a checkpoint's weights, or of a variant's files."""
+    if job.engine == "transformers":
+        return sum(file.stat().st_size for file in Path(job.path).glob("*.safetensors"))
+    return sum(file.bytes for file in read_manifest(Path(job.path)).variants[job.variant].files)
 
 
 def _printed(script: str, *arguments: str) -> str:
@@ -114,14 +127,12 @@ def _printed(script: str, *arguments: str) -> str:
 
 
 def roofline_seconds(
-    architecture: Architecture, measured: dict[str, Measured], cases: Sequence[Case], bytes_a_second: float
+    architecture: Architecture, measured: dict[str, Measured], cases: Sequence[Case], machine: Speeds
 ) -> dict[str, float]:
-    """What reading the weights of each generating case takes, for the experts that its tokens chose."""
+    """The least that each case takes, with the experts that its tokens chose."""
     observed = measured[TRANSFORMERS].rounds[0]["cases"]
     return {
-        case.name: roofline.request_bytes(architecture, case, observed[case.name]["routing"]) / bytes_a_second
-        for case in cases
-        if case.new_tokens
+        case.name: roofline.least_seconds(architecture, case, observed[case.name]["routing"], machine) for case in cases
     }
 
 
@@ -157,7 +168,12 @@ def bars(measured: dict[str, Measured]) -> list[Bar]:
         for name, limit in MOST_LOAD_SECONDS.items()
         if name in measured
     ]
-    return faster + slower + loading
+    smaller = [
+        Bar(f"{name}: size beside {MAIN}", measured[name].bytes / measured[MAIN].bytes, limit, at_least=False)
+        for name, limit in MOST_SIZE.items()
+        if name in measured
+    ]
+    return faster + slower + loading + smaller
 
 
 def print_report(measured: dict[str, Measured], cases: Sequence[Case], least_seconds: dict[str, float]) -> None:
@@ -165,8 +181,7 @@ def print_report(measured: dict[str, Measured], cases: Sequence[Case], least_sec
     rows = []
     for case in cases:
         seconds_of = {name: contestant.seconds(case.name) for name, contestant in measured.items()}
-        if case.name in least_seconds:
-            seconds_of["roofline"] = least_seconds[case.name]
+        seconds_of["roofline"] = least_seconds[case.name]
         for name, seconds in seconds_of.items():
             per_token = f"{seconds / case.new_tokens * 1e3:.1f}" if case.new_tokens else ""
             faster, slower = seconds_of[TRANSFORMERS] / seconds, seconds / seconds_of[FLOOR]
@@ -174,10 +189,15 @@ def print_report(measured: dict[str, Measured], cases: Sequence[Case], least_sec
     measurements.print_table(["case", "contestant", "s", "ms/token", "speed of transformers", "time of floor"], rows)
     print()
     loads = [
-        [name, f"{each.middle('load_seconds'):.2f}", f"{each.middle('peak_bytes') / 1e9:.2f}"]
+        [
+            name,
+            f"{each.bytes / 1e9:.2f}",
+            f"{each.middle('load_seconds'):.2f}",
+            f"{each.middle('peak_bytes') / 1e9:.2f}",
+        ]
         for name, each in measured.items()
     ]
-    measurements.print_table(["contestant", "load s", "peak GB"], loads)
+    measurements.print_table(["contestant", "GB on disk", "load s", "peak GB"], loads)
 
 
 def main() -> int:
@@ -185,10 +205,10 @@ def main() -> int:
     cases = QUICK_CASES if parsed.quick else CASES
     contestants = jobs(parsed, cases)
     started = measurements.begin()
-    measured, bandwidths = run_rounds(contestants, parsed.rounds, parsed.threads)
+    measured, speeds = run_rounds(contestants, parsed.rounds, parsed.threads)
     architecture = read_manifest(Path(contestants[MAIN].path)).architecture
-    bytes_a_second = median(bandwidths)
-    least_seconds = roofline_seconds(architecture, measured, cases, bytes_a_second)
+    machine = Speeds(median(s.bytes_a_second for s in speeds), median(s.operations_a_second for s in speeds))
+    least_seconds = roofline_seconds(architecture, measured, cases, machine)
     equal = equal_tokens(measured, cases)
     promised = [] if parsed.quick else bars(measured)
     print_report(measured, cases, least_seconds)
@@ -203,8 +223,8 @@ def main() -> int:
         },
         "contestants": {name: each.to_json(cases) for name, each in measured.items()},
         "roofline": {
-            "bytes_a_second": bytes_a_second,
-            "raw_bytes_a_second": bandwidths,
+            **asdict(machine),
+            "raw_speeds_by_round": [asdict(each) for each in speeds],
             "seconds": least_seconds,
         },
         "equal_tokens": equal,
