@@ -71,6 +71,7 @@ FILES = {
     "pointsman/manifest/files.py",
     "pointsman/manifest/graphs.py",
     "pointsman/manifest/quantization.py",
+    "pointsman/manifest/storage.py",
     "pointsman/manifest/variants.py",
     "pointsman/model.py",
     "pointsman/py.typed",

@@ -1,5 +1,6 @@
 """The manifest: there and back, and what people read when a bundle is not sound."""
 
+import hashlib
 import json
 import re
 import resource
@@ -23,10 +24,13 @@ def bundle(small_bundle: Path, tmp_path: Path) -> Path:
 
 
 def edited(bundle: Path, edit) -> Path:
+    """The bundle with an edited manifest under a checksum that fits."""
     path = bundle / "manifest.json"
     document = json.loads(path.read_text(encoding="utf-8"))
+    del document["sha256"]
     edit(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps(document | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
     return bundle
 
 
@@ -134,6 +138,42 @@ def test_not_json(bundle, content):
 def test_json_that_is_no_manifest(bundle, content):
     (bundle / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match="the document must be an object"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"extra_ids": 20', b'"extra_ids": 21'),
+        (b'"name": "tiny"', b'"name": "tiey"'),
+        (b'"max_error": 2.5e-07', b'"max_error": 2.5e-08'),
+        (b'"sha256": "', b'"sha256": "0'),
+    ],
+    ids=["a number", "a name", "an exponent", "a hash"],
+)
+def test_a_changed_manifest_is_found(bundle, before, after):
+    path = bundle / "manifest.json"
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after))
+    with pytest.raises(BundleError) as caught:
+        read_manifest(bundle)
+    assert str(caught.value) == f"{path} was changed (its sha256 differs); export the bundle again"
+
+
+def test_the_order_of_keys_and_white_space_do_not_count(bundle):
+    before = read_manifest(bundle)
+    document = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(dict(sorted(document.items()))))
+    assert read_manifest(bundle) == before
+
+
+def test_a_manifest_without_a_checksum_is_refused_with_all_else(bundle):
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_text(json.dumps(document | {"novelty": 1}))
+    with pytest.raises(BundleError, match="sha256 is missing; novelty is unknown; export the bundle again"):
         read_manifest(bundle)
 
 
