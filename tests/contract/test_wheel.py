@@ -66,6 +66,7 @@ FILES = {
     "pointsman/inspection.py",
     "pointsman/manifest/__init__.py",
     "pointsman/manifest/architecture.py",
+    "pointsman/manifest/consistency.py",
     "pointsman/manifest/document.py",
     "pointsman/manifest/engines.py",
     "pointsman/manifest/files.py",

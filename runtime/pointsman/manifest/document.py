@@ -11,6 +11,7 @@ from pointsman.manifest.variants import Variant
 SCHEMA = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
+VOCABULARY = f"{TOKENIZER}/spiece.model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
+from pointsman.manifest.consistency import contradictions
 from pointsman.manifest.document import MANIFEST, SCHEMA, Manifest
 from pointsman.records import from_json, to_json
 
@@ -34,8 +35,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
     Raises:
         BundleNotFoundError: there is no bundle at `bundle`.
-        BundleError: it is not JSON, of a newer schema, was changed, or has unknown, missing or mistyped keys (all are
-            named).
+        BundleError: it is not JSON, of a newer schema, was changed, has unknown, missing or mistyped keys, or
+            contradicts itself (all of these are named).
     """
     path = bundle / MANIFEST
     if not path.is_file():
@@ -51,6 +52,8 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(
             f"{path} is not a manifest of schema {SCHEMA}: {'; '.join(problems)}; export the bundle again"
         )
+    if sentences := list(contradictions(manifest)):
+        raise BundleError(f"{path} contradicts itself: {'; '.join(sentences)}; export the bundle again")
     return manifest
 
 

@@ -206,6 +206,90 @@ def test_all_problems_at_once_in_one_line(bundle):
         assert problem in message
 
 
+def set_in(*place_and_value):
+    """An edit of the document: a value at a place."""
+    *place, last, value = place_and_value
+
+    def edit(document):
+        for key in place:
+            document = document[key]
+        document[last] = value
+
+    return edit
+
+
+FUSED = ("variants", "fused-float32")
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (set_in("schema", 0), "schema must be 1, not 0"),
+        (set_in("variants", {}), "variants has none"),
+        (
+            set_in(*FUSED, "encoder", "file", "elsewhere.onnx"),
+            "variants.fused-float32.encoder.file 'elsewhere.onnx' is not among its variant's files",
+        ),
+        (set_in("tokenizer", []), "tokenizer does not list tokenizer/spiece.model"),
+        (set_in(*FUSED, "files", 0, "path", "/etc/passwd"), "'/etc/passwd' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", "variants/../../x"), "'variants/../../x' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", "a\nb"), "'a\\nb' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", ""), "'' must be a path inside the bundle"),
+        (set_in("limits", "tokens", 0), "limits.tokens must be at least 1, not 0"),
+        (set_in("architecture", "eos_token_id", 128), "architecture.eos_token_id must be from 0 to 127, not 128"),
+        (set_in("architecture", "pad_token_id", -1), "architecture.pad_token_id must be from 0 to 127, not -1"),
+        (
+            set_in("architecture", "decoder_start_token_id", 128),
+            "architecture.decoder_start_token_id must be from 0 to 127, not 128",
+        ),
+        (set_in("extra_ids", 99_999_999_999), "extra_ids must be from 0 to 128, not 99999999999"),
+        (
+            set_in(*FUSED, "encoder", "inputs", 1, "name", "mask"),
+            (
+                "variants.fused-float32.encoder.inputs are not those of the architecture ('mask' of int64 "
+                "['batch', 'source'] instead of 'attention_mask' of int64 ['batch', 'source'])"
+            ),
+        ),
+        (
+            set_in(*FUSED, "decoder", "outputs", []),
+            (
+                "variants.fused-float32.decoder.outputs are not those of the architecture (nothing instead of 'logits' "
+                "of float32 ['rows', 'positions', 128])"
+            ),
+        ),
+        (
+            set_in(*FUSED, "precision", "float16"),
+            (
+                "variants.fused-float32.encoder.outputs are not those of the architecture ('cross_key.0' of float32 "
+                "['batch', 4, 8, 'source'] instead of 'cross_key.0' of float16 ['batch', 4, 8, 'source'])"
+            ),
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(bundle, edit, problem):
+    with pytest.raises(BundleError) as caught:
+        read_manifest(edited(bundle, edit))
+    message = str(caught.value)
+    assert message.startswith(f"{bundle / 'manifest.json'} contradicts itself: ")
+    assert problem in message
+    assert message.endswith("; export the bundle again")
+    assert "\n" not in message
+
+
+def test_all_contradictions_at_once(bundle):
+    def spoil(document):
+        document["schema"] = 0
+        document["limits"]["tokens"] = -1
+        document["variants"] = {}
+
+    with pytest.raises(BundleError, match=r"schema must be .*; limits.tokens must .*; variants has none; export"):
+        read_manifest(edited(bundle, spoil))
+
+
+def test_quantized_variants_keep_float32_between_graphs(bundle):
+    read_manifest(edited(bundle, set_in(*FUSED, "precision", "int8")))
+
+
 def test_verification_accepts_a_sound_bundle(bundle):
     verify_files(bundle, read_manifest(bundle).files())
 
