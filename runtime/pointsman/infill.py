@@ -242,6 +242,7 @@ class Infiller:
             tokens=self.model.special_tokens,
             options=options,
             forbidden=[tokenizer.unk_id, *without_text],
+            white_space=tokenizer.white_space_ids,
         )
 
     def _blanks(self, template: Template) -> list[int]:

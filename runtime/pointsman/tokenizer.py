@@ -69,6 +69,7 @@ class Tokenizer:
     Attributes:
         vocab_size: Pieces and sentinels (32,100 for the released models; their embedding has 32,128 rows).
         sentinel_ids: The sentinels' ids, ascending: the last is ``<extra_id_0>``.
+        white_space_ids: Ids whose text is nothing but white space, such as "▁" by itself.
         pad_id: ``<pad>``, 0. Also the decoder's start token.
         eos_id: ``</s>``, 1.
         unk_id: ``<unk>``, 2.
@@ -96,6 +97,7 @@ class Tokenizer:
         self.unk_id: Final[int] = processor.unk_id()
         self.sentinel_ids: Final = range(len(pieces), len(pieces) + extra_ids)
         self._pieces = pieces + [f"<extra_id_{n}>" for n in reversed(range(extra_ids))]
+        self.white_space_ids: Final = tuple(i for i in range(len(pieces)) if not self.decode_span([i]).strip())
         self._special = {self._pieces[i]: i for i in (self.pad_id, self.eos_id, self.unk_id, *self.sentinel_ids)}
         self._special_pattern = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
         self._normalize = _Normalizer(model)

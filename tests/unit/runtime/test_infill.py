@@ -115,12 +115,22 @@ def test_whatever_the_model_says_every_blank_is_filled_and_the_rest_untouched(ma
     text = gaps[0] + "".join(f"<extra_id_{n}>{gap}" for n, gap in zip(numbers, gaps[1:], strict=True))
     for fill in infiller.infill(text, **search):
         assert [span.index for span in fill.spans] == numbers
-        assert all(span.token_ids and span.state in {"complete", "cut"} for span in fill.spans)
+        assert all(span.text.strip() and span.state in {"complete", "cut"} for span in fill.spans)
         assert fill.text == gaps[0] + "".join(s.text + gap for s, gap in zip(fill.spans, gaps[1:], strict=True))
         assert "<extra_id" not in fill.text
         assert "<unk>" not in fill.text
         ids = [token for span in fill.spans for token in span.token_ids]
         assert all(tokenizer.unk_id < token < tokenizer.sentinel_ids[0] for token in ids)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"max_new_tokens": 4}, {"max_new_tokens": 2}])
+def test_a_span_of_spaces_is_not_one(manifest, tokenizer, search):
+    (space,) = tokenizer.white_space_ids
+    assert tokenizer.decode_span([space]) == " "
+    answer = [tokenizer.sentinel_id(0), space, space, tokenizer.sentinel_id(1)]
+    infiller = fake_infiller(manifest, tokenizer, saying(VOCAB, answer))
+    (fill,) = infiller.infill("The <extra_id_0> walks", **search)
+    assert fill.spans[0].text.strip()
 
 
 @pytest.mark.parametrize(
