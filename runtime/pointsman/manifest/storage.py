@@ -8,6 +8,7 @@ from typing import Any, Final
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 from pointsman.manifest.consistency import contradictions
 from pointsman.manifest.document import MANIFEST, SCHEMA, Manifest
+from pointsman.manifest.files import unreadable
 from pointsman.records import from_json, to_json
 
 _CHECKSUM: Final = "sha256"  # the key beside the manifest's own
@@ -35,18 +36,18 @@ def read_manifest(bundle: Path) -> Manifest:
 
     Raises:
         BundleNotFoundError: there is no bundle at `bundle`.
-        BundleError: it is not JSON, of a newer schema, was changed, has unknown, missing or mistyped keys, or
-            contradicts itself (all of these are named).
+        BundleError: it cannot be read, is not JSON, of a newer schema, was changed, has unknown, missing or mistyped
+            keys, or contradicts itself (all of these are named).
     """
     path = bundle / MANIFEST
-    if not path.is_file():
-        raise BundleNotFoundError(f"{bundle} is not a bundle (no {MANIFEST}); make one with `pointsman-export bundle`")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = json.loads(_content(path).decode("utf-8"))
+        problems = _checked(path, document)
+        manifest, faults = from_json(Manifest, document)
+    except BundleError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}); export the bundle again") from error
-    problems = _checked(path, document)
-    manifest, faults = from_json(Manifest, document)
     problems += faults
     if manifest is None or problems:
         raise BundleError(
@@ -55,6 +56,17 @@ def read_manifest(bundle: Path) -> Manifest:
     if sentences := list(contradictions(manifest)):
         raise BundleError(f"{path} contradicts itself: {'; '.join(sentences)}; export the bundle again")
     return manifest
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleNotFoundError(
+            f"{path.parent} is not a bundle (no {MANIFEST}); make one with `pointsman-export bundle`"
+        ) from error
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def _checked(path: Path, document: Any) -> list[str]:  # noqa: ANN401 - JSON is any of six types

@@ -127,7 +127,37 @@ def test_no_bundle(tmp_path, place):
         read_manifest(tmp_path / place)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"schema: 1"])
+def test_a_manifest_that_is_a_folder(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.mkdir()
+    with pytest.raises(BundleError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value) == f"cannot read {path} (Is a directory); check its path and its permissions"
+
+
+def test_a_path_longer_than_the_system_allows(tmp_path):
+    with pytest.raises(BundleError, match=r"manifest.json \(File name too long\); check its path and its permissions$"):
+        read_manifest(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", WEIGHTS])
+def test_a_file_that_may_not_be_read(bundle, monkeypatch, file):
+    manifest, opened = read_manifest(bundle), Path.open
+
+    def refuse(path, *arguments, **keywords):
+        if path == bundle / file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError) as caught:
+        read_manifest(bundle) if file == "manifest.json" else verify_files(bundle, manifest.files())
+    assert str(caught.value) == f"cannot read {bundle / file} (Permission denied); check its path and its permissions"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe{}", b"schema: 1", b"[" * 100_000, b'{"schema": ' + b"9" * 5000 + b"}"]
+)
 def test_not_json(bundle, content):
     (bundle / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"is not valid JSON .*; export the bundle again"):
