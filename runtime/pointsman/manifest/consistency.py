@@ -27,8 +27,11 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     if not manifest.variants:
         yield "variants has none"
     for name, variant in manifest.variants.items():
+        own = f"{variant.form}-{variant.precision}"
+        if name != own:
+            yield f"variants.{name!r} must be named {own}"
         for sentence in _wrong_graphs(variant, manifest.architecture):
-            yield f"variants.{name}.{sentence}"
+            yield f"variants.{own}.{sentence}"
 
 
 def _wrong_ids(manifest: Manifest) -> Iterator[str]:

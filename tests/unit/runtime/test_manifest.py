@@ -290,7 +290,7 @@ FUSED = ("variants", "fused-float32")
         (
             set_in(*FUSED, "precision", "float16"),
             (
-                "variants.fused-float32.encoder.outputs are not those of the architecture ('cross_key.0' of float32 "
+                "variants.fused-float16.encoder.outputs are not those of the architecture ('cross_key.0' of float32 "
                 "['batch', 4, 8, 'source'] instead of 'cross_key.0' of float16 ['batch', 4, 8, 'source'])"
             ),
         ),
@@ -316,8 +316,32 @@ def test_all_contradictions_at_once(bundle):
         read_manifest(edited(bundle, spoil))
 
 
+def rename_and_set(name, field, value):
+    """An edit of the document: the fused variant under another name, and with another value."""
+
+    def edit(document):
+        document["variants"][name] = document["variants"].pop("fused-float32") | {field: value}
+
+    return edit
+
+
+def test_variants_are_named_by_form_and_precision(bundle):
+    with pytest.raises(BundleError, match=r"variants.'a\\nb' must be named fused-float32; export"):
+        read_manifest(edited(bundle, rename_and_set("a\nb", "form", "fused")))
+
+
 def test_quantized_variants_keep_float32_between_graphs(bundle):
-    read_manifest(edited(bundle, set_in(*FUSED, "precision", "int8")))
+    read_manifest(edited(bundle, rename_and_set("fused-int8", "precision", "int8")))
+
+
+def test_keys_that_cannot_be_printed(bundle):
+    def spoil(document):
+        document["no\nvelty"] = 1
+        document["producer"]["\r\ud800"] = 2
+
+    with pytest.raises(BundleError) as caught:
+        read_manifest(edited(bundle, spoil))
+    assert r"no\nvelty is unknown; producer.\r\ud800 must be str, not 2;" in str(caught.value)
 
 
 def test_verification_accepts_a_sound_bundle(bundle):
