@@ -1,13 +1,15 @@
 """Token ids in, token ids out."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, DecodingState, SelectingState, open_backend
+from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.choice import Choice, choose
 from pointsman.decoding import (
     Constraint,
@@ -20,10 +22,12 @@ from pointsman.decoding import (
     stream,
 )
 from pointsman.decoding.scores import checked_logits, log_normalizers
-from pointsman.errors import OptionsError, TextError
+from pointsman.errors import DeviceError, OptionsError, TextError
 from pointsman.manifest import Architecture, Manifest, read_manifest
 
 Ids = Sequence[int]
+
+_MOST_ROWS: Final = 4096  # whose logits, in a vocabulary of 32128, take half a gigabyte
 
 
 class SwitchModel:
@@ -64,6 +68,7 @@ class SwitchModel:
             BundleNotFoundError: there is no bundle.
             BundleError: it is damaged, newer than this program, or lacks the variant or its plans.
             DeviceError: the device is not available to the engine.
+            OptionsError: `threads` is not from 1 to 1024.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
@@ -90,10 +95,12 @@ class SwitchModel:
         Raises:
             TextError: an input is empty, too long, or has ids that the model does not know.
             OptionsError: `options` ask for what cannot be.
+            DeviceError: memory does not suffice.
         """
         options = options or DecodingOptions()
-        step = self._step(input_ids, options)
-        return decode(step, len(input_ids), options, self.special_tokens, constraint=constraint)
+        with _memory():
+            step = self._step(input_ids, options)
+            return decode(step, len(input_ids), options, self.special_tokens, constraint=constraint)
 
     def stream(
         self,
@@ -107,8 +114,9 @@ class SwitchModel:
         Arguments and errors are those of `generate`.
         """
         options = options or DecodingOptions()
-        step = self._step(input_ids, options)
-        return stream(step, len(input_ids), options, self.special_tokens, constraint=constraint)
+        with _memory():
+            step = self._step(input_ids, options)
+        return _in_memory(stream(step, len(input_ids), options, self.special_tokens, constraint=constraint))
 
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """Log-probabilities of given targets, all positions at once (teacher forcing).
@@ -154,7 +162,14 @@ class SwitchModel:
         limit = self.manifest.limits.tokens
         if options.max_new_tokens > limit:
             raise OptionsError(f"max_new_tokens is {options.max_new_tokens}; this bundle allows at most {limit}")
-        return self.start(input_ids, rows_per_input=_rows_per_input(options))
+        rows_per_input = _rows_per_input(options)
+        rows = len(input_ids) * rows_per_input
+        if rows > _MOST_ROWS:
+            raise OptionsError(
+                f"{rows} beams or samples at a time are too many ({rows_per_input} of each input); "
+                f"ask for {_MOST_ROWS} at most"
+            )
+        return self.start(input_ids, rows_per_input=rows_per_input)
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int) -> DecodingState:
         """Run the encoder over right-padded inputs."""
@@ -208,6 +223,20 @@ def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], ND
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return ids, mask
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Tells in a sentence that memory does not suffice for what is done within."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
+
+
+def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
+    with _memory():
+        yield from events
 
 
 def _rows_per_input(options: DecodingOptions) -> int:

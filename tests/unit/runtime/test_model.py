@@ -109,6 +109,36 @@ def test_a_request_may_not_exceed_the_bundles_limit(manifest):
             method([[5]], DecodingOptions(max_new_tokens=17))
 
 
+@pytest.mark.parametrize(
+    "options", [DecodingOptions(num_beams=2049), DecodingOptions(do_sample=True, num_return_sequences=2049)]
+)
+def test_more_rows_than_make_sense(model, options):
+    with pytest.raises(
+        OptionsError,
+        match=r"^4098 beams or samples at a time are too many \(2049 of each input\); ask for 4096 at most$",
+    ):
+        model.generate(INPUTS[:2], options)
+
+
+def test_memory_that_does_not_suffice(manifest):
+    def hungry(source, prefix):
+        raise MemoryError
+
+    model = fake_model(manifest, hungry)
+    for use in (lambda: model.generate([[5]]), lambda: list(model.stream([[5]]))):
+        with pytest.raises(
+            DeviceError, match=r"^this machine is out of memory; ask for fewer inputs or beams at a time"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("threads", [0, -3, 1025, "x", 1.5, True])
+def test_threads_out_of_range(small_bundle, threads):
+    with pytest.raises(OptionsError) as caught:
+        SwitchModel.load(small_bundle, device="cpu", threads=threads)
+    assert str(caught.value) == f"threads is {threads!r}; use a whole number from 1 to 1024"
+
+
 def test_logits_that_are_not_finite_are_an_error(manifest):
     def broken(source, prefix):
         return np.full(128, np.nan if len(prefix) > 2 else 0, np.float32)
