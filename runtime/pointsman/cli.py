@@ -154,12 +154,11 @@ def _infill(parsed: argparse.Namespace) -> int:
     infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
     began = time.perf_counter()
     results: list[dict[str, Any]] = []
-    for batch in _batches(texts, parsed.batch_size):
-        for text, fills in zip(batch, infiller.infill_batch(batch, **decoding), strict=True):
-            if parsed.json:
-                results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
-            else:
-                _print("".join(map(_shown, fills)))
+    for text, fills in zip(texts, infiller.infill_in_batches(texts, parsed.batch_size, **decoding), strict=True):
+        if parsed.json:
+            results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
+        else:
+            _print("".join(map(_shown, fills)))
     choice = infiller.model.choice
     if parsed.json:
         _write_json({"variant": choice.variant, "device": choice.device, "results": results})
@@ -193,11 +192,6 @@ def _texts(arguments: Sequence[str]) -> Iterator[str]:
             text = line.decode("utf-8", errors="surrogateescape").removesuffix("\n").removesuffix("\r")
             if text:
                 yield text
-
-
-def _batches(texts: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(texts), batch_size):
-        yield texts[start : start + batch_size]
 
 
 def _shown(fill: Fill) -> str:

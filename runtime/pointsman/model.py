@@ -81,6 +81,7 @@ class SwitchModel:
         options: DecodingOptions | None = None,
         *,
         constraint: Constraint | None = None,
+        first_input: int = 0,
     ) -> list[list[Generation]]:
         """Decode every input to its end.
 
@@ -88,6 +89,7 @@ class SwitchModel:
             input_ids: a list of token ids per input, of any lengths, eos included.
             options: how to decode; greedily by default.
             constraint: what output must look like, as `Infiller` makes one.
+            first_input: number of the first input, where they are part of more: samples follow from it.
 
         Returns:
             for every input its `num_return_sequences` generations, best first.
@@ -100,7 +102,9 @@ class SwitchModel:
         options = options or DecodingOptions()
         with _memory():
             step = self._step(input_ids, options)
-            return decode(step, len(input_ids), options, self.special_tokens, constraint=constraint)
+            return decode(
+                step, len(input_ids), options, self.special_tokens, constraint=constraint, first_input=first_input
+            )
 
     def stream(
         self,

@@ -67,7 +67,7 @@ class SentinelConstraint:
             TextError: An input has no sentinel, or the same one twice.
             OptionsError: `max_new_tokens` is less than two for each blank.
         """
-        _check(sentinels, options.max_new_tokens)
+        check_sentinels(sentinels, options.max_new_tokens)
         self._options = options
         self._eos_id = tokens.eos_id
         self._blanks = np.array([len(ids) for ids in sentinels], np.int64)
@@ -140,8 +140,14 @@ class SentinelConstraint:
         return np.arange(len(prefixes)) // (len(prefixes) // len(self._blanks))
 
 
-def _check(sentinels: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    for index, ids in enumerate(sentinels):
+def check_sentinels(sentinels: Sequence[Sequence[int]], max_new_tokens: int, first_input: int = 0) -> None:
+    """Refuse what `SentinelConstraint` refuses, with inputs numbered from `first_input` on.
+
+    Raises:
+        TextError: An input has no sentinel, or the same one twice.
+        OptionsError: `max_new_tokens` is less than two for each blank.
+    """
+    for index, ids in enumerate(sentinels, start=first_input):
         if not ids:
             raise TextError(f"input {index} has no blank to fill; mark one with <extra_id_0>")
         if len(set(ids)) < len(ids):

@@ -192,7 +192,7 @@ def test_keywords_and_options_mean_the_same(infiller):
 def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer, blanks, limit, room):
     infiller = fake_infiller(replace(manifest, limits=Limits(tokens=limit)), tokenizer, wandering(VOCAB))
     template = Template.parse("".join(f"<extra_id_{n}>" for n in range(blanks)))
-    assert infiller._options([template], None, {}).max_new_tokens == room
+    assert infiller._options(template, None, {}).max_new_tokens == room
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,48 @@ def test_texts_that_cannot_be_filled(infiller, text, message):
             method(text)
     with pytest.raises(TextError, match=message):
         infiller.score(text, [["a"]])
+
+
+SAMPLING = {"do_sample": True, "seed": 3, "top_k": 0, "num_return_sequences": 2}
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}, SAMPLING], ids=["greedy", "beams", "sampling"])
+def test_fills_do_not_depend_on_the_batch_size(infiller, search):
+    many = "".join(f"<extra_id_{n}>" for n in range(9))
+    texts = ["a <extra_id_0>", many, "a <extra_id_0>", "a <extra_id_0>", "b <extra_id_1>"]
+    by_size = [list(infiller.infill_in_batches(texts, size, **search)) for size in (1, 2, 3, 9)]
+    assert by_size == [infiller.infill_batch(texts, **search)] * 4
+
+
+def test_equal_texts_have_samples_of_their_own(infiller):
+    one, other = infiller.infill_in_batches(["a <extra_id_0>"] * 2, 1, **SAMPLING)
+    assert one != other
+    assert one == infiller.infill("a <extra_id_0>", **SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error", "message"),
+    [
+        (["<extra_id_0>"] * 3 + ["x"], {}, TextError, "input 3: the text has no blank"),
+        (["<extra_id_0>"] * 3 + ["x " * 200 + "<extra_id_0>"], {}, TextError, "input 3 has 402 tokens; give between 1"),
+        (
+            ["<extra_id_0>"] * 3 + ["<extra_id_0><extra_id_1>"],
+            {"max_new_tokens": 3},
+            OptionsError,
+            "max_new_tokens 3 is too few for the 2 blanks of input 3; use at least 4, two for each blank",
+        ),
+    ],
+)
+def test_texts_are_checked_before_the_first_batch_and_numbered_throughout(infiller, texts, options, error, message):
+    with pytest.raises(error, match=message):
+        infiller.infill_in_batches(texts, 2, **options)
+    assert infiller.model.backend.encoded == []
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_of_nothing(infiller, size):
+    with pytest.raises(OptionsError, match=f"batch_size is {size}; use a whole number of at least 1"):
+        infiller.infill_in_batches(["<extra_id_0>"], size)
 
 
 def test_a_batch_says_which_text_is_wrong(infiller):
