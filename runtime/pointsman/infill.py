@@ -13,7 +13,7 @@ from typing import Final, Literal, Self, TypedDict, Unpack
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
 from pointsman.errors import OptionsError, TextError, TokenizerError
 from pointsman.manifest import TOKENIZER, Architecture, Manifest, verify_files
-from pointsman.model import SwitchModel
+from pointsman.model import SwitchModel, checked_options
 from pointsman.template import Template, find_spans
 from pointsman.tokenizer import Tokenizer
 
@@ -255,9 +255,13 @@ class Infiller:
         return [float(logprobs.sum()) for logprobs in self.model.score(self._encode([text]), targets)]
 
     def _templates(self, texts: Sequence[str]) -> list[Template]:
+        if isinstance(texts, str):
+            raise TextError("the texts are one string; give a list of texts, or use infill for one")
         templates = []
         for number, text in enumerate(texts):
             try:
+                if not isinstance(text, str):
+                    raise TextError(f"a text must be a string, not {type(text).__name__}; decode or convert it")
                 templates.append(Template.parse(text, len(self.tokenizer.sentinel_ids)))
             except TextError as error:
                 raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
@@ -270,7 +274,7 @@ class Infiller:
             return DecodingOptions(**(defaults | fields))
         if fields:
             raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
-        return options
+        return checked_options(options)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.tokenizer.encode(text) for text in texts]
@@ -339,6 +343,8 @@ class Infiller:
         """What the model would say if it gave these spans."""
         tokenizer = self.tokenizer
         try:
+            if isinstance(spans, str):
+                raise TextError("the spans are one string; give a list of them, one for each blank")
             of_spans = [tokenizer.encode_span(span) for span in template.unfit(spans)]
         except TextError as error:
             raise TextError(f"candidate {number}: {error}") from error

@@ -204,6 +204,8 @@ def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer,
         ("<extra_id_20>", "<extra_id_20> is beyond the vocabulary: number blanks from 0 to 19"),
         ("<extra_id_0>" + " dog" * 200, "input 0 has [0-9]+ tokens; give between 1 and 128"),
         ("<extra_id_0> \ud800", "not valid Unicode"),
+        (None, "^a text must be a string, not NoneType; decode or convert it"),
+        (b"<extra_id_0>", "^a text must be a string, not bytes"),
     ],
 )
 def test_texts_that_cannot_be_filled(infiller, text, message):
@@ -248,6 +250,26 @@ def test_texts_are_checked_before_the_first_batch_and_numbered_throughout(infill
     with pytest.raises(error, match=message):
         infiller.infill_in_batches(texts, 2, **options)
     assert infiller.model.backend.encoded == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("<extra_id_0>", "^the texts are one string; give a list of texts, or use infill for one"),
+        (["<extra_id_0>", 5], "^input 1: a text must be a string, not int"),
+    ],
+)
+def test_batches_of_something_else(infiller, texts, message):
+    with pytest.raises(TextError, match=message):
+        infiller.infill_batch(texts)
+
+
+def test_options_of_another_type(infiller):
+    for method in (infiller.infill, infiller.stream):
+        with pytest.raises(
+            OptionsError, match=r"^options are {'num_beams': 2}; use DecodingOptions, with their names as"
+        ):
+            method("<extra_id_0>", {"num_beams": 2})
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -89,12 +89,38 @@ def test_targets_must_divide_among_the_sources(model):
         ([[5] * 129], "input 0 has 129 tokens; give between 1 and 128"),
         ([[5, 128]], "input 0 has the id 128; the model knows 0 to 127"),
         ([[-1]], "input 0 has the id -1"),
+        ([[5, 1.5]], "input 0 has the id 1.5; the model knows 0 to 127"),
+        ([[True]], "input 0 has the id True"),
+        ([np.array([1.0])], "input 0 has the id "),
+        ([np.array([[5], [6]])], r"input 0 has the id array\(\[5\]\); the model knows"),
+        ([5, 6], "input 0 is 5; give a list of token ids"),
+        ("text", "inputs are 'text'; give a list with a list of token ids for each input"),
+        (["text"], "input 0 is 'text'; give a list of token ids"),
+        (None, "inputs are None; give a list with a list of token ids for each input"),
     ],
 )
 def test_bad_inputs(model, inputs, message):
     for method in (model.generate, model.stream):
         with pytest.raises(TextError, match=message):
             method(inputs)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_ids_may_be_arrays(model, dtype):
+    lists = [[5, 6, 7], [8, 9, 1]]
+    arrays = np.array(lists, dtype)
+    assert model.generate(arrays) == model.generate([*arrays]) == model.generate(lists)
+    assert [scores.tolist() for scores in model.score(arrays, arrays)] == [
+        scores.tolist() for scores in model.score(lists, lists)
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, 3])
+def test_options_that_are_none(model, options):
+    for method in (model.generate, model.stream):
+        with pytest.raises(OptionsError) as caught:
+            method([[5]], options)
+        assert str(caught.value) == f"options are {options}; use DecodingOptions, with their names as keywords"
 
 
 def test_bad_targets(model):
