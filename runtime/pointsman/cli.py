@@ -7,6 +7,7 @@ traceback.
 
 import argparse
 import importlib.metadata
+import io
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
 from pointsman.decoding import DecodingOptions
-from pointsman.errors import BundleError, OptionsError, PointsmanError
+from pointsman.errors import BundleError, OptionsError, OutputError, PointsmanError, TextError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.inspection import as_json, as_text, counted, inspect_bundle
 
@@ -35,16 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parser().parse_args(arguments)
+        _open_stdout()
         code: int = parsed.run(parsed)
-        sys.stdout.flush()
     except PointsmanError as error:
         _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return PIPE_BROKEN
     return code
 
@@ -139,7 +139,10 @@ def _flag(field: str) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: use a whole number of at least 1") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small: use a whole number of at least 1")
     return number
@@ -151,13 +154,11 @@ def _infill(parsed: argparse.Namespace) -> int:
     infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
     began = time.perf_counter()
     results: list[dict[str, Any]] = []
-    for batch in _batches(texts, parsed.batch_size):
-        for text, fills in zip(batch, infiller.infill_batch(batch, **decoding), strict=True):
-            if parsed.json:
-                results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
-            else:
-                sys.stdout.write("".join(map(_shown, fills)))
-        sys.stdout.flush()
+    for text, fills in zip(texts, infiller.infill_in_batches(texts, parsed.batch_size, **decoding), strict=True):
+        if parsed.json:
+            results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
+        else:
+            _print("".join(map(_shown, fills)))
     choice = infiller.model.choice
     if parsed.json:
         _write_json({"variant": choice.variant, "device": choice.device, "results": results})
@@ -184,16 +185,13 @@ def _texts(arguments: Sequence[str]) -> Iterator[str]:
         if argument != "-":
             yield argument
             continue
+        if sys.stdin is None:
+            raise TextError("stdin is closed; send the texts to it as lines, or give them in place of -")
         for line in sys.stdin.buffer:
             # Bytes that are not UTF-8 become lone surrogates, which the tokenizer refuses with a sentence.
             text = line.decode("utf-8", errors="surrogateescape").removesuffix("\n").removesuffix("\r")
             if text:
                 yield text
-
-
-def _batches(texts: Sequence[str], batch_size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(texts), batch_size):
-        yield texts[start : start + batch_size]
 
 
 def _shown(fill: Fill) -> str:
@@ -216,14 +214,40 @@ def _inspect(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _write_json(as_json(inspection))
     else:
-        sys.stdout.write(as_text(inspection))
+        _print(as_text(inspection))
     if inspection.damage:
         raise BundleError(inspection.damage)
     return 0
 
 
 def _write_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    _print(json.dumps(document, indent=1) + "\n")
+
+
+def _open_stdout() -> None:
+    """Let results be UTF-8 whatever the locale; names of files that are not come out as they are."""
+    if sys.stdout is None:
+        raise OutputError("stdout is closed; send the results to a file or a pipe")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _print(results: str) -> None:
+    try:
+        sys.stdout.write(results)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        raise OutputError(
+            f"cannot write the results ({error.strerror}); free some space or send them elsewhere"
+        ) from error
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more when it exits; let that go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(sentence: str) -> None:

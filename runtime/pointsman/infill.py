@@ -4,15 +4,16 @@ A text's blanks go to the model as they are written, whatever their numbers and 
 its ids, each span is detokenised by itself, and the text outside the blanks comes back character for character.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, Unpack
 
-from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent
+from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
 from pointsman.errors import OptionsError, TextError, TokenizerError
 from pointsman.manifest import TOKENIZER, Architecture, Manifest, verify_files
-from pointsman.model import SwitchModel
+from pointsman.model import SwitchModel, checked_options
 from pointsman.template import Template, find_spans
 from pointsman.tokenizer import Tokenizer
 
@@ -140,20 +141,66 @@ class Infiller:
     def infill_batch(
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
-        """Fill several texts at once, as `infill` does one; the text with most blanks sets the default room.
+        """Fill several texts at once, as `infill` does one.
 
         Returns:
             For each text its fills, best first.
         """
-        if not texts:
-            return []
-        templates = self._templates(texts)
-        options = self._options(templates, options, fields)
-        generations = self.model.generate(self._encode(texts), options, constraint=self._constraint(templates, options))
-        return [
-            sorted((self._fill(template, one) for one in of_text), key=_score, reverse=True)
-            for template, of_text in zip(templates, generations, strict=True)
-        ]
+        return list(self.infill_in_batches(texts, max(len(texts), 1), options, **fields))
+
+    def infill_in_batches(
+        self,
+        texts: Sequence[str],
+        batch_size: int,
+        options: DecodingOptions | None = None,
+        **fields: Unpack[DecodingFields],
+    ) -> Iterator[list[Fill]]:
+        """Fill many texts, some at a time, and give the fills of each as soon as its batch is done.
+
+        Args:
+            texts: As for `infill`; errors number them from 0.
+            batch_size: The most texts to fill at once. Only neighbours with the same room are filled together.
+            options: As for `infill`.
+            fields: As for `infill`.
+
+        Returns:
+            An iterator over the fills of each text, best first; they do not depend on the other texts, and samples
+            only on the number of their own.
+
+        Raises:
+            TextError: As for `infill`, at once for all texts.
+            OptionsError: As for `infill`; also where `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise OptionsError(f"batch_size is {batch_size}; use a whole number of at least 1")
+        templates, ids = self._templates(texts), self._encode(texts)
+        if ids:
+            self.model.check(ids, "input")
+        batches = [*self._batches(templates, batch_size, options, fields)]
+        return self._filled(templates, ids, batches)
+
+    def _batches(
+        self, templates: Sequence[Template], batch_size: int, options: DecodingOptions | None, fields: DecodingFields
+    ) -> Iterator[tuple[slice, DecodingOptions]]:
+        """Neighbours that have the same options, so many at a time."""
+        start = 0
+        for shared, group in groupby(self._options(template, options, fields) for template in templates):
+            end = start + len([*group])
+            if shared.constrain is not False:
+                blanks = [self._blanks(template) for template in templates[start:end]]
+                check_sentinels(blanks, shared.max_new_tokens, first_input=start)
+            for first in range(start, end, batch_size):
+                yield slice(first, min(first + batch_size, end)), shared
+            start = end
+
+    def _filled(
+        self, templates: Sequence[Template], ids: Sequence[list[int]], batches: Iterable[tuple[slice, DecodingOptions]]
+    ) -> Iterator[list[Fill]]:
+        for part, options in batches:
+            constraint = self._constraint(templates[part], options)
+            generations = self.model.generate(ids[part], options, constraint=constraint, first_input=part.start)
+            for template, of_text in zip(templates[part], generations, strict=True):
+                yield sorted((self._fill(template, one) for one in of_text), key=_score, reverse=True)
 
     def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
@@ -174,7 +221,7 @@ class Infiller:
             OptionsError: As for `infill`, at once; also where beams or several fills are asked for.
         """
         templates = self._templates([text])
-        options = self._options(templates, options, fields)
+        options = self._options(templates[0], options, fields)
         if options.num_return_sequences > 1:
             raise OptionsError(
                 f"num_return_sequences {options.num_return_sequences} cannot be streamed; use 1, or infill"
@@ -208,25 +255,26 @@ class Infiller:
         return [float(logprobs.sum()) for logprobs in self.model.score(self._encode([text]), targets)]
 
     def _templates(self, texts: Sequence[str]) -> list[Template]:
+        if isinstance(texts, str):
+            raise TextError("the texts are one string; give a list of texts, or use infill for one")
         templates = []
         for number, text in enumerate(texts):
             try:
+                if not isinstance(text, str):
+                    raise TextError(f"a text must be a string, not {type(text).__name__}; decode or convert it")
                 templates.append(Template.parse(text, len(self.tokenizer.sentinel_ids)))
             except TextError as error:
                 raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
         return templates
 
-    def _options(
-        self, templates: Sequence[Template], options: DecodingOptions | None, fields: DecodingFields
-    ) -> DecodingOptions:
+    def _options(self, template: Template, options: DecodingOptions | None, fields: DecodingFields) -> DecodingOptions:
         if options is None:
-            blanks = max(len(template.sentinels) for template in templates)
-            room = max(_LEAST_ROOM, _ROOM_PER_BLANK * blanks + _ROOM_TO_END)
+            room = max(_LEAST_ROOM, _ROOM_PER_BLANK * len(template.sentinels) + _ROOM_TO_END)
             defaults: DecodingFields = {"max_new_tokens": min(room, self.model.manifest.limits.tokens)}
             return DecodingOptions(**(defaults | fields))
         if fields:
             raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
-        return options
+        return checked_options(options)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.tokenizer.encode(text) for text in texts]
@@ -242,6 +290,7 @@ class Infiller:
             tokens=self.model.special_tokens,
             options=options,
             forbidden=[tokenizer.unk_id, *without_text],
+            white_space=tokenizer.white_space_ids,
         )
 
     def _blanks(self, template: Template) -> list[int]:
@@ -294,6 +343,8 @@ class Infiller:
         """What the model would say if it gave these spans."""
         tokenizer = self.tokenizer
         try:
+            if isinstance(spans, str):
+                raise TextError("the spans are one string; give a list of them, one for each blank")
             of_spans = [tokenizer.encode_span(span) for span in template.unfit(spans)]
         except TextError as error:
             raise TextError(f"candidate {number}: {error}") from error

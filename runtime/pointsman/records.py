@@ -38,7 +38,12 @@ def from_json(kind: type[Record], value: object) -> tuple[Record | None, list[st
     """
     problems: list[str] = []
     record = _read(kind, value, "", problems)
-    return (None, problems) if problems else (record, [])
+    return (None, [*map(_in_one_line, problems)]) if problems else (record, [])
+
+
+def _in_one_line(sentence: str) -> str:
+    """The sentence with what cannot be printed escaped: keys may be anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
 
 
 def _read(kind: Any, value: object, place: str, problems: list[str]) -> Any:  # noqa: ANN401

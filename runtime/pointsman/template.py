@@ -19,9 +19,11 @@ from typing import Final, Self
 from pointsman.errors import TextError
 
 # No leading zeros: the tokenizer takes "<extra_id_007>" for plain text.
-_BLANK: Final = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
+_BLANK: Final = re.compile(r"<extra_id_(0|[1-9][0-9]*)>")
 # Not whitespace to Python, but T5's normalisation makes a space of each: the next word is written with "▁".
 _READ_AS_SPACE: Final = frozenset("\u200b\u200c\u200d\u200e\u200f\u2581\ufeff\ufffd")
+
+_SHOWN: Final = 20  # digits of a blank's number in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Template:
             TextError: There is no blank, or a blank's number is repeated or beyond the vocabulary.
         """
         parts = _BLANK.split(text)
+        _refuse_long_numbers(parts[1::2], extra_ids)
         sentinels = tuple(map(int, parts[1::2]))
         _check_sentinels(sentinels, extra_ids)
         return cls(segments=tuple(parts[::2]), sentinels=sentinels)
@@ -150,9 +153,19 @@ def _check_sentinels(sentinels: Sequence[int], extra_ids: int) -> None:
     if repeated is not None:
         raise TextError(f"<extra_id_{repeated}> is there more than once: give every blank a number of its own")
     if max(sentinels) >= extra_ids:
-        raise TextError(
-            f"<extra_id_{max(sentinels)}> is beyond the vocabulary: number blanks from 0 to {extra_ids - 1}"
-        )
+        raise _beyond(str(max(sentinels)), extra_ids)
+
+
+def _refuse_long_numbers(numbers: Sequence[str], extra_ids: int) -> None:
+    """Refuse by their length what `int` may refuse to read."""
+    too_long = next((number for number in numbers if len(number) > len(str(extra_ids))), None)
+    if too_long is not None:
+        raise _beyond(too_long, extra_ids)
+
+
+def _beyond(number: str, extra_ids: int) -> TextError:
+    shown = number if len(number) <= _SHOWN else f"{number[:_SHOWN]}..."
+    return TextError(f"<extra_id_{shown}> is beyond the vocabulary: number blanks from 0 to {extra_ids - 1}")
 
 
 def _is_space(character: str) -> bool:

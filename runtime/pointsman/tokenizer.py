@@ -46,6 +46,7 @@ from pointsman.errors import TextError, TokenizerError
 MODEL_FILE: Final = "spiece.model"
 CONFIG_FILE: Final = "tokenizer_config.json"
 DEFAULT_EXTRA_IDS: Final = 100
+_MOST_EXTRA_IDS: Final = 10_000
 
 _WORD_START: Final = "▁"  # U+2581, what SentencePiece writes for the space before a word
 _UNKNOWN_PENALTY: Final = 10.0  # how far below the worst piece an unknown character scores, as in SentencePiece
@@ -69,6 +70,7 @@ class Tokenizer:
     Attributes:
         vocab_size: Pieces and sentinels (32,100 for the released models; their embedding has 32,128 rows).
         sentinel_ids: The sentinels' ids, ascending: the last is ``<extra_id_0>``.
+        white_space_ids: Ids whose text is nothing but white space, such as "▁" by itself.
         pad_id: ``<pad>``, 0. Also the decoder's start token.
         eos_id: ``</s>``, 1.
         unk_id: ``<unk>``, 2.
@@ -82,10 +84,9 @@ class Tokenizer:
             extra_ids: The number of sentinels.
 
         Raises:
-            TokenizerError: ``model`` is no T5 vocabulary, or ``extra_ids`` is negative.
+            TokenizerError: ``model`` is no T5 vocabulary, or ``extra_ids`` is no number of sentinels.
         """
-        if extra_ids < 0:
-            raise TokenizerError(f"extra_ids is {extra_ids}: give the number of sentinels, 100 for T5 and Switch")
+        _check_extra_ids(extra_ids)
         processor = _parse(model)
         pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
         scores = [processor.get_score(i) for i in range(len(pieces))]
@@ -96,6 +97,7 @@ class Tokenizer:
         self.unk_id: Final[int] = processor.unk_id()
         self.sentinel_ids: Final = range(len(pieces), len(pieces) + extra_ids)
         self._pieces = pieces + [f"<extra_id_{n}>" for n in reversed(range(extra_ids))]
+        self.white_space_ids: Final = tuple(i for i in range(len(pieces)) if not self.decode_span([i]).strip())
         self._special = {self._pieces[i]: i for i in (self.pad_id, self.eos_id, self.unk_id, *self.sentinel_ids)}
         self._special_pattern = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
         self._normalize = _Normalizer(model)
@@ -113,13 +115,13 @@ class Tokenizer:
             TokenizerError: A file is missing, unreadable or no T5 vocabulary.
         """
         path = Path(folder_or_file)
-        file = path / MODEL_FILE if path.is_dir() else path
         try:
+            file = path / MODEL_FILE if path.is_dir() else path
             model = file.read_bytes()
         except OSError as error:
             raise TokenizerError(
-                f"cannot read {file} ({error.strerror}): the vocabulary is the checkpoint's SentencePiece file, "
-                f"{MODEL_FILE}; tokenizer.json cannot stand in for it"
+                f"cannot read {error.filename} ({error.strerror}): the vocabulary is the checkpoint's SentencePiece "
+                f"file, {MODEL_FILE}; tokenizer.json cannot stand in for it"
             ) from error
         if extra_ids is None:
             extra_ids = _configured_extra_ids(file.parent / CONFIG_FILE)
@@ -342,21 +344,28 @@ def _refuse_sentinel_pieces(pieces: list[str]) -> None:
 
 def _configured_extra_ids(config: Path) -> int:
     """Return ``extra_ids``, else the number of different sentinels that the file names, else 100."""
-    if not config.is_file():
-        return DEFAULT_EXTRA_IDS
     try:
         text = config.read_text(encoding="utf-8")
         fields: Any = json.loads(text)
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        return DEFAULT_EXTRA_IDS
+    except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(
             f"cannot read {config} ({error}): fetch it again, or remove it for 100 sentinels"
         ) from error
     extra_ids = fields.get("extra_ids") if isinstance(fields, dict) else None
     if extra_ids is None:
-        return len(set(_SENTINEL.findall(text))) or DEFAULT_EXTRA_IDS
-    if not isinstance(extra_ids, int):
-        raise TokenizerError(f"{config}: extra_ids is {extra_ids!r}: it must be a whole number")
-    return extra_ids
+        extra_ids = len(set(_SENTINEL.findall(text))) or DEFAULT_EXTRA_IDS
+    return _check_extra_ids(extra_ids, f"{config}: ")
+
+
+def _check_extra_ids(extra_ids: object, where: str = "") -> int:
+    if isinstance(extra_ids, int) and not isinstance(extra_ids, bool) and 0 <= extra_ids <= _MOST_EXTRA_IDS:
+        return extra_ids
+    raise TokenizerError(
+        f"{where}extra_ids is {extra_ids!r}: give the number of sentinels, 100 for T5 and Switch, "
+        f"{_MOST_EXTRA_IDS} at most"
+    )
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -86,9 +86,10 @@ def test_load(loader):
     [
         (Infiller.infill, ["text", "options", "fields"]),
         (Infiller.infill_batch, ["texts", "options", "fields"]),
+        (Infiller.infill_in_batches, ["texts", "batch_size", "options", "fields"]),
         (Infiller.stream, ["text", "options", "fields"]),
         (Infiller.score, ["text", "candidates"]),
-        (SwitchModel.generate, ["input_ids", "options", "constraint"]),
+        (SwitchModel.generate, ["input_ids", "options", "constraint", "first_input"]),
         (SwitchModel.stream, ["input_ids", "options", "constraint"]),
         (SwitchModel.score, ["input_ids", "target_ids"]),
     ],

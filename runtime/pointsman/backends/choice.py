@@ -16,6 +16,7 @@ DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 Engine = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
 _FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
+_MOST_THREADS = 1024
 
 # First match wins. On the CPU, float16 is emulated and bfloat16 does not run at all.
 _PREFERRED = {
@@ -158,9 +159,11 @@ def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: i
         verify: whether to check the hashes of what is loaded first.
 
     Raises:
+        OptionsError: `threads` is out of range.
         BundleError: a file is missing or was changed, or the engine refuses it.
         DeviceError: the device cannot be used.
     """
+    _check_threads(threads)
     variant = manifest.variants[choice.variant]
     if choice.engine != "onnxruntime":
         return opening.open_engines(bundle, manifest, choice.engine, choice.variant, verify=verify)
@@ -168,6 +171,12 @@ def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: i
         verify_files(bundle, variant.files)
     backend: Backend = _onnxruntime().OnnxRuntimeBackend(bundle, variant, device=choice.device, threads=threads)
     return backend
+
+
+def _check_threads(threads: int | None) -> None:
+    is_whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (is_whole and 1 <= threads <= _MOST_THREADS):
+        raise OptionsError(f"threads is {threads!r}; use a whole number from 1 to {_MOST_THREADS}")
 
 
 def _onnxruntime() -> ModuleType:

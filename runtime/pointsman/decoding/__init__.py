@@ -4,7 +4,7 @@ Three storeys: a `StepFunction` gives the logits of the next token (or selects t
 tokens one step at a time (greedy search and sampling), `decode` returns whole generations (these and beam search).
 """
 
-from pointsman.decoding.constraints import Constraint, SentinelConstraint
+from pointsman.decoding.constraints import Constraint, SentinelConstraint, check_sentinels
 from pointsman.decoding.decode import decode
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
 from pointsman.decoding.options import DecodingOptions
@@ -24,6 +24,7 @@ __all__ = [
     "SpecialTokens",
     "StepFunction",
     "TokenEvent",
+    "check_sentinels",
     "decode",
     "stream",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pointsman.decoding.generation import Generation
 from pointsman.decoding.next_scores import NextScores, scorer_of
 from pointsman.decoding.options import DecodingOptions
-from pointsman.decoding.rules import Rules, no_token_possible
+from pointsman.decoding.rules import Rules
 from pointsman.decoding.scores import best_continuations, highest
 from pointsman.decoding.step import StepFunction
 
@@ -77,7 +77,7 @@ def beam_search(step: StepFunction, batch_size: int, options: DecodingOptions, r
         full = options.early_stopping is True and finished.finished.all()
         if full or not improvable.any() or candidates.finished.all():
             break
-    return [_generations(finished, index, options) for index in range(batch_size)]
+    return [_generations(finished, index, options, rules) for index in range(batch_size)]
 
 
 def _placeholders(batch_size: int, options: DecodingOptions, rules: Rules) -> _Hypotheses:
@@ -158,12 +158,12 @@ def _never_if(condition: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.where(condition, _NEVER, np.float32(0))
 
 
-def _generations(finished: _Hypotheses, index: int, options: DecodingOptions) -> list[Generation]:
+def _generations(finished: _Hypotheses, index: int, options: DecodingOptions, rules: Rules) -> list[Generation]:
     """The best finished hypotheses of one input, without placeholders and what grew from impossible beams."""
     divisors = np.maximum(finished.lengths[index], 1).astype(np.float32) ** np.float32(options.length_penalty)
     possible = finished.finished[index] & (finished.scores[index] * divisors > _NEVER / 2)
     if not possible.any():
-        raise no_token_possible(index)
+        raise rules.no_token_possible(index)
     ranks = np.flatnonzero(possible)[: options.num_return_sequences]
     return [_generation(finished, index, rank) for rank in ranks.tolist()]
 

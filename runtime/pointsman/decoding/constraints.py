@@ -36,11 +36,11 @@ class Constraint(Protocol):
 class SentinelConstraint:
     """Output that fills every blank: `sentinel tokens+ sentinel tokens+ ... (eos | closing sentinel)`.
 
-    Each of an input's sentinels comes once, in the order of the input, each followed by at least one ordinary token.
-    After the last span either eos or the closing sentinel (the one that follows the input's last in the vocabulary's
-    order, with which T5's training targets end) completes the sequence. Pad and other sentinels never occur. When
-    `max_new_tokens` draws near, what is still missing is forced, so that every output is complete; one that ends for
-    want of room lacks only the eos.
+    Each of an input's sentinels comes once, in the order of the input, each followed by at least one ordinary token
+    that is not white space. After the last span either eos or the closing sentinel (the one that follows the input's
+    last in the vocabulary's order, with which T5's training targets end) completes the sequence. Pad and other
+    sentinels never occur. When `max_new_tokens` draws near, what is still missing is forced, so that every output is
+    complete; one that ends for want of room lacks only the eos.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class SentinelConstraint:
         tokens: SpecialTokens,
         options: DecodingOptions,
         forbidden: Collection[int] = (),
+        white_space: Collection[int] = (),
     ) -> None:
         """Prepare for one batch.
 
@@ -60,20 +61,25 @@ class SentinelConstraint:
             tokens: The special tokens.
             options: `max_new_tokens` and `min_new_tokens` are obeyed.
             forbidden: Other ids that no span may contain, such as those that stand for no text.
+            white_space: Ids that do not make a span by themselves.
 
         Raises:
             TextError: An input has no sentinel, or the same one twice.
             OptionsError: `max_new_tokens` is less than two for each blank.
         """
-        _check(sentinels, options.max_new_tokens)
+        check_sentinels(sentinels, options.max_new_tokens)
         self._options = options
         self._eos_id = tokens.eos_id
         self._blanks = np.array([len(ids) for ids in sentinels], np.int64)
         self._expected = _expected(sentinels, all_sentinels, tokens.eos_id)
-        self._is_sentinel = np.zeros(max(all_sentinels) + 2, np.bool_)  # the last stands for all greater ids
+        known = max((*all_sentinels, *white_space)) + 2  # the last stands for all greater ids
+        self._is_sentinel, self._is_text = np.zeros(known, np.bool_), np.ones(known, np.bool_)
         self._is_sentinel[list(all_sentinels)] = True
+        self._is_text[[*all_sentinels, *white_space]] = False
         structural = {*all_sentinels, tokens.pad_id, tokens.eos_id, tokens.decoder_start_id, *forbidden}
         self._structural = np.array(sorted(structural), np.int64)
+        self._white_space = np.array(sorted(set(white_space) - structural), np.int64)
+        self._named = np.concatenate([self._structural, self._white_space])
 
     @property
     def ending_tokens(self) -> int:
@@ -86,38 +92,45 @@ class SentinelConstraint:
         return has_eos | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
 
     def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """All that is not ordinary; ordinary tokens may come or may not, all alike."""
-        return np.broadcast_to(self._structural, (len(prefixes), len(self._structural)))
+        """All that is not text; tokens of text may come or may not, all alike."""
+        return np.broadcast_to(self._named, (len(prefixes), len(self._named)))
 
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Leave the ordinary tokens and the structure that may come next; complete rows stay as they are."""
         rows = np.flatnonzero(~self.ended(prefixes))
-        next_ids, may_come, takes_ordinary = self._possible(prefixes[rows], self._inputs(prefixes)[rows])
+        next_ids, may_come, takes_text, takes_space = self._possible(prefixes[rows], self._inputs(prefixes)[rows])
         kept = np.where(may_come, scores[rows[:, None], next_ids], -np.inf)
         scores[rows[:, None], self._structural] = -np.inf
-        scores[rows[~takes_ordinary]] = -np.inf
+        scores[rows[~takes_text]] = -np.inf
+        scores[rows[~takes_space, None], self._white_space] = -np.inf
         scores[rows[:, None], next_ids] = kept
         return scores
 
     def _possible(
         self, prefixes: NDArray[np.int64], inputs: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """For incomplete rows: the next sentinel and eos `[rows, 2]`, whether each may come, and ordinary tokens."""
-        opened = self._opened(prefixes)
-        is_empty = self._is_sentinel[self._clipped(prefixes[:, -1])] & (opened > 0)
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """For incomplete rows: the next sentinel and eos `[rows, 2]`, whether each may come, text, and white space."""
+        opened, is_empty = self._opened(prefixes), self._is_empty(prefixes)
         missing = self._blanks[inputs] - opened
         generated = prefixes.shape[1] - 1
-        # For one ordinary token more; an empty span always has it, as none is begun later than this allows.
-        has_room = self._options.max_new_tokens - generated - 1 >= 2 * missing
+        # After one token more; an empty span always has room for text, as none is begun later than this allows.
+        room_left = self._options.max_new_tokens - generated - 1 - 2 * missing
         sentinel_may_come = ~is_empty & ((missing > 0) | (generated >= self._options.min_new_tokens))
         next_ids = np.stack([self._expected[inputs, opened], np.full_like(opened, self._eos_id)], axis=1)
         may_come = np.stack([sentinel_may_come, sentinel_may_come & (missing == 0)], axis=1)
-        return next_ids, may_come, (opened > 0) & has_room
+        return next_ids, may_come, (opened > 0) & (room_left >= 0), room_left >= is_empty
 
     def _opened(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many sentinels each row has, the closing one included."""
         opened: NDArray[np.int64] = self._is_sentinel[self._clipped(prefixes)].sum(axis=1)
         return opened
+
+    def _is_empty(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have had no text since their last sentinel; none of those without a sentinel."""
+        ids, places = self._clipped(prefixes), np.arange(prefixes.shape[1])
+        last_text = (self._is_text[ids] * places).max(axis=1)
+        is_empty: NDArray[np.bool_] = last_text < (self._is_sentinel[ids] * places).max(axis=1)
+        return is_empty
 
     def _clipped(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(ids, len(self._is_sentinel) - 1)
@@ -127,8 +140,14 @@ class SentinelConstraint:
         return np.arange(len(prefixes)) // (len(prefixes) // len(self._blanks))
 
 
-def _check(sentinels: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    for index, ids in enumerate(sentinels):
+def check_sentinels(sentinels: Sequence[Sequence[int]], max_new_tokens: int, first_input: int = 0) -> None:
+    """Refuse what `SentinelConstraint` refuses, with inputs numbered from `first_input` on.
+
+    Raises:
+        TextError: An input has no sentinel, or the same one twice.
+        OptionsError: `max_new_tokens` is less than two for each blank.
+    """
+    for index, ids in enumerate(sentinels, start=first_input):
         if not ids:
             raise TextError(f"input {index} has no blank to fill; mark one with <extra_id_0>")
         if len(set(ids)) < len(ids):

@@ -20,6 +20,7 @@ def decode(
     *,
     processors: Sequence[LogitsProcessor] = (),
     constraint: Constraint | None = None,
+    first_input: int = 0,
 ) -> list[list[Generation]]:
     """Generate sequences for every input of a batch.
 
@@ -31,6 +32,8 @@ def decode(
         tokens: The special tokens.
         processors: Applied after those of the options.
         constraint: Applied last, and asked when a sequence ends.
+        first_input: Number that the first input has for the caller: errors name it, and its random streams follow
+            from it.
 
     Returns:
         For each input its `num_return_sequences` generations: beams best first, samples in the order of their
@@ -41,11 +44,14 @@ def decode(
         ParityError: The step's logits are not finite.
     """
     if options.num_beams > 1:
-        return beam_search(step, batch_size, options, Rules.of(options, tokens, processors, constraint))
+        rules = Rules.of(options, tokens, processors, constraint, first_input)
+        return beam_search(step, batch_size, options, rules)
     events: list[list[list[TokenEvent]]] = [
         [[] for _ in range(options.num_return_sequences)] for _ in range(batch_size)
     ]
-    for step_events in stream(step, batch_size, options, tokens, processors=processors, constraint=constraint):
+    for step_events in stream(
+        step, batch_size, options, tokens, processors=processors, constraint=constraint, first_input=first_input
+    ):
         for event in step_events:
             events[event.input_index][event.return_index].append(event)
     return [[_generation(of_sequence, options) for of_sequence in of_input] for of_input in events]

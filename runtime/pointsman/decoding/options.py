@@ -9,8 +9,8 @@ from typing import Literal
 from pointsman.errors import OptionsError
 
 _DEFAULT_TOP_K = 50
-# Beyond this, length ** penalty leaves float32 for lengths that are in use.
-_LARGEST_LENGTH_PENALTY = 10.0
+# Beyond these, scores leave float32: as quotients, as products, or over length ** penalty for lengths that are in use.
+_RANGES = {"temperature": (0.001, 1000.0), "repetition_penalty": (0.01, 100.0), "length_penalty": (-10.0, 10.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +94,12 @@ def _counts_out_of_range(options: DecodingOptions) -> Iterator[str]:
 
 
 def _numbers_out_of_range(options: DecodingOptions) -> Iterator[str]:
-    for name in ("temperature", "repetition_penalty"):
+    for name, (least, most) in _RANGES.items():
         value = getattr(options, name)
-        if not 0 < _number(value) < inf:
-            yield f"{name} is {value!r}; use a number above 0"
+        if not least <= _number(value) <= most:
+            yield f"{name} is {value!r}; use a number from {least:g} to {most:g}"
     if not 0 < _number(options.top_p) <= 1:
         yield f"top_p is {options.top_p!r}; use a number above 0 and at most 1"
-    if not abs(_number(options.length_penalty)) <= _LARGEST_LENGTH_PENALTY:
-        largest = f"{_LARGEST_LENGTH_PENALTY:g}"
-        yield f"length_penalty is {options.length_penalty!r}; use a number from -{largest} to {largest}"
 
 
 def _is_whole(value: object) -> bool:
@@ -137,7 +134,7 @@ def _contradictions_without_sampling(options: DecodingOptions) -> Iterator[str]:
             f"num_return_sequences {options.num_return_sequences} is above num_beams {options.num_beams}; "
             "raise num_beams, or sample with do_sample=True"
         )
-    defaults = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0}
+    defaults = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0, "seed": None}
     unused = [name for name, default in defaults.items() if getattr(options, name) != default]
     if unused:
         yield f"{', '.join(unused)} without do_sample would change nothing; add do_sample=True or leave out"

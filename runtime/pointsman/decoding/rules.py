@@ -16,11 +16,12 @@ from pointsman.errors import OptionsError
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The processors in their order, and what ends a sequence."""
+    """The processors in their order, what ends a sequence, and the number that the first input has for the caller."""
 
     tokens: SpecialTokens
     processors: tuple[LogitsProcessor, ...]
     constraint: Constraint | None
+    first_input: int = 0
 
     @classmethod
     def of(
@@ -29,10 +30,11 @@ class Rules:
         tokens: SpecialTokens,
         processors: Sequence[LogitsProcessor],
         constraint: Constraint | None,
+        first_input: int,
     ) -> Self:
         """The options' processors first, then the caller's, then the constraint, which so has the last word."""
         last = () if constraint is None else (constraint,)
-        return cls(tokens, (*processors_of(options, tokens.eos_id), *processors, *last), constraint)
+        return cls(tokens, (*processors_of(options, tokens.eos_id), *processors, *last), constraint, first_input)
 
     @property
     def ending_tokens(self) -> int:
@@ -59,10 +61,10 @@ class Rules:
         by_eos: NDArray[np.bool_] = prefixes[:, -1] == self.tokens.eos_id
         return by_eos if self.constraint is None else by_eos | self.constraint.ended(prefixes)
 
-
-def no_token_possible(input_index: int) -> OptionsError:
-    """The error of a search that the processors together have left nowhere to go."""
-    return OptionsError(
-        f"input {input_index}: no_repeat_ngram_size, min_new_tokens, the constraint or the given processors "
-        "together leave no possible token; relax one of them"
-    )
+    def no_token_possible(self, input_index: int) -> OptionsError:
+        """The error of a search that the processors together have left nowhere to go."""
+        number = self.first_input + input_index
+        return OptionsError(
+            f"input {number}: no_repeat_ngram_size, min_new_tokens, the constraint or the given processors "
+            "together leave no possible token; relax one of them"
+        )

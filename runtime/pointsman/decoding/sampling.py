@@ -1,7 +1,8 @@
 """Drawing tokens: temperature, top-k and top-p, and one random stream per sequence.
 
 The distributions equal those of transformers 5.23.0's warpers of the same names. The draws do not: they come from
-numpy, one stream per (input, return index), so that a sequence does not depend on what else is in the batch.
+numpy, one stream per (input, return index), so that a sequence does not depend on what else is in the batch. Inputs
+that are decoded in several batches are numbered throughout, so that it does not depend on their size either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -79,9 +80,10 @@ def warpers_of(options: DecodingOptions) -> tuple[Warper, ...]:
 class Sampler:
     """Draws one token per row, each row from its own random stream."""
 
-    def __init__(self, options: DecodingOptions, batch_size: int) -> None:
+    def __init__(self, options: DecodingOptions, batch_size: int, first_input: int = 0) -> None:
         self._warpers = warpers_of(options)
-        self._streams = [*_streams(options.seed, batch_size, options.num_return_sequences)]
+        inputs = range(first_input, first_input + batch_size)
+        self._streams = [*_streams(options.seed, inputs, options.num_return_sequences)]
 
     def __call__(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw for the given rows of `scores` `[all rows, vocabulary]`, which is left as it is."""
@@ -92,9 +94,9 @@ class Sampler:
         return np.array([_draw(row, stream) for row, stream in zip(warped, streams, strict=True)], np.int64)
 
 
-def _streams(seed: int | None, batch_size: int, num_return_sequences: int) -> Iterator[np.random.Generator]:
+def _streams(seed: int | None, inputs: range, num_return_sequences: int) -> Iterator[np.random.Generator]:
     entropy = np.random.SeedSequence(seed).entropy
-    for input_index in range(batch_size):
+    for input_index in inputs:
         for return_index in range(num_return_sequences):
             key = (input_index, return_index)
             yield np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))

@@ -10,7 +10,7 @@ from pointsman.decoding.generation import FinishReason, SpecialTokens, TokenEven
 from pointsman.decoding.next_scores import NextScores, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.processors import LogitsProcessor
-from pointsman.decoding.rules import Rules, no_token_possible
+from pointsman.decoding.rules import Rules
 from pointsman.decoding.sampling import Sampler
 from pointsman.decoding.step import StepFunction
 from pointsman.errors import OptionsError
@@ -26,6 +26,7 @@ def stream(
     *,
     processors: Sequence[LogitsProcessor] = (),
     constraint: Constraint | None = None,
+    first_input: int = 0,
 ) -> Iterator[tuple[TokenEvent, ...]]:
     """Generate greedily or by sampling, one step at a time.
 
@@ -36,6 +37,7 @@ def stream(
         tokens: The special tokens.
         processors: Applied after those of the options.
         constraint: Applied last, and asked when a sequence ends.
+        first_input: As of `decode`; events count from 0 all the same.
 
     Returns:
         An iterator that runs one step at a time and yields the tokens of the sequences still running.
@@ -49,13 +51,13 @@ def stream(
             f"num_beams {options.num_beams} cannot be streamed, as later tokens may change which beam is best; "
             "use num_beams=1"
         )
-    return _steps(step, batch_size, options, Rules.of(options, tokens, processors, constraint))
+    return _steps(step, batch_size, options, Rules.of(options, tokens, processors, constraint, first_input))
 
 
 def _steps(
     step: StepFunction, batch_size: int, options: DecodingOptions, rules: Rules
 ) -> Iterator[tuple[TokenEvent, ...]]:
-    choose = Sampler(options, batch_size) if options.do_sample else _likeliest
+    choose = Sampler(options, batch_size, rules.first_input) if options.do_sample else _likeliest
     score = scorer_of(step, rules, count=None if options.do_sample else 1, normalized=False)
     own_rows = np.arange(batch_size * options.num_return_sequences)
     prefixes = np.full((len(own_rows), 1 + options.max_new_tokens), rules.tokens.pad_id, np.int64)
@@ -63,7 +65,10 @@ def _steps(
     running = own_rows
     for length in range(1, 1 + options.max_new_tokens):
         next_scores = score(prefixes[:, length - 1].copy(), own_rows, prefixes[:, :length])
-        chosen, logprobs = _choose(choose, next_scores, running, options.num_return_sequences)
+        impossible = _impossible(next_scores, running)
+        if len(impossible):
+            raise rules.no_token_possible(int(impossible[0]) // options.num_return_sequences)
+        chosen, logprobs = _choose(choose, next_scores, running)
         prefixes[running, length] = chosen
         ended = rules.ended(prefixes[:, : length + 1])[running]
         yield _events(running, chosen, logprobs, ended, options, is_last=length == options.max_new_tokens)
@@ -72,15 +77,19 @@ def _steps(
             return
 
 
+def _impossible(next_scores: NextScores, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of `rows` that nothing may follow."""
+    scores = next_scores.scores
+    of_rows = scores if len(rows) == len(scores) else scores[rows]
+    impossible: NDArray[np.int64] = rows[of_rows.max(axis=1) == -np.inf]
+    return impossible
+
+
 def _choose(
-    choose: _Chooser, next_scores: NextScores, rows: NDArray[np.int64], rows_per_input: int
+    choose: _Chooser, next_scores: NextScores, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """A token and its log-probability for each of `rows`, each `[len(rows)]`."""
     scores = next_scores.scores
-    of_rows = scores if len(rows) == len(scores) else scores[rows]
-    impossible = np.flatnonzero(of_rows.max(axis=1) == -np.inf)
-    if len(impossible):
-        raise no_token_possible(int(rows[impossible[0]]) // rows_per_input)
     columns = choose(scores, rows)
     return next_scores.tokens(rows, columns), scores[rows, columns] - next_scores.log_normalizers(rows)
 

@@ -9,7 +9,8 @@ A bundle is a directory::
     variants/<precision>/<form>.decoder.onnx
     engines/<flavour>-sm<capability>/<variant>/<role>.plan    such as engines/tensorrt-rtx-sm89/portable-float32/
 
-Readers refuse newer schemas and unknown keys, and report every problem at once.
+The manifest holds the hashes of all other files and of its own content. Readers refuse newer schemas and unknown keys,
+and report every problem at once.
 """
 
 from pointsman.manifest.architecture import Activation, Architecture, Stack
@@ -20,8 +21,6 @@ from pointsman.manifest.document import (
     Limits,
     Manifest,
     Source,
-    read_manifest,
-    write_manifest,
 )
 from pointsman.manifest.engines import ENGINES, AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
 from pointsman.manifest.files import WEIGHTS, FileRecord, record_of, sha256_of, verify_files
@@ -35,6 +34,7 @@ from pointsman.manifest.quantization import (
     Scheme,
     Sensitivity,
 )
+from pointsman.manifest.storage import read_manifest, write_manifest
 from pointsman.manifest.variants import Form, Parity, Precision, Variant
 
 __all__ = [

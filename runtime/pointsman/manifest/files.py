@@ -34,11 +34,19 @@ def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord,
     """Check sizes and hashes.
 
     Raises:
-        BundleError: naming every file that is missing, of another size, or changed.
+        BundleError: naming every file that is missing, of another size, or changed; or the first that cannot be read.
     """
-    problems = [problem for record in records if (problem := _problem_with(bundle, record))]
+    try:
+        problems = [problem for record in records if (problem := _problem_with(bundle, record))]
+    except OSError as error:
+        raise unreadable(error) from error
     if problems:
         raise BundleError(f"{bundle} is damaged: {'; '.join(problems)}; export the bundle again")
+
+
+def unreadable(error: OSError) -> BundleError:
+    """The error of a file that is there and that the system does not let us read."""
+    return BundleError(f"cannot read {error.filename} ({error.strerror}); check its path and its permissions")
 
 
 def _problem_with(bundle: Path, record: FileRecord) -> str | None:

@@ -8,6 +8,7 @@ from pointsman.errors import OptionsError, TextError
 from unit.decoding.random_network import ALL_SENTINELS, TOKENS, VOCABULARY, RandomNetwork
 
 UNUSED = (28, 29)
+WHITE_SPACE = (5, 27)
 
 SEARCHES = {
     "greedy": {},
@@ -23,12 +24,21 @@ NETWORKS = {
     "loves sentinels": dict.fromkeys(ALL_SENTINELS, 20.0),
     "avoids sentinels": dict.fromkeys(ALL_SENTINELS, -40.0),
     "loves pad and the unused": dict.fromkeys((TOKENS.pad_id, *UNUSED), 25.0),
+    "loves white space": dict.fromkeys(WHITE_SPACE, 25.0),
+    "loves white space and to end": dict.fromkeys((*WHITE_SPACE, TOKENS.eos_id, *ALL_SENTINELS), 25.0),
 }
 BATCHES = [[[39]], [[39, 38]], [[39], [39, 38, 37], [35, 31]], [[30]], [[39, 38, 37, 36, 35]]]
 
 
 def constraint_for(sentinels, options) -> SentinelConstraint:
-    return SentinelConstraint(sentinels, all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options, forbidden=UNUSED)
+    return SentinelConstraint(
+        sentinels,
+        all_sentinels=ALL_SENTINELS,
+        tokens=TOKENS,
+        options=options,
+        forbidden=UNUSED,
+        white_space=WHITE_SPACE,
+    )
 
 
 def constrained(sentinels, bias, seed=0, **options) -> list[list[Generation]]:
@@ -53,7 +63,7 @@ def check(generation: Generation, sentinels: list[int], max_new_tokens: int) -> 
     assert [ids[start] for start in starts] == sentinels
     assert starts[0] == 0
     spans = [ids[start + 1 : end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
-    assert all(spans)
+    assert all(set(span) - set(WHITE_SPACE) for span in spans)
     assert not {TOKENS.pad_id, TOKENS.eos_id, *UNUSED} & set(ids)
 
 
@@ -93,13 +103,32 @@ def test_min_new_tokens_holds_back_both_endings():
 
 def test_what_is_allowed_keeps_its_score():
     options = DecodingOptions(max_new_tokens=8)
-    prefixes = np.array([[0, 39, 5], [0, 39, 5]])
+    prefixes = np.array([[0, 39, 6], [0, 39, 6]])
     scores = np.random.default_rng(0).normal(size=(2, VOCABULARY)).astype(np.float32)
     processed = constraint_for([[39, 38], [39]], options)(prefixes, scores.copy())
     ordinary = set(range(2, 28))
     for row, may_come in ((0, ordinary | {38}), (1, ordinary | {TOKENS.eos_id, 38})):
         assert set(np.flatnonzero(processed[row] > -np.inf).tolist()) == may_come
         np.testing.assert_array_equal(processed[row, sorted(may_come)], scores[row, sorted(may_come)])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ends", "text", "space"),
+    [
+        ([0], False, False, False),
+        ([0, 39], False, True, True),
+        ([0, 39, 5], False, True, True),
+        ([0, 39, 5, 27], False, True, False),  # room for one token more, which must be text
+        ([0, 39, 6], True, True, True),
+        ([0, 39, 6, 5], True, True, True),
+        ([0, 39, 5, 6, 27], True, False, False),
+    ],
+)
+def test_white_space_makes_no_span(prefix, ends, text, space):
+    constraint = constraint_for([[39]], DecodingOptions(max_new_tokens=4))
+    (scores,) = constraint(np.array([prefix]), np.zeros((1, VOCABULARY), np.float32)) > -np.inf
+    assert scores[[TOKENS.eos_id, 38]].tolist() == [ends, ends]
+    assert (scores[6], scores[5], scores[27]) == (text, space, space)
 
 
 def test_fewer_sequences_than_beams_when_no_more_are_possible():

@@ -24,12 +24,14 @@ from pointsman.errors import OptionsError
         ({"top_k": -1, "do_sample": True}, "top_k is -1; use a whole number of at least 0"),
         ({"seed": -5}, "seed is -5; use a whole number of at least 0"),
         ({"seed": 1.5}, "seed is 1.5; use a whole number of at least 0"),
-        ({"temperature": 0, "do_sample": True}, "temperature is 0; use a number above 0"),
-        ({"temperature": math.nan, "do_sample": True}, "temperature is nan; use a number above 0"),
-        ({"temperature": math.inf, "do_sample": True}, "temperature is inf; use a number above 0"),
-        ({"temperature": 10**400}, f"temperature is {10**400}; use a number above 0"),
-        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0; use a number above 0"),
-        ({"repetition_penalty": None}, "repetition_penalty is None; use a number above 0"),
+        ({"temperature": 0, "do_sample": True}, "temperature is 0; use a number from 0.001 to 1000"),
+        ({"temperature": math.nan, "do_sample": True}, "temperature is nan; use a number from 0.001 to 1000"),
+        ({"temperature": math.inf, "do_sample": True}, "temperature is inf; use a number from 0.001 to 1000"),
+        ({"temperature": 10**400}, f"temperature is {10**400}; use a number from 0.001 to 1000"),
+        ({"temperature": 1e-38, "do_sample": True}, "temperature is 1e-38; use a number from 0.001 to 1000"),
+        ({"repetition_penalty": 1e38}, "repetition_penalty is 1e+38; use a number from 0.01 to 100"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0; use a number from 0.01 to 100"),
+        ({"repetition_penalty": None}, "repetition_penalty is None; use a number from 0.01 to 100"),
         ({"top_p": 0.0, "do_sample": True}, "top_p is 0.0; use a number above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5; use a number above 0 and at most 1"),
         ({"length_penalty": 1000.0}, "length_penalty is 1000.0; use a number from -10 to 10"),
@@ -55,6 +57,7 @@ from pointsman.errors import OptionsError
             {"temperature": 0.7, "top_p": 0.9},
             "temperature, top_p without do_sample would change nothing; add do_sample=True or leave out",
         ),
+        ({"seed": 0}, "seed without do_sample would change nothing; add do_sample=True or leave out"),
         (
             {"num_beams": 0, "top_p": 2, "early_stopping": None},
             (
@@ -84,7 +87,8 @@ def test_refused_in_one_line_that_names_every_problem(options, sentence):
         {"min_new_tokens": 32},
         {"num_beams": 4, "num_return_sequences": 4, "length_penalty": -1, "early_stopping": "never"},
         {"do_sample": True, "num_return_sequences": 9, "temperature": 2, "top_k": 0, "top_p": 1},
-        {"seed": 0, "length_penalty": 0.0, "early_stopping": True},  # nothing to do for one beam, and no harm
+        {"do_sample": True, "seed": 0, "temperature": 0.001, "repetition_penalty": 100},
+        {"length_penalty": 0.0, "early_stopping": True},  # nothing to do for one beam, and no harm
         {"constrain": True},
         {"constrain": False},
         {"max_new_tokens": np.int64(3), "repetition_penalty": np.float32(1.5)},

@@ -32,7 +32,9 @@ class Ties(RandomNetwork):
 def both_ways(options, *, constrain, network=RandomNetwork, processors=()):
     constraint = None
     if constrain:
-        constraint = SentinelConstraint(BLANKS, all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options)
+        constraint = SentinelConstraint(
+            BLANKS, all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options, white_space=range(2, 20)
+        )
     rows = max(options.num_beams, options.num_return_sequences)
     steps = [network(rows, seed=5, bias={1: 2.0}) for _ in range(2)]
     steps[1] = Selecting(steps[1], VOCABULARY)

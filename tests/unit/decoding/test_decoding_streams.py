@@ -128,5 +128,15 @@ def test_rules_that_leave_no_token_are_named(search):
 
     rows = search.get("num_beams", 1)
     options = DecodingOptions(max_new_tokens=3, **search)
-    with pytest.raises(OptionsError, match=r"input 1: no_repeat_ngram_size.*leave no possible token; relax"):
-        decode(RandomNetwork(rows), 2, options, TOKENS, processors=[forbid_all_for_the_second_input])
+    for first, wrong in ((0, 1), (6, 7)):
+        with pytest.raises(
+            OptionsError, match=rf"^input {wrong}: no_repeat_ngram_size.*leave no possible token; relax"
+        ):
+            decode(
+                RandomNetwork(rows),
+                2,
+                options,
+                TOKENS,
+                processors=[forbid_all_for_the_second_input],
+                first_input=first,
+            )

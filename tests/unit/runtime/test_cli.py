@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -174,6 +177,10 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
             ["infill", "b", TEXT, "--threads", "0"],
             "argument --threads: 0 is too small: use a whole number of at least 1",
         ),
+        (
+            ["infill", "b", TEXT, "--batch-size", "x"],
+            "argument --batch-size: 'x' is no number: use a whole number of at least 1; see pointsman infill --help",
+        ),
         (["infill", "b", TEXT, "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["infill", "nowhere", TEXT, "--num-beams", "0"], "num_beams is 0; use a whole number of at least 1"),
         (["infill", "nowhere", TEXT, "--top-k", "4"], "top_k without do_sample would change nothing"),
@@ -191,6 +198,53 @@ def test_mistakes_cost_one_line_and_exit_code_2(line, message, capsys, tmp_path,
     assert out == ""
     assert err.startswith(f"pointsman: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", ["4000", "99999999999"])
+def test_more_threads_than_make_sense(small_bundle, capsys, number):
+    assert cli.main(["infill", str(small_bundle), TEXT, "--device", "cpu", "--threads", number]) == 2
+    assert capsys.readouterr().err == f"pointsman: threads is {number}; use a whole number from 1 to 1024\n"
+
+
+def test_more_beams_than_make_sense(loaded, capsys):
+    loaded(wandering(VOCAB))
+    assert cli.main(["infill", "b", TEXT, "--num-beams", "99999999"]) == 2
+    assert capsys.readouterr().err == (
+        "pointsman: 99999999 beams or samples at a time are too many (99999999 of each input); ask for 4096 at most\n"
+    )
+
+
+def test_stdin_that_is_closed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["infill", "b", "-"]) == 2
+    assert capsys.readouterr().err == (
+        "pointsman: stdin is closed; send the texts to it as lines, or give them in place of -\n"
+    )
+
+
+def run(arguments, **keywords):
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", "import sys; from pointsman import cli; sys.exit(cli.main())", *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, **keywords)
+
+
+def test_stdout_that_is_full(small_bundle):
+    with Path("/dev/full").open("w") as full:
+        done = run(["inspect", small_bundle], stdout=full)
+    sentence = b"cannot write the results (No space left on device); free some space or send them elsewhere"
+    assert (done.returncode, done.stderr) == (2, b"pointsman: " + sentence + b"\n")
+
+
+def test_stdout_that_is_closed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["inspect", "b"]) == 2
+    assert capsys.readouterr().err == "pointsman: stdout is closed; send the results to a file or a pipe\n"
+
+
+def test_results_are_utf_8_whatever_the_locale(small_bundle):
+    done = run(["inspect", small_bundle], stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "tiny (sha256 000000000000…)" in done.stdout.decode("utf-8")
 
 
 @pytest.mark.parametrize(

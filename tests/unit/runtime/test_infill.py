@@ -115,12 +115,22 @@ def test_whatever_the_model_says_every_blank_is_filled_and_the_rest_untouched(ma
     text = gaps[0] + "".join(f"<extra_id_{n}>{gap}" for n, gap in zip(numbers, gaps[1:], strict=True))
     for fill in infiller.infill(text, **search):
         assert [span.index for span in fill.spans] == numbers
-        assert all(span.token_ids and span.state in {"complete", "cut"} for span in fill.spans)
+        assert all(span.text.strip() and span.state in {"complete", "cut"} for span in fill.spans)
         assert fill.text == gaps[0] + "".join(s.text + gap for s, gap in zip(fill.spans, gaps[1:], strict=True))
         assert "<extra_id" not in fill.text
         assert "<unk>" not in fill.text
         ids = [token for span in fill.spans for token in span.token_ids]
         assert all(tokenizer.unk_id < token < tokenizer.sentinel_ids[0] for token in ids)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"max_new_tokens": 4}, {"max_new_tokens": 2}])
+def test_a_span_of_spaces_is_not_one(manifest, tokenizer, search):
+    (space,) = tokenizer.white_space_ids
+    assert tokenizer.decode_span([space]) == " "
+    answer = [tokenizer.sentinel_id(0), space, space, tokenizer.sentinel_id(1)]
+    infiller = fake_infiller(manifest, tokenizer, saying(VOCAB, answer))
+    (fill,) = infiller.infill("The <extra_id_0> walks", **search)
+    assert fill.spans[0].text.strip()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +192,7 @@ def test_keywords_and_options_mean_the_same(infiller):
 def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer, blanks, limit, room):
     infiller = fake_infiller(replace(manifest, limits=Limits(tokens=limit)), tokenizer, wandering(VOCAB))
     template = Template.parse("".join(f"<extra_id_{n}>" for n in range(blanks)))
-    assert infiller._options([template], None, {}).max_new_tokens == room
+    assert infiller._options(template, None, {}).max_new_tokens == room
 
 
 @pytest.mark.parametrize(
@@ -194,6 +204,8 @@ def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer,
         ("<extra_id_20>", "<extra_id_20> is beyond the vocabulary: number blanks from 0 to 19"),
         ("<extra_id_0>" + " dog" * 200, "input 0 has [0-9]+ tokens; give between 1 and 128"),
         ("<extra_id_0> \ud800", "not valid Unicode"),
+        (None, "^a text must be a string, not NoneType; decode or convert it"),
+        (b"<extra_id_0>", "^a text must be a string, not bytes"),
     ],
 )
 def test_texts_that_cannot_be_filled(infiller, text, message):
@@ -202,6 +214,68 @@ def test_texts_that_cannot_be_filled(infiller, text, message):
             method(text)
     with pytest.raises(TextError, match=message):
         infiller.score(text, [["a"]])
+
+
+SAMPLING = {"do_sample": True, "seed": 3, "top_k": 0, "num_return_sequences": 2}
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}, SAMPLING], ids=["greedy", "beams", "sampling"])
+def test_fills_do_not_depend_on_the_batch_size(infiller, search):
+    many = "".join(f"<extra_id_{n}>" for n in range(9))
+    texts = ["a <extra_id_0>", many, "a <extra_id_0>", "a <extra_id_0>", "b <extra_id_1>"]
+    by_size = [list(infiller.infill_in_batches(texts, size, **search)) for size in (1, 2, 3, 9)]
+    assert by_size == [infiller.infill_batch(texts, **search)] * 4
+
+
+def test_equal_texts_have_samples_of_their_own(infiller):
+    one, other = infiller.infill_in_batches(["a <extra_id_0>"] * 2, 1, **SAMPLING)
+    assert one != other
+    assert one == infiller.infill("a <extra_id_0>", **SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "error", "message"),
+    [
+        (["<extra_id_0>"] * 3 + ["x"], {}, TextError, "input 3: the text has no blank"),
+        (["<extra_id_0>"] * 3 + ["x " * 200 + "<extra_id_0>"], {}, TextError, "input 3 has 402 tokens; give between 1"),
+        (
+            ["<extra_id_0>"] * 3 + ["<extra_id_0><extra_id_1>"],
+            {"max_new_tokens": 3},
+            OptionsError,
+            "max_new_tokens 3 is too few for the 2 blanks of input 3; use at least 4, two for each blank",
+        ),
+    ],
+)
+def test_texts_are_checked_before_the_first_batch_and_numbered_throughout(infiller, texts, options, error, message):
+    with pytest.raises(error, match=message):
+        infiller.infill_in_batches(texts, 2, **options)
+    assert infiller.model.backend.encoded == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("<extra_id_0>", "^the texts are one string; give a list of texts, or use infill for one"),
+        (["<extra_id_0>", 5], "^input 1: a text must be a string, not int"),
+    ],
+)
+def test_batches_of_something_else(infiller, texts, message):
+    with pytest.raises(TextError, match=message):
+        infiller.infill_batch(texts)
+
+
+def test_options_of_another_type(infiller):
+    for method in (infiller.infill, infiller.stream):
+        with pytest.raises(
+            OptionsError, match=r"^options are {'num_beams': 2}; use DecodingOptions, with their names as"
+        ):
+            method("<extra_id_0>", {"num_beams": 2})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_of_nothing(infiller, size):
+    with pytest.raises(OptionsError, match=f"batch_size is {size}; use a whole number of at least 1"):
+        infiller.infill_in_batches(["<extra_id_0>"], size)
 
 
 def test_a_batch_says_which_text_is_wrong(infiller):

@@ -1,5 +1,6 @@
 """The manifest: there and back, and what people read when a bundle is not sound."""
 
+import hashlib
 import json
 import re
 import resource
@@ -23,10 +24,13 @@ def bundle(small_bundle: Path, tmp_path: Path) -> Path:
 
 
 def edited(bundle: Path, edit) -> Path:
+    """The bundle with an edited manifest under a checksum that fits."""
     path = bundle / "manifest.json"
     document = json.loads(path.read_text(encoding="utf-8"))
+    del document["sha256"]
     edit(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps(document | {"sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
     return bundle
 
 
@@ -123,7 +127,37 @@ def test_no_bundle(tmp_path, place):
         read_manifest(tmp_path / place)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"schema: 1"])
+def test_a_manifest_that_is_a_folder(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.mkdir()
+    with pytest.raises(BundleError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value) == f"cannot read {path} (Is a directory); check its path and its permissions"
+
+
+def test_a_path_longer_than_the_system_allows(tmp_path):
+    with pytest.raises(BundleError, match=r"manifest.json \(File name too long\); check its path and its permissions$"):
+        read_manifest(tmp_path / ("x" * 5000))
+
+
+@pytest.mark.parametrize("file", ["manifest.json", WEIGHTS])
+def test_a_file_that_may_not_be_read(bundle, monkeypatch, file):
+    manifest, opened = read_manifest(bundle), Path.open
+
+    def refuse(path, *arguments, **keywords):
+        if path == bundle / file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError) as caught:
+        read_manifest(bundle) if file == "manifest.json" else verify_files(bundle, manifest.files())
+    assert str(caught.value) == f"cannot read {bundle / file} (Permission denied); check its path and its permissions"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe{}", b"schema: 1", b"[" * 100_000, b'{"schema": ' + b"9" * 5000 + b"}"]
+)
 def test_not_json(bundle, content):
     (bundle / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"is not valid JSON .*; export the bundle again"):
@@ -134,6 +168,42 @@ def test_not_json(bundle, content):
 def test_json_that_is_no_manifest(bundle, content):
     (bundle / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match="the document must be an object"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"extra_ids": 20', b'"extra_ids": 21'),
+        (b'"name": "tiny"', b'"name": "tiey"'),
+        (b'"max_error": 2.5e-07', b'"max_error": 2.5e-08'),
+        (b'"sha256": "', b'"sha256": "0'),
+    ],
+    ids=["a number", "a name", "an exponent", "a hash"],
+)
+def test_a_changed_manifest_is_found(bundle, before, after):
+    path = bundle / "manifest.json"
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after))
+    with pytest.raises(BundleError) as caught:
+        read_manifest(bundle)
+    assert str(caught.value) == f"{path} was changed (its sha256 differs); export the bundle again"
+
+
+def test_the_order_of_keys_and_white_space_do_not_count(bundle):
+    before = read_manifest(bundle)
+    document = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(dict(sorted(document.items()))))
+    assert read_manifest(bundle) == before
+
+
+def test_a_manifest_without_a_checksum_is_refused_with_all_else(bundle):
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_text(json.dumps(document | {"novelty": 1}))
+    with pytest.raises(BundleError, match="sha256 is missing; novelty is unknown; export the bundle again"):
         read_manifest(bundle)
 
 
@@ -164,6 +234,114 @@ def test_all_problems_at_once_in_one_line(bundle):
         "variants.fused-float32.files[0].sha256 must be str, not None",
     ):
         assert problem in message
+
+
+def set_in(*place_and_value):
+    """An edit of the document: a value at a place."""
+    *place, last, value = place_and_value
+
+    def edit(document):
+        for key in place:
+            document = document[key]
+        document[last] = value
+
+    return edit
+
+
+FUSED = ("variants", "fused-float32")
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (set_in("schema", 0), "schema must be 1, not 0"),
+        (set_in("variants", {}), "variants has none"),
+        (
+            set_in(*FUSED, "encoder", "file", "elsewhere.onnx"),
+            "variants.fused-float32.encoder.file 'elsewhere.onnx' is not among its variant's files",
+        ),
+        (set_in("tokenizer", []), "tokenizer does not list tokenizer/spiece.model"),
+        (set_in(*FUSED, "files", 0, "path", "/etc/passwd"), "'/etc/passwd' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", "variants/../../x"), "'variants/../../x' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", "a\nb"), "'a\\nb' must be a path inside the bundle"),
+        (set_in(*FUSED, "files", 0, "path", ""), "'' must be a path inside the bundle"),
+        (set_in("limits", "tokens", 0), "limits.tokens must be at least 1, not 0"),
+        (set_in("architecture", "eos_token_id", 128), "architecture.eos_token_id must be from 0 to 127, not 128"),
+        (set_in("architecture", "pad_token_id", -1), "architecture.pad_token_id must be from 0 to 127, not -1"),
+        (
+            set_in("architecture", "decoder_start_token_id", 128),
+            "architecture.decoder_start_token_id must be from 0 to 127, not 128",
+        ),
+        (set_in("extra_ids", 99_999_999_999), "extra_ids must be from 0 to 128, not 99999999999"),
+        (
+            set_in(*FUSED, "encoder", "inputs", 1, "name", "mask"),
+            (
+                "variants.fused-float32.encoder.inputs are not those of the architecture ('mask' of int64 "
+                "['batch', 'source'] instead of 'attention_mask' of int64 ['batch', 'source'])"
+            ),
+        ),
+        (
+            set_in(*FUSED, "decoder", "outputs", []),
+            (
+                "variants.fused-float32.decoder.outputs are not those of the architecture (nothing instead of 'logits' "
+                "of float32 ['rows', 'positions', 128])"
+            ),
+        ),
+        (
+            set_in(*FUSED, "precision", "float16"),
+            (
+                "variants.fused-float16.encoder.outputs are not those of the architecture ('cross_key.0' of float32 "
+                "['batch', 4, 8, 'source'] instead of 'cross_key.0' of float16 ['batch', 4, 8, 'source'])"
+            ),
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(bundle, edit, problem):
+    with pytest.raises(BundleError) as caught:
+        read_manifest(edited(bundle, edit))
+    message = str(caught.value)
+    assert message.startswith(f"{bundle / 'manifest.json'} contradicts itself: ")
+    assert problem in message
+    assert message.endswith("; export the bundle again")
+    assert "\n" not in message
+
+
+def test_all_contradictions_at_once(bundle):
+    def spoil(document):
+        document["schema"] = 0
+        document["limits"]["tokens"] = -1
+        document["variants"] = {}
+
+    with pytest.raises(BundleError, match=r"schema must be .*; limits.tokens must .*; variants has none; export"):
+        read_manifest(edited(bundle, spoil))
+
+
+def rename_and_set(name, field, value):
+    """An edit of the document: the fused variant under another name, and with another value."""
+
+    def edit(document):
+        document["variants"][name] = document["variants"].pop("fused-float32") | {field: value}
+
+    return edit
+
+
+def test_variants_are_named_by_form_and_precision(bundle):
+    with pytest.raises(BundleError, match=r"variants.'a\\nb' must be named fused-float32; export"):
+        read_manifest(edited(bundle, rename_and_set("a\nb", "form", "fused")))
+
+
+def test_quantized_variants_keep_float32_between_graphs(bundle):
+    read_manifest(edited(bundle, rename_and_set("fused-int8", "precision", "int8")))
+
+
+def test_keys_that_cannot_be_printed(bundle):
+    def spoil(document):
+        document["no\nvelty"] = 1
+        document["producer"]["\r\ud800"] = 2
+
+    with pytest.raises(BundleError) as caught:
+        read_manifest(edited(bundle, spoil))
+    assert r"no\nvelty is unknown; producer.\r\ud800 must be str, not 2;" in str(caught.value)
 
 
 def test_verification_accepts_a_sound_bundle(bundle):

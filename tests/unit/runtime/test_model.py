@@ -89,12 +89,38 @@ def test_targets_must_divide_among_the_sources(model):
         ([[5] * 129], "input 0 has 129 tokens; give between 1 and 128"),
         ([[5, 128]], "input 0 has the id 128; the model knows 0 to 127"),
         ([[-1]], "input 0 has the id -1"),
+        ([[5, 1.5]], "input 0 has the id 1.5; the model knows 0 to 127"),
+        ([[True]], "input 0 has the id True"),
+        ([np.array([1.0])], "input 0 has the id "),
+        ([np.array([[5], [6]])], r"input 0 has the id array\(\[5\]\); the model knows"),
+        ([5, 6], "input 0 is 5; give a list of token ids"),
+        ("text", "inputs are 'text'; give a list with a list of token ids for each input"),
+        (["text"], "input 0 is 'text'; give a list of token ids"),
+        (None, "inputs are None; give a list with a list of token ids for each input"),
     ],
 )
 def test_bad_inputs(model, inputs, message):
     for method in (model.generate, model.stream):
         with pytest.raises(TextError, match=message):
             method(inputs)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_ids_may_be_arrays(model, dtype):
+    lists = [[5, 6, 7], [8, 9, 1]]
+    arrays = np.array(lists, dtype)
+    assert model.generate(arrays) == model.generate([*arrays]) == model.generate(lists)
+    assert [scores.tolist() for scores in model.score(arrays, arrays)] == [
+        scores.tolist() for scores in model.score(lists, lists)
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, 3])
+def test_options_that_are_none(model, options):
+    for method in (model.generate, model.stream):
+        with pytest.raises(OptionsError) as caught:
+            method([[5]], options)
+        assert str(caught.value) == f"options are {options}; use DecodingOptions, with their names as keywords"
 
 
 def test_bad_targets(model):
@@ -107,6 +133,36 @@ def test_a_request_may_not_exceed_the_bundles_limit(manifest):
     for method in (model.generate, model.stream):
         with pytest.raises(OptionsError, match="max_new_tokens is 17; this bundle allows at most 16"):
             method([[5]], DecodingOptions(max_new_tokens=17))
+
+
+@pytest.mark.parametrize(
+    "options", [DecodingOptions(num_beams=2049), DecodingOptions(do_sample=True, num_return_sequences=2049)]
+)
+def test_more_rows_than_make_sense(model, options):
+    with pytest.raises(
+        OptionsError,
+        match=r"^4098 beams or samples at a time are too many \(2049 of each input\); ask for 4096 at most$",
+    ):
+        model.generate(INPUTS[:2], options)
+
+
+def test_memory_that_does_not_suffice(manifest):
+    def hungry(source, prefix):
+        raise MemoryError
+
+    model = fake_model(manifest, hungry)
+    for use in (lambda: model.generate([[5]]), lambda: list(model.stream([[5]]))):
+        with pytest.raises(
+            DeviceError, match=r"^this machine is out of memory; ask for fewer inputs or beams at a time"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("threads", [0, -3, 1025, "x", 1.5, True])
+def test_threads_out_of_range(small_bundle, threads):
+    with pytest.raises(OptionsError) as caught:
+        SwitchModel.load(small_bundle, device="cpu", threads=threads)
+    assert str(caught.value) == f"threads is {threads!r}; use a whole number from 1 to 1024"
 
 
 def test_logits_that_are_not_finite_are_an_error(manifest):

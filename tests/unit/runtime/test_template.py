@@ -36,6 +36,8 @@ def test_parse(text, segments, sentinels):
         ("The <extra_id_0", "no blank"),
         ("<extra_id_3> and <extra_id_3>", "<extra_id_3> is there more than once"),
         ("<extra_id_0> <extra_id_100>", "<extra_id_100> is beyond the vocabulary: number blanks from 0 to 99"),
+        ("<extra_id_0> <extra_id_9999999999>", "<extra_id_9999999999> is beyond the vocabulary: number blanks from"),
+        ("<extra_id_" + "9" * 5000 + ">", f"<extra_id_{'9' * 20}...> is beyond the vocabulary: number blanks from"),
     ],
 )
 def test_parse_refuses(text, message):

@@ -152,6 +152,12 @@ def test_load_counts_the_sentinels_in_the_configuration(tmp_path, config, expect
         ("{", "cannot read .*tokenizer_config.json"),
         ('{"extra_ids": "many"}', "extra_ids is 'many'"),
         ('{"extra_ids": -1}', "extra_ids is -1"),
+        (
+            '{"extra_ids": true}',
+            "extra_ids is True: give the number of sentinels, 100 for T5 and Switch, 10000 at most",
+        ),
+        ('{"extra_ids": 99999999999}', r"tokenizer_config.json: extra_ids is 99999999999: give the number"),
+        ("[" * 100_000, "cannot read .*tokenizer_config.json .maximum recursion depth exceeded"),
     ],
 )
 def test_load_refuses_a_damaged_configuration(tmp_path, config, message):
@@ -159,6 +165,20 @@ def test_load_refuses_a_damaged_configuration(tmp_path, config, message):
     (tmp_path / "tokenizer_config.json").write_text(config)
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["spiece.model", "tokenizer_config.json"])
+def test_load_refuses_what_the_system_does_not_let_it_read(tmp_path, place):
+    write_tiny_vocabulary(tmp_path)
+    (tmp_path / place).unlink(missing_ok=True)
+    (tmp_path / place).mkdir()
+    with pytest.raises(TokenizerError, match=rf"^cannot read .*{place} .*Is a directory"):
+        Tokenizer.load(tmp_path)
+
+
+def test_load_refuses_a_path_longer_than_the_system_allows(tmp_path):
+    with pytest.raises(TokenizerError, match=r"^cannot read .*xxx \(File name too long\): the vocabulary is"):
+        Tokenizer.load(tmp_path / ("x" * 5000))
 
 
 @pytest.mark.parametrize(
