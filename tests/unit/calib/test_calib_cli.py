@@ -218,7 +218,7 @@ def test_it_says_what_was_measured(bundle, tmp_path, capsys):
 def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
     """Rounded for a text and spared for limits, in processes that hash and so iterate differently."""
     corpus = write_c4(tmp_path / "c4.json")
-    options = ("--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT, "--min-agreement", 90)
+    options = ("--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT, "--min-agreement", 80)
     copies = [shutil.copytree(bundle, tmp_path / f"copy-{seed}") for seed in "12"]
     for seed, copy in enumerate(copies, start=1):
         command = [installed("pointsman-calib"), "quantize", copy, *map(str, options)]

@@ -122,7 +122,8 @@ def test_the_manifest_says_what_was_looked_at(bundle):
 def test_the_same_text_gives_the_same_bytes(bundle, tmp_path, scheme):
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     before, manifest = contents(copy / "variants"), read_manifest(copy)
-    quantize_bundle(copy, scheme, corpus=CORPUS if scheme == "int4" else None, limits=LENIENT, force=True)
+    calibration = {"corpus": CORPUS, "limits": LENIENT} if scheme == "int4" else {}
+    quantize_bundle(copy, scheme, **calibration, force=True)
     assert contents(copy / "variants") == before
     assert read_manifest(copy) == manifest
 
