@@ -7,7 +7,18 @@ from typing import Any
 
 from pointsman.backends.choice import Choice, choose
 from pointsman.errors import BundleError, DeviceError
-from pointsman.manifest import Architecture, Engine, FileRecord, Manifest, Stack, Variant, read_manifest, verify_files
+from pointsman.manifest import (
+    Architecture,
+    Engine,
+    FileRecord,
+    Manifest,
+    Parity,
+    Quantization,
+    Stack,
+    Variant,
+    read_manifest,
+    verify_files,
+)
 from pointsman.records import to_json
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -130,13 +141,31 @@ def _architecture_lines(architecture: Architecture) -> Iterator[str]:
 
 def _variant_lines(name: str, variant: Variant) -> Iterator[str]:
     capacity = "no capacity limit" if variant.capacity is None else f"capacity {variant.capacity}"
-    parity = variant.parity
     yield f"  {name}  {size(_bytes(variant.files))}, {capacity}"
+    yield from _quantization_lines(variant.quantization) if variant.quantization else _parity_lines(variant.parity)
+
+
+def _parity_lines(parity: Parity) -> Iterator[str]:
     yield (
         f"    parity    {parity.max_error:.1e} of {parity.tolerance:.1e} allowed, worst at {parity.worst}; "
         f"{parity.expert_agreement:.2%} of tokens go to the same expert"
     )
     yield f"              against {parity.reference}"
+
+
+def _quantization_lines(quantization: Quantization) -> Iterator[str]:
+    """How a variant was made of another; that one's parity says nothing of it."""
+    calibration, sensitivity = quantization.calibration, quantization.sensitivity
+    text = f"calibrated on {counted(len(calibration.documents), 'document')}" if calibration else "without a text"
+    yield f"    quantized from {quantization.source}, rounded by {quantization.rounding}, {text}"
+    if sensitivity is None:
+        yield "              what it loses was not measured; see pointsman-calib compare"
+        return
+    reached = sensitivity.reached
+    yield (
+        f"              on that text the loss changed by {reached.loss_increase:+.3%}; "
+        f"{reached.agreement:.2%} of tokens agree, {reached.expert_agreement:.2%} go to the same expert"
+    )
 
 
 def _engine_line(engine: Engine, *, current: bool) -> str:

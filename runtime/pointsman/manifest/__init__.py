@@ -22,8 +22,8 @@ from pointsman.manifest.document import (
     Manifest,
     Source,
 )
-from pointsman.manifest.engines import ENGINES, AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
-from pointsman.manifest.files import WEIGHTS, FileRecord, record_of, sha256_of, verify_files
+from pointsman.manifest.engines import AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
+from pointsman.manifest.files import ENGINES, WEIGHTS, FileRecord, record_of, sha256_of, verify_files
 from pointsman.manifest.graphs import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
 from pointsman.manifest.quantization import (
     ActivationRanges,

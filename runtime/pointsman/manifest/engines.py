@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pointsman.manifest.files import FileRecord
+from pointsman.manifest.files import ENGINES, FileRecord
 from pointsman.manifest.graphs import Role, TensorSpec
 
-ENGINES = "engines"
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 

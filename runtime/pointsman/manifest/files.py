@@ -1,13 +1,16 @@
 """Files of a bundle and their hashes."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pointsman.errors import BundleError
+from pointsman.manifest.quantization import Scheme
 
 WEIGHTS = "weights.bin"
+ENGINES = "engines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,21 @@ def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord,
         BundleError: naming every file that is missing, of another size, or changed; or the first that cannot be read.
     """
     try:
-        problems = [problem for record in records if (problem := _problem_with(bundle, record))]
+        problems = {record.path: problem for record in records if (problem := _problem_with(bundle, record))}
     except OSError as error:
         raise unreadable(error) from error
     if problems:
-        raise BundleError(f"{bundle} is damaged: {'; '.join(problems)}; export the bundle again")
+        raise BundleError(f"{bundle} is damaged: {'; '.join(problems.values())}; {_remedy(problems)}")
+
+
+def _remedy(paths: Iterable[str]) -> str:
+    """The least that makes files anew, or others that all these depend on."""
+    kinds = {path.partition("/")[0] if path.startswith(f"{ENGINES}/") else path.rpartition("/")[0] for path in paths}
+    if kinds <= {ENGINES}:
+        return "build the engines again"
+    if kinds <= {ENGINES, *(f"variants/{scheme}" for scheme in get_args(Scheme))}:
+        return "quantize it again with --force"
+    return "export the bundle again"
 
 
 def unreadable(error: OSError) -> BundleError:

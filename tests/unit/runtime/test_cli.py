@@ -16,7 +16,7 @@ from small_bundles import engine, fake_infiller, write_small_bundle
 
 from pointsman import DecodingOptions, cli
 from pointsman.errors import ParityError
-from pointsman.manifest import write_manifest
+from pointsman.manifest import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
 VOCAB = 128
@@ -309,6 +309,50 @@ def test_inspect_for_people(small_bundle, capsys):
         "would run     fused-float32 on cpu with onnxruntime: device cpu was asked for",
     ):
         assert sentence in out
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "sentences"),
+    [
+        (
+            False,
+            [
+                "quantized from portable-float32, rounded by nearest, without a text",
+                "what it loses was not measured; see pointsman-calib compare",
+            ],
+        ),
+        (
+            True,
+            [
+                "quantized from portable-float32, rounded by nearest, calibrated on 1 document",
+                "on that text the loss changed by +0.100%; 98.00% of tokens agree, 97.00% go to the same expert",
+            ],
+        ),
+    ],
+)
+def test_inspect_tells_of_a_quantized_variant_what_is_known_of_it(tmp_path, capsys, calibrated, sentences):
+    """The parity of the variant that it comes from is not its own."""
+    reached = Fidelity(loss_increase=0.001, agreement=0.98, expert_agreement=0.97)
+    sensitivity = Sensitivity(
+        labels=9, loss=7.0, reached=reached, nearest=reached, costs={}, rerouted={}, fine_inputs=(), float_weights=()
+    )
+    quantization = Quantization(
+        scheme="int8-qdq",
+        source="portable-float32",
+        formats={},
+        kept=(),
+        rounding="nearest",
+        calibration=Calibration(documents=("0" * 64,), seed=0, window=64) if calibrated else None,
+        sensitivity=sensitivity if calibrated else None,
+        producer={},
+    )
+    manifest = write_small_bundle(tmp_path / "bundle")
+    quantized = replace(manifest.variants["portable-float32"], precision="int8-qdq", quantization=quantization)
+    write_manifest(replace(manifest, variants={"portable-int8-qdq": quantized}), tmp_path / "bundle")
+    assert cli.main(["inspect", str(tmp_path / "bundle")]) == 0
+    out, _ = capsys.readouterr()
+    assert all(sentence in out for sentence in sentences)
+    assert "parity" not in out
 
 
 def test_inspect_shows_plans_and_which_are_out_of_date(tmp_path, capsys):

@@ -12,7 +12,15 @@ import pytest
 from small_bundles import ARCHITECTURE, PROFILE, engine, write_small_bundle
 
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
-from pointsman.manifest import decoder_specs, encoder_specs, read_manifest, record_of, verify_files, write_manifest
+from pointsman.manifest import (
+    FileRecord,
+    decoder_specs,
+    encoder_specs,
+    read_manifest,
+    record_of,
+    verify_files,
+    write_manifest,
+)
 
 WEIGHTS = "variants/float32/weights.bin"
 
@@ -367,6 +375,23 @@ def test_verification_finds(bundle, damage, problem):
     damage(bundle / WEIGHTS)
     with pytest.raises(BundleError, match=f"is damaged: {WEIGHTS[: -len('weights.bin')]}{problem}; export"):
         verify_files(bundle, read_manifest(bundle).files())
+
+
+@pytest.mark.parametrize(
+    ("paths", "remedy"),
+    [
+        (["engines/tensorrt-rtx-sm89/portable-float32/decoder.plan"], "build the engines again"),
+        (["variants/int8/weights.bin", "variants/int8-qdq/ranges.json"], "quantize it again with --force"),
+        (["engines/tensorrt-rtx-sm89/a/decoder.plan", "variants/int4/weights.bin"], "quantize it again with --force"),
+        (["variants/int8/weights.bin", "variants/float32/weights.bin"], "export the bundle again"),
+        (["engines.plan"], "export the bundle again"),
+        (["tokenizer/spiece.model"], "export the bundle again"),
+    ],
+)
+def test_damage_is_mended_with_the_least(tmp_path, paths, remedy):
+    records = tuple(FileRecord(path=path, bytes=1, sha256="0" * 64) for path in paths)
+    with pytest.raises(BundleError, match=f"is missing; {remedy}$"):
+        verify_files(tmp_path, records)
 
 
 def test_verification_names_every_file(bundle):
