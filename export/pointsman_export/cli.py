@@ -63,7 +63,7 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number",
     )
     bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
-    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
+    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
