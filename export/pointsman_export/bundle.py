@@ -46,6 +46,7 @@ from pointsman_export.verify import verify
 from pointsman_export.weights import WeightFile, plan, write_weights
 
 Capacity = Literal["reference", "none"] | int
+FEWEST_TOKENS = 2
 PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -94,7 +95,7 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be exported.
         TokenizerError: it has no usable vocabulary.
-        OptionsError: `capacity` is out of range, or `output` and the checkpoint hold each other.
+        OptionsError: `capacity` or `max_tokens` is too small, or `output` and the checkpoint hold each other.
         OutputExistsError: `output` is there and `force` is not given, or it is neither a bundle nor empty.
         OutputError: the bundle cannot be written.
         ParityError: the graphs do not compute what the checkpoint does; nothing is left behind.
@@ -103,13 +104,15 @@ def export_bundle(
     _check_vacant(target, force=force)
     if isinstance(capacity, int) and capacity < 1:
         raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
+    if max_tokens < FEWEST_TOKENS:
+        raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
     with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
         _check_apart(target, checkpoint.path)
         derivation = derive_from(checkpoint)
         for sentence in derivation.disagreements:
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         tokenizer = Tokenizer.load(checkpoint.path)
-        tokenizer.check_vocab_size(derivation.architecture.vocab_size)
+        tokenizer.check_model(derivation.architecture)
         with replacing(target) as folder:
             records = [_copy_vocabulary(checkpoint.path, folder)]
             variants = _write_variants(

@@ -398,6 +398,11 @@ MISTAKES = {
         lambda folder: None,
         "*84*80*",
     ),
+    "vocabulary of other special ids": (
+        {},
+        in_config(eos_token_id=2),
+        "pad and eos are 0 and 1 in the vocabulary, 0 and 2 in the model; use the vocabulary of the same checkpoint",
+    ),
     "experts that several tokens choose": (
         {},
         in_config(num_selected_experts=2),
@@ -473,6 +478,15 @@ def test_a_capacity_that_is_none(tmp_path, capsys, capacity):
         main(["bundle", "somewhere", "-o", str(tmp_path / "bundle"), "--capacity", capacity])
     assert raised.value.code == 2
     assert f"'{capacity}' is not reference, none, or a number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokens", [1, 0, -7])
+def test_a_limit_that_admits_no_text(checkpoint, tmp_path, capsys, tokens):
+    assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--max-tokens", str(tokens)]) == 2
+    assert sentences(capsys) == [
+        f"pointsman-export: max_tokens {tokens} has no room for a token and an end; use 2 or more"
+    ]
+    assert names_in(tmp_path) == set()
 
 
 def test_a_checkpoint_error_is_a_value_error():
