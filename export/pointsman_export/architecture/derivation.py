@@ -26,6 +26,7 @@ _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tok
 _BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
 _ROUTER = "mlp.router.classifier.weight"
 _RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+_FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
 SameValues = Callable[[str, str], bool]
@@ -122,6 +123,11 @@ def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Ar
         [f"{side}.block.0.{_RELATIVE_BIAS}" for side in ("encoder", "decoder")],
         "relative position bias",
     )
+    if buckets < _FEWEST_BUCKETS or not num_heads:
+        raise CheckpointError(
+            f"the relative position bias has {buckets} buckets and {num_heads} heads, and needs {_FEWEST_BUCKETS} "
+            "and 1; use an intact checkpoint"
+        )
     inner, _ = _matrix(
         tensors, (name for name in tensors if name.endswith("SelfAttention.q.weight")), "query projection"
     )
@@ -146,7 +152,7 @@ def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Ar
         router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
         tied_head=embedding.tied_head,
         relative_buckets=buckets,
-        **asdict(read_hints(config, vocab_size)),
+        **asdict(read_hints(config, vocab_size, buckets)),
     )
 
 

@@ -14,6 +14,7 @@ from pointsman.errors import CheckpointError
 from pointsman.manifest import Architecture, Stack
 from pointsman_export.architecture import Derivation, derive, derive_from, expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
+from pointsman_export.modules import bucket_table
 
 CONFIGS = Path(__file__).parents[3] / "../shared/data/switch_configs"
 ODD_BLOCKS = tuple(range(1, 24, 2))
@@ -384,6 +385,15 @@ INCOMPLETE = {
         ],
         r"32 rows of queries cannot be split into 5 heads",
     ),
+    **{
+        f"a relative bias of {shape}": (
+            lambda tensors, shape=shape: [
+                reshaped(name, shape)(tensors) for name in list(tensors) if "relative_attention_bias" in name
+            ],
+            rf"^the relative position bias has {shape[0]} buckets and {shape[1]} heads, and needs 4 and 1; use an",
+        )
+        for shape in ((3, 4), (2, 4), (1, 4), (0, 4), (32, 0))
+    },
     "gated and plain": (
         reshaped("encoder.block.0.layer.1.mlp.wi_0.weight", (48, 32)),
         r"it lacks encoder\.block\.0\.layer\.1\.mlp\.wi_1\.weight, ",
@@ -419,6 +429,29 @@ IMPOSSIBLE = {
 def test_a_hint_that_cannot_be_meant(key, value, sentence):
     with pytest.raises(CheckpointError, match=rf"^config\.json .*; {sentence}"):
         derived(lambda tensors: None, **{key: value})
+
+
+def with_buckets(buckets: int, distance: int) -> Architecture:
+    config = {"relative_attention_max_distance": distance}
+    return derive(infos(replace(PUBLISHED, relative_buckets=buckets)), config, same_values=unasked).architecture
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 17), (5, 3), (4, 3)])
+def test_the_nearest_distance_that_can_share_the_last_bucket(buckets, distance):
+    for bidirectional in (False, True):
+        table = bucket_table(with_buckets(buckets, distance), bidirectional=bidirectional)
+        assert set(table.tolist()) <= set(range(buckets))
+        assert table[0] == (buckets // 2 if bidirectional else buckets) - 1
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 16), (32, 8), (32, 4), (32, 1), (5, 2), (4, 2), (258, 128)])
+def test_a_distance_within_those_that_have_buckets_of_their_own(buckets, distance):
+    with pytest.raises(CheckpointError) as raised:
+        with_buckets(buckets, distance)
+    assert str(raised.value) == (
+        f"config.json leads to a relative_attention_max_distance of {distance}; "
+        f"it must be above {buckets // 2}, half of the {buckets} buckets"
+    )
 
 
 def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
