@@ -8,7 +8,8 @@ from statistics import mode
 
 from pointsman.errors import CheckpointError
 from pointsman.manifest import Architecture, Stack
-from pointsman_export.architecture.complaints import check_complete
+from pointsman.wording import first_few
+from pointsman_export.architecture.complaints import check_complete, check_dtypes
 from pointsman_export.architecture.hints import (
     Config,
     disagreements,
@@ -18,7 +19,6 @@ from pointsman_export.architecture.hints import (
 )
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
-from pointsman_export.checkpoint.wording import first_few
 
 EMBEDDING = "shared.weight"
 HEAD = "lm_head.weight"
@@ -73,13 +73,16 @@ def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Deri
             of the embedding: names cannot tell a tied head that was written out from a head of its own.
 
     Raises:
-        CheckpointError: Tensors are missing or misshapen, or the config gives impossible values.
+        CheckpointError: Tensors are missing, misshapen or of a dtype that is not supported, or the config gives
+            impossible values.
     """
+    check_dtypes(tensors, (*_EMBEDDING_NAMES, HEAD))  # before their values are compared
     embedding = _embedding(tensors, config, same_values)
     architecture = _architecture(tensors, config, embedding)
     expected = expected_tensors(architecture)
     names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: embedding.name}
     check_complete(tensors, expected, names)
+    check_dtypes(tensors, names.values())
     head = head_disagreement(config, tied=embedding.tied_head)
     return Derivation(
         architecture=architecture,

@@ -321,6 +321,35 @@ def test_tensors_of_no_use_are_listed():
     assert found.unused == extra
 
 
+TYPES = {
+    "weights": ({"encoder.final_layer_norm.weight": "I64"}, "encoder.final_layer_norm.weight (I64)"),
+    "the embedding": ({"shared.weight": "float64"}, "shared.weight (float64)"),
+    "a copy of it": ({"lm_head.weight": "F8_E4M3"}, "lm_head.weight (F8_E4M3)"),
+}
+
+
+@pytest.mark.parametrize(("dtypes", "named"), TYPES.values(), ids=TYPES.keys())
+def test_dtypes_that_are_not_supported_are_named_where_the_model_uses_them(dtypes, named):
+    tensors = infos(replace(PUBLISHED, tied_head=False))
+    tensors |= {name: TensorInfo(name, tensors[name].shape, dtype) for name, dtype in dtypes.items()}
+    with pytest.raises(CheckpointError) as raised:
+        derive(tensors, {}, same_values=unasked if set(dtypes) & set(EMBEDDING_NAMES) else different)
+    assert str(raised.value) == (
+        f"the checkpoint holds dtypes that are not supported: {named}; save it as float32, bfloat16 or float16"
+    )
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_a_tensor_of_no_use_may_have_any_dtype(tmp_path, layout):
+    write_checkpoint(tmp_path, CHECKPOINTS["tied"])
+    (tmp_path / "model.safetensors").unlink()
+    write_tensors(tmp_path, weights(CHECKPOINTS["tied"]) | {"position_ids": torch.arange(9)}, layout)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        found = derive_from(checkpoint)
+    assert found.architecture == CHECKPOINTS["tied"].architecture
+    assert found.unused == ("position_ids",)
+
+
 def without(*words: str):
     """Drop the tensors whose names hold any of the words."""
 
