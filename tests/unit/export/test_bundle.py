@@ -236,6 +236,21 @@ def test_a_parity_failure_exits_with_1_and_leaves_nothing(exports, checkpoint, t
     assert names_in(tmp_path) == set()
 
 
+def test_values_past_float16_are_named_and_leave_nothing(exports, tmp_path, capsys):
+    """The weights fit, and what they make of a text does not."""
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
+    change(**{"encoder.block.0.layer.0.SelfAttention.v.weight": lambda tensor: tensor * 2e4})(folder)
+    arguments = ["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--form", "fused", "--dtype", "float16"]
+    with exports.traced_once():
+        assert main(arguments) == 1
+    assert fits(
+        *sentences(capsys),
+        "pointsman-export: encoder.block.* is past float16's range in the exported fused graphs; "
+        "nothing was written, export with --dtype float32 or bfloat16*",
+    )
+    assert names_in(tmp_path) == {"checkpoint"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_kill_leaves_nothing(checkpoint, tmp_path, number):
     process = halfway(checkpoint, tmp_path)
@@ -382,6 +397,11 @@ MISTAKES = {
         {},
         change(**{WI: with_nan}),
         WI + " holds 1 values of 1536 that are NaN or Inf; use an intact checkpoint",
+    ),
+    "a huge weight": (
+        {},
+        change(**{"shared.weight": lambda tensor: tensor.index_fill(0, torch.tensor([7]), 3e38)}),
+        "logits is past float32's range already when the checkpoint itself is run; use one with smaller weights",
     ),
     "no vocabulary": (
         {},
