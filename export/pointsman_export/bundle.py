@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,7 @@ from pointsman.manifest import (
     write_manifest,
 )
 from pointsman.tokenizer import MODEL_FILE, Tokenizer
+from pointsman.wording import first_few
 from pointsman.writing import one_sentence, replacing, resolved
 from pointsman_export.architecture import Derivation, derive_from
 from pointsman_export.checkpoint import Checkpoint
@@ -109,7 +110,7 @@ def export_bundle(
     with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
         _check_apart(target, checkpoint.path)
         derivation = derive_from(checkpoint)
-        for sentence in derivation.disagreements:
+        for sentence in _notes(derivation):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         tokenizer = Tokenizer.load(checkpoint.path)
         tokenizer.check_model(derivation.architecture)
@@ -151,6 +152,13 @@ def _check_apart(target: Path, checkpoint: Path) -> None:
     place, source = resolved(target), resolved(checkpoint)
     if place.is_relative_to(source) or source.is_relative_to(place):
         raise OptionsError(f"{target} is, holds or lies in the checkpoint's folder; choose another output folder")
+
+
+def _notes(derivation: Derivation) -> Iterator[str]:
+    """What a person should know of the checkpoint before trusting its bundle."""
+    yield from derivation.disagreements
+    if derivation.unused:
+        yield f"the model has no use for these tensors ({len(derivation.unused)}): {first_few(derivation.unused)}"
 
 
 def _limit(capacity: Capacity, architecture: Architecture) -> int | None:

@@ -484,6 +484,15 @@ def test_a_config_that_contradicts_the_weights_is_noted_and_recorded(export, tmp
     assert f"note: {sentence}" in capsys.readouterr().err
 
 
+def test_what_is_not_used_is_noted_and_recorded(export, tmp_path, capsys):
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
+    extra = {f"optimizer.{n}": torch.zeros(2, dtype=torch.int64) for n in range(6)}
+    save_file(load_file(folder / WEIGHTS) | extra, folder / WEIGHTS)
+    assert export(folder, tmp_path / "bundle").source.unused == tuple(extra)
+    names = "optimizer.0, optimizer.1, optimizer.2, optimizer.3 and 2 more"
+    assert f"note: the model has no use for these tensors (6): {names}\n" in capsys.readouterr().err
+
+
 def test_done_exits_with_0_and_says_what_was_written(exports, checkpoint, tmp_path, capsys):
     with exports.traced_once():
         assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--form", "fused"]) == 0
