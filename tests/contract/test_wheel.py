@@ -24,6 +24,7 @@ FILES = {
     f"{DIST_INFO}/entry_points.txt",
     f"{DIST_INFO}/licenses/LICENSE",
     "pointsman/__init__.py",
+    "pointsman/arguments.py",
     "pointsman/backends/__init__.py",
     "pointsman/backends/base.py",
     "pointsman/backends/choice.py",

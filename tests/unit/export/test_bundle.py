@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
@@ -503,10 +504,35 @@ def test_done_exits_with_0_and_says_what_was_written(exports, checkpoint, tmp_pa
 
 @pytest.mark.parametrize("capacity", ["0", "-1", "many", "1.5"])
 def test_a_capacity_that_is_none(tmp_path, capsys, capacity):
+    assert main(["bundle", "somewhere", "-o", str(tmp_path / "bundle"), f"--capacity={capacity}"]) == 2
+    (line,) = sentences(capsys)
+    assert line == (
+        f"pointsman-export: argument --capacity: '{capacity}' is not reference, none, or a number from 1; "
+        "see pointsman-export bundle --help"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ([], "the following arguments are required: COMMAND; see pointsman-export --help"),
+        (["bundle", "c"], "the following arguments are required: -o/--output; see pointsman-export bundle --help"),
+        (["refit", "b"], "the following arguments are required: --from; see pointsman-export refit --help"),
+        (["bundle", "c", "-o", "b", "--form", "round"], "argument --form: invalid choice: 'round' (*"),
+        (["bundle", "c", "-o", "b", "--max-tokens", "many"], "argument --max-tokens: invalid int value: 'many'; see *"),
+        (["engines", "b", "--heavy"], "unrecognized arguments: --heavy; see pointsman-export --help"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant(capsys, line, sentence):
+    assert main(line) == 2
+    assert fits(*sentences(capsys), f"pointsman-export: {sentence}")
+
+
+def test_which_release_this_is(capsys):
     with pytest.raises(SystemExit) as raised:
-        main(["bundle", "somewhere", "-o", str(tmp_path / "bundle"), "--capacity", capacity])
-    assert raised.value.code == 2
-    assert f"'{capacity}' is not reference, none, or a number from 1" in capsys.readouterr().err
+        main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"pointsman-export {version('pointsman')}\n"
 
 
 @pytest.mark.parametrize("tokens", [1, 0, -7])
