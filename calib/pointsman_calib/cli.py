@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one line that s
 anything else is a bug and shows its traceback.
 """
 
-import argparse
 import importlib
 import signal
 import sys
@@ -12,7 +11,8 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import Final, NoReturn
 
-from pointsman.errors import DependencyError, OptionsError, PointsmanError
+from pointsman.arguments import Parser
+from pointsman.errors import DependencyError, PointsmanError
 from pointsman_calib.allocation import return_large_blocks
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
@@ -40,22 +40,11 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-class _Parser(argparse.ArgumentParser):
-    """Parser whose complaints are errors like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            OptionsError: always.
-        """
-        raise OptionsError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.", allow_abbrev=False
     )
+    parser.add_version()
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = _module(name)

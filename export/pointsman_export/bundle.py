@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib.metadata
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.manifest import (
+    MANIFEST,
     SCHEMA,
     TOKENIZER,
     Architecture,
@@ -34,7 +36,8 @@ from pointsman.manifest import (
     write_manifest,
 )
 from pointsman.tokenizer import MODEL_FILE, Tokenizer
-from pointsman.writing import replacing
+from pointsman.wording import first_few
+from pointsman.writing import one_sentence, replacing, resolved
 from pointsman_export.architecture import Derivation, derive_from
 from pointsman_export.checkpoint import Checkpoint
 from pointsman_export.graphs import decoder_graph, encoder_graph
@@ -44,6 +47,7 @@ from pointsman_export.verify import verify
 from pointsman_export.weights import WeightFile, plan, write_weights
 
 Capacity = Literal["reference", "none"] | int
+FEWEST_TOKENS = 2
 PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -82,7 +86,7 @@ def export_bundle(
         dtype: of weights, matrix products and caches.
         capacity: tokens an expert accepts from one sequence: the checkpoint's own, no limit, or a number.
         max_tokens: longest input and output that requests may have.
-        force: whether to replace what is at `output`.
+        force: whether to replace a bundle or an empty folder at `output`.
         revision: of a hub id.
         token: for a hub id.
 
@@ -92,21 +96,24 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be exported.
         TokenizerError: it has no usable vocabulary.
-        OutputExistsError: `output` is there and `force` is not given.
+        OptionsError: `capacity` or `max_tokens` is too small, or `output` and the checkpoint hold each other.
+        OutputExistsError: `output` is there and `force` is not given, or it is neither a bundle nor empty.
         OutputError: the bundle cannot be written.
         ParityError: the graphs do not compute what the checkpoint does; nothing is left behind.
     """
     target = Path(output)
-    if target.exists() and not force:
-        raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
+    _check_vacant(target, force=force)
     if isinstance(capacity, int) and capacity < 1:
         raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
+    if max_tokens < FEWEST_TOKENS:
+        raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
     with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
+        _check_apart(target, checkpoint.path)
         derivation = derive_from(checkpoint)
-        for sentence in derivation.disagreements:
+        for sentence in _notes(derivation):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         tokenizer = Tokenizer.load(checkpoint.path)
-        tokenizer.check_vocab_size(derivation.architecture.vocab_size)
+        tokenizer.check_model(derivation.architecture)
         with replacing(target) as folder:
             records = [_copy_vocabulary(checkpoint.path, folder)]
             variants = _write_variants(
@@ -124,6 +131,34 @@ def export_bundle(
             )
             write_manifest(manifest, folder)
     return manifest
+
+
+def _check_vacant(target: Path, *, force: bool) -> None:
+    """Refuse to replace what was not asked for, or what no export has written."""
+    with one_sentence(target):
+        place = resolved(target)
+        if not os.path.lexists(place):
+            return
+        if not force:
+            raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
+        if not place.is_dir() or (any(place.iterdir()) and not (place / MANIFEST).is_file()):
+            raise OutputExistsError(
+                f"{target} is neither a bundle nor an empty folder, and --force replaces nothing else; "
+                "choose another output folder"
+            )
+
+
+def _check_apart(target: Path, checkpoint: Path) -> None:
+    place, source = resolved(target), resolved(checkpoint)
+    if place.is_relative_to(source) or source.is_relative_to(place):
+        raise OptionsError(f"{target} is, holds or lies in the checkpoint's folder; choose another output folder")
+
+
+def _notes(derivation: Derivation) -> Iterator[str]:
+    """What a person should know of the checkpoint before trusting its bundle."""
+    yield from derivation.disagreements
+    if derivation.unused:
+        yield f"the model has no use for these tensors ({len(derivation.unused)}): {first_few(derivation.unused)}"
 
 
 def _limit(capacity: Capacity, architecture: Architecture) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pointsman.arguments import Parser
 from pointsman.errors import DependencyError, PointsmanError
 from pointsman.manifest import Form
 from pointsman_export.engines.cli import add_commands
@@ -20,15 +21,19 @@ FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portabl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 parity failed, 2 the user's mistake."""
-    parsed = _parser().parse_args(arguments)
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run: Callable[[argparse.Namespace], int] = parsed.run
-        return run(parsed)
+        return _run(_parser().parse_args(arguments))
     except PointsmanError as error:
         print(f"pointsman-export: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
     except KeyboardInterrupt:
         print(f"pointsman-export: {parsed.interrupted}", file=sys.stderr)
         return 130
@@ -38,8 +43,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
+def _parser() -> Parser:
+    parser = Parser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
+    parser.add_version()
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_bundle(commands)
     add_commands(commands)
@@ -63,7 +69,7 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number",
     )
     bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
-    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it exists")
+    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pointsman.errors import ParityError
+from pointsman.errors import CheckpointError, ParityError
 from pointsman.manifest import Parity
 from pointsman_export.modules import Build
 from pointsman_export.reference import BlockResult, Reference
-from pointsman_export.weights import TensorReader
+from pointsman_export.weights import WIDER, TensorReader
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-4, "float16": 2e-2}
 LEAST_AGREEMENT = 0.98
@@ -47,6 +47,11 @@ class Measured:
     def compare(self, name: str, got: Array, wanted: Tensor, same: NDArray[np.bool_] | None = None) -> None:
         """Take a value into account; `same` marks [rows, tokens] whose experts agree, where that matters."""
         expected = wanted.numpy()
+        if not np.isfinite(expected).all():
+            raise CheckpointError(
+                f"{name} is past float32's range already when the checkpoint itself is run; "
+                "use one with smaller weights"
+            )
         difference = np.abs(got.astype(np.float32) - expected)
         if same is not None:
             difference = difference[same]
@@ -111,6 +116,7 @@ def verify(
         progress: called with the name of each piece before it is compared.
 
     Raises:
+        CheckpointError: the checkpoint's own values overflow.
         ParityError: naming the worst value, its error and the tolerance.
     """
     sample, measured = Sample.draw(build), Measured()
@@ -120,6 +126,11 @@ def verify(
         _verify_decoder(Pieces(decoder, build), sample, reference, measured, progress)
     agreement = measured.agreeing / measured.routed if measured.routed else 1.0
     tolerance = TOLERANCES[build.precision.name]
+    if measured.error == np.inf and build.precision.name in WIDER:
+        raise ParityError(
+            f"{measured.worst} is past {build.precision.name}'s range in the exported {build.form} graphs; "
+            f"nothing was written, export with --dtype {WIDER[build.precision.name]}"
+        )
     if not measured.error <= tolerance or agreement < LEAST_AGREEMENT:
         raise ParityError(
             f"the exported {build.form} {build.precision.name} graphs do not compute what the checkpoint does: "

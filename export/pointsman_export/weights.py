@@ -16,9 +16,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from pointsman.errors import OutputError
+from pointsman.errors import CheckpointError, OutputError
 from pointsman.writing import TensorFile
-from pointsman_export.checkpoint import check_finite
+from pointsman_export.checkpoint import check_finite, not_finite
 from pointsman_export.modules import Experts, Linear
 
 DTYPES: dict[str, tuple[np.dtype[Any], ir.DataType]] = {
@@ -26,6 +26,8 @@ DTYPES: dict[str, tuple[np.dtype[Any], ir.DataType]] = {
     "bfloat16": (np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
     "float16": (np.dtype(np.float16), ir.DataType.FLOAT16),
 }
+WIDER = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
+"""For each dtype, those that hold larger values."""
 
 
 class TensorReader(Protocol):
@@ -106,7 +108,7 @@ def write_weights(
         progress: called with the number of bytes after each source tensor.
 
     Raises:
-        CheckpointError: a weight is NaN or infinite, also after conversion to its stored dtype.
+        CheckpointError: a weight is NaN or infinite, or its stored dtype cannot hold it.
         OutputError: the file cannot be written.
     """
     tensors: dict[str, ir.ExternalTensor] = {}
@@ -141,8 +143,11 @@ def converted(array: NDArray[np.generic], entry: Entry, source: str) -> NDArray[
     oriented = array.T if entry.transposed else array
     with np.errstate(over="ignore"):  # the check below names the tensor
         stored = np.ascontiguousarray(oriented.astype(DTYPES[entry.dtype][0]))
-    if stored.dtype.itemsize < array.dtype.itemsize:
-        check_finite(stored, f"{source} in {entry.dtype}")
+    if entry.dtype in WIDER and (past := not_finite(stored)):
+        raise CheckpointError(
+            f"{source} has {past} values of {stored.size} that {entry.dtype} cannot hold; "
+            f"export with --dtype {WIDER[entry.dtype]}"
+        )
     return stored
 
 

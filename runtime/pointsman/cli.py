@@ -6,7 +6,6 @@ traceback.
 """
 
 import argparse
-import importlib.metadata
 import io
 import json
 import os
@@ -14,11 +13,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
+from pointsman.arguments import Parser
 from pointsman.backends.choice import DEVICES, ENGINES
 from pointsman.decoding import DecodingOptions
-from pointsman.errors import BundleError, OptionsError, OutputError, PointsmanError, TextError
+from pointsman.errors import BundleError, OutputError, PointsmanError, TextError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.inspection import as_json, as_text, counted, inspect_bundle
 
@@ -49,22 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Parser whose complaints are errors like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            OptionsError: Always.
-        """
-        raise OptionsError(f"{message}; see {self.prog} --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.", allow_abbrev=False)
-    version = importlib.metadata.version("pointsman")
-    parser.add_argument("--version", action="version", version=f"pointsman {version}")
+    parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.", allow_abbrev=False)
+    parser.add_version()
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_infill(commands.add_parser("infill", help="fill the blanks of texts", allow_abbrev=False))
     _add_inspect(commands.add_parser("inspect", help="say what a bundle is and check its files", allow_abbrev=False))

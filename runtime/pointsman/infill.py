@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, Unpack
 
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
-from pointsman.errors import OptionsError, TextError, TokenizerError
-from pointsman.manifest import TOKENIZER, Architecture, Manifest, verify_files
+from pointsman.errors import OptionsError, TextError
+from pointsman.manifest import TOKENIZER, Manifest, verify_files
 from pointsman.model import SwitchModel, checked_options
 from pointsman.template import Template, find_spans
 from pointsman.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ class Infiller:
         Raises:
             TokenizerError: They do not belong together.
         """
-        _check_vocabulary(tokenizer, model.manifest.architecture)
+        tokenizer.check_model(model.manifest.architecture)
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
@@ -371,14 +371,3 @@ def _load_tokenizer(bundle: Path, manifest: Manifest, *, verify: bool) -> Tokeni
     if verify:
         verify_files(bundle, manifest.tokenizer)
     return Tokenizer.load(bundle / TOKENIZER, extra_ids=manifest.extra_ids)
-
-
-def _check_vocabulary(tokenizer: Tokenizer, architecture: Architecture) -> None:
-    tokenizer.check_vocab_size(architecture.vocab_size)
-    own = (tokenizer.pad_id, tokenizer.eos_id)
-    models = (architecture.pad_token_id, architecture.eos_token_id)
-    if own != models:
-        raise TokenizerError(
-            f"pad and eos are {own[0]} and {own[1]} in the vocabulary, {models[0]} and {models[1]} in the model; "
-            "use the vocabulary of the same checkpoint"
-        )

@@ -20,6 +20,7 @@ from pointsman.manifest import (
     verify_files,
 )
 from pointsman.records import to_json
+from pointsman.wording import first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _NEXT_UNIT = 999.5  # what would be shown as 1e+03
@@ -123,7 +124,8 @@ def _lines(inspection: Inspection) -> Iterator[str]:
 def _source_lines(manifest: Manifest) -> Iterator[str]:
     source = manifest.source
     yield f"source        {source.name} (sha256 {source.sha256[:12]}…)"
-    yield f"              {counted(len(source.unused), 'tensor')} of it unused"
+    names = f": {first_few(source.unused)}" if source.unused else ""
+    yield f"              {counted(len(source.unused), 'tensor')} of it unused{names}"
     if not source.disagreements:
         yield "              its config.json agrees with its tensors"
     for sentence in source.disagreements:

@@ -42,6 +42,7 @@ from typing import Any, Final, Self
 import sentencepiece
 
 from pointsman.errors import TextError, TokenizerError
+from pointsman.manifest import Architecture
 
 MODEL_FILE: Final = "spiece.model"
 CONFIG_FILE: Final = "tokenizer_config.json"
@@ -204,6 +205,21 @@ class Tokenizer:
     def sentinel_index(self, token_id: int) -> int | None:
         """Return n if ``token_id`` is ``<extra_id_n>``, None if it is no sentinel."""
         return self.sentinel_ids[-1] - token_id if token_id in self.sentinel_ids else None
+
+    def check_model(self, architecture: Architecture) -> None:
+        """Check that this vocabulary belongs to a model of this architecture.
+
+        Raises:
+            TokenizerError: The sizes do not fit, or pad and eos have other ids.
+        """
+        self.check_vocab_size(architecture.vocab_size)
+        own = (self.pad_id, self.eos_id)
+        models = (architecture.pad_token_id, architecture.eos_token_id)
+        if own != models:
+            raise TokenizerError(
+                f"pad and eos are {own[0]} and {own[1]} in the vocabulary, {models[0]} and {models[1]} in the model; "
+                "use the vocabulary of the same checkpoint"
+            )
 
     def check_vocab_size(self, model_vocab_size: int) -> None:
         """Check that this vocabulary belongs to an embedding of ``model_vocab_size`` rows.

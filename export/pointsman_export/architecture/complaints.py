@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint import TensorInfo
-from pointsman_export.checkpoint.wording import first_few
+from pointsman.wording import first_few
+from pointsman_export.checkpoint import NUMPY_DTYPES, TensorInfo
 
 _EXPERT = re.compile(r"(encoder|decoder)\.block\.(\d+)\.layer\.\d\.mlp\.experts\.expert_(\d+)\.")
 
@@ -36,6 +36,24 @@ def check_complete(
         problems.append(first_few(misshapen))
     if problems:
         raise CheckpointError(f"the checkpoint is incomplete or mixed: {'; '.join(problems)}; use an intact one")
+
+
+def check_dtypes(tensors: Mapping[str, TensorInfo], used: Iterable[str]) -> None:
+    """Refuse tensors of the model that are stored as something else than floats of 32 or 16 bits.
+
+    Args:
+        tensors: What is there.
+        used: The names of those that matter; some may be absent.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    dtypes = {name: tensors[name].dtype for name in used if name in tensors}
+    if unsupported := [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in NUMPY_DTYPES]:
+        raise CheckpointError(
+            f"the checkpoint holds dtypes that are not supported: {first_few(unsupported)}; "
+            "save it as float32, bfloat16 or float16"
+        )
 
 
 def _by_expert(missing: Iterable[str], tensors: Mapping[str, TensorInfo]) -> Iterator[str]:

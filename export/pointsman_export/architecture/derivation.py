@@ -8,7 +8,8 @@ from statistics import mode
 
 from pointsman.errors import CheckpointError
 from pointsman.manifest import Architecture, Stack
-from pointsman_export.architecture.complaints import check_complete
+from pointsman.wording import first_few
+from pointsman_export.architecture.complaints import check_complete, check_dtypes
 from pointsman_export.architecture.hints import (
     Config,
     disagreements,
@@ -18,7 +19,6 @@ from pointsman_export.architecture.hints import (
 )
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
-from pointsman_export.checkpoint.wording import first_few
 
 EMBEDDING = "shared.weight"
 HEAD = "lm_head.weight"
@@ -26,6 +26,7 @@ _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tok
 _BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
 _ROUTER = "mlp.router.classifier.weight"
 _RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+_FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
 SameValues = Callable[[str, str], bool]
@@ -72,13 +73,16 @@ def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Deri
             of the embedding: names cannot tell a tied head that was written out from a head of its own.
 
     Raises:
-        CheckpointError: Tensors are missing or misshapen, or the config gives impossible values.
+        CheckpointError: Tensors are missing, misshapen or of a dtype that is not supported, or the config gives
+            impossible values.
     """
+    check_dtypes(tensors, (*_EMBEDDING_NAMES, HEAD))  # before their values are compared
     embedding = _embedding(tensors, config, same_values)
     architecture = _architecture(tensors, config, embedding)
     expected = expected_tensors(architecture)
     names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: embedding.name}
     check_complete(tensors, expected, names)
+    check_dtypes(tensors, names.values())
     head = head_disagreement(config, tied=embedding.tied_head)
     return Derivation(
         architecture=architecture,
@@ -122,6 +126,11 @@ def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Ar
         [f"{side}.block.0.{_RELATIVE_BIAS}" for side in ("encoder", "decoder")],
         "relative position bias",
     )
+    if buckets < _FEWEST_BUCKETS or not num_heads:
+        raise CheckpointError(
+            f"the relative position bias has {buckets} buckets and {num_heads} heads, and needs {_FEWEST_BUCKETS} "
+            "and 1; use an intact checkpoint"
+        )
     inner, _ = _matrix(
         tensors, (name for name in tensors if name.endswith("SelfAttention.q.weight")), "query projection"
     )
@@ -146,7 +155,7 @@ def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Ar
         router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
         tied_head=embedding.tied_head,
         relative_buckets=buckets,
-        **asdict(read_hints(config, vocab_size)),
+        **asdict(read_hints(config, vocab_size, buckets)),
     )
 
 

@@ -31,7 +31,7 @@ class Hints:
     decoder_start_token_id: int
 
 
-def read_hints(config: Config, vocab_size: int) -> Hints:
+def read_hints(config: Config, vocab_size: int, relative_buckets: int) -> Hints:
     """Read the values that only the config tells.
 
     Raises:
@@ -42,7 +42,7 @@ def read_hints(config: Config, vocab_size: int) -> Hints:
     ids = ("pad_token_id", 0), ("eos_token_id", 1), ("decoder_start_token_id", 0)
     pad, eos, start = (_token_id(config, key, default, vocab_size) for key, default in ids)
     return Hints(
-        relative_max_distance=_integer(config, "relative_attention_max_distance", 128),
+        relative_max_distance=_max_distance(config, relative_buckets),
         layer_norm_epsilon=_positive(config, "layer_norm_epsilon", 1e-6),
         expert_capacity=_integer(config, "expert_capacity", 64),
         pad_token_id=pad,
@@ -156,6 +156,22 @@ def _integer(config: Config, key: str, default: int, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise CheckpointError(f"config.json says {key} is {value!r}; it must be an integer of at least {minimum}")
     return value
+
+
+def _max_distance(config: Config, buckets: int) -> int:
+    """The distance from which on all share the last bucket.
+
+    Half of the decoder's buckets, and a quarter in the encoder, are for one distance each; logarithms divide what lies
+    between those and this one.
+    """
+    key = "relative_attention_max_distance"
+    distance = _integer(config, key, 128)
+    if distance <= buckets // 2:
+        raise CheckpointError(
+            f"config.json leads to a {key} of {distance}; "
+            f"it must be above {buckets // 2}, half of the {buckets} buckets"
+        )
+    return distance
 
 
 def _positive(config: Config, key: str, default: float) -> float:

@@ -6,6 +6,6 @@ and what was read leaves no resident memory behind.
 """
 
 from pointsman_export.checkpoint.folder import Checkpoint
-from pointsman_export.checkpoint.stored import TensorInfo, check_finite
+from pointsman_export.checkpoint.stored import NUMPY_DTYPES, TensorInfo, check_finite, not_finite
 
-__all__ = ["Checkpoint", "TensorInfo", "check_finite"]
+__all__ = ["NUMPY_DTYPES", "Checkpoint", "TensorInfo", "check_finite", "not_finite"]

@@ -1,7 +1,8 @@
 """A checkpoint in a folder, its tensors listed and none read."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -9,9 +10,9 @@ from typing import Self
 import numpy as np
 
 from pointsman.errors import CheckpointError
+from pointsman.wording import first_few
 from pointsman_export.checkpoint import hub, layout, safetensors_format, torch_format
 from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, StoredTensor, TensorInfo
-from pointsman_export.checkpoint.wording import first_few
 
 _CHUNK_BYTES = 1 << 22
 MODEL_TYPE = "switch_transformers"
@@ -60,11 +61,12 @@ class Checkpoint:
                 Switch Transformers model.
         """
         path = Path(source)
-        if not path.exists():
-            path = hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
-        elif not path.is_dir():
-            raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
-        return cls(path)
+        with _one_sentence(path):
+            if not path.exists():
+                path = hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
+            elif not path.is_dir():
+                raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
+            return cls(path)
 
     def __enter__(self) -> Self:
         return self
@@ -107,13 +109,27 @@ class Checkpoint:
         """SHA-256 of the weight files, in the order of their names, as ``cat FILES | sha256sum`` prints it.
 
         Reads every byte once, in constant memory. For a single file it is the hash that the hub shows for it.
+
+        Raises:
+            CheckpointError: A file cannot be read.
         """
         digest = hashlib.sha256()
         for path in self._weight_files:
-            with path.open("rb", buffering=0) as file:
+            with _one_sentence(path), path.open("rb", buffering=0) as file:
                 while block := file.read(_CHUNK_BYTES):
                     digest.update(block)
         return digest.hexdigest()
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
 
 
 def _config(folder: Path) -> dict[str, object]:

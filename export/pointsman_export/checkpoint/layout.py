@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint.wording import first_few
+from pointsman.wording import first_few
 
 INDEX_SUFFIX = ".index.json"
 PREFERENCE = (
@@ -33,7 +33,7 @@ def load_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore the file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object; fetch the file again")
@@ -44,12 +44,21 @@ def shard_of(index: Path) -> Mapping[str, str]:
     """Read an index: the name of the shard that holds each tensor.
 
     Raises:
-        CheckpointError: The index cannot be read, or names files outside its folder.
+        CheckpointError: The index cannot be read, or names what is no weight file of its folder.
     """
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no 'weight_map' of tensors to files; fetch the file again")
-    shards = {str(shard) for shard in weight_map.values()}
-    if strange := sorted(shard for shard in shards if Path(shard).name != shard):
-        raise CheckpointError(f"{index} names files outside its folder: {first_few(strange)}; mend the index")
+    suffix = Path(index.name.removesuffix(INDEX_SUFFIX)).suffix
+    if strange := [
+        shard for shard in weight_map.values() if not isinstance(shard, str) or Path(shard).suffix != suffix
+    ]:
+        raise CheckpointError(f"{index} names files that are no {suffix} files: {_listed(strange)}; mend the index")
+    if strange := [shard for shard in weight_map.values() if Path(shard).name != shard]:
+        raise CheckpointError(f"{index} names files outside its folder: {_listed(strange)}; mend the index")
     return weight_map
+
+
+def _listed(shards: list[object]) -> str:
+    """Each once, as JSON has it: an empty name must be visible."""
+    return first_few(dict.fromkeys(json.dumps(shard) for shard in shards))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint.stored import StoredTensor, TensorInfo, refuse_dtypes
+from pointsman_export.checkpoint.stored import StoredTensor, TensorInfo
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LENGTH_BYTES = 8
@@ -20,17 +20,27 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
     """List the tensors of a ``.safetensors`` file without reading them.
 
     Raises:
-        CheckpointError: The file is not safetensors, is truncated, or holds a dtype that is not supported.
+        CheckpointError: The file is not safetensors, is truncated or damaged.
     """
     header, start = _header(path)
     header.pop("__metadata__", None)
-    size = path.stat().st_size
-    refuse_dtypes(path, {name: dtype for name, entry in header.items() if (dtype := _dtype(entry)) not in _DTYPES})
     tensors = {name: _tensor(name, entry, path, start) for name, entry in header.items()}
-    end = max((tensor.offset + tensor.span for tensor in tensors.values()), default=start)
-    if end > size:
-        raise CheckpointError(f"{path} is truncated: it has {size} bytes of {end}; fetch the file again")
+    _check_covered(path, start, [entry["data_offsets"] for entry in header.values()])
     return tensors
+
+
+def _check_covered(path: Path, start: int, places: list[list[int]]) -> None:
+    """The format demands that tensors fill the file from the header to its end, each byte once."""
+    end, size = 0, path.stat().st_size
+    for begin, after in sorted(places):
+        if begin != end:
+            what = "overlap" if begin < end else "leave a gap"
+            raise CheckpointError(f"{path} has tensors that {what} at byte {start + begin}; fetch the file again")
+        end = after
+    if start + end > size:
+        raise CheckpointError(f"{path} is truncated: it has {size} bytes of {start + end}; fetch the file again")
+    if start + end < size:
+        raise CheckpointError(f"{path} has {size - start - end} bytes after its last tensor; fetch the file again")
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
@@ -46,24 +56,21 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged safetensors header; fetch the file again") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has a damaged safetensors header; fetch the file again")
     return header, start
 
 
-def _dtype(entry: object) -> str:
-    return str(entry.get("dtype")) if isinstance(entry, dict) else "unknown"
+def _tensor(name: str, entry: object, path: Path, start: int) -> StoredTensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if _are_counts(*shape, begin, end):
+            info = TensorInfo(name, tuple(shape), _DTYPES.get(dtype, dtype))
+            if begin <= end and (dtype not in _DTYPES or end - begin == info.nbytes):
+                return StoredTensor(info, path, start + begin)
+    raise CheckpointError(f"{path} has a damaged header entry for {name}; fetch the file again")
 
 
-def _tensor(name: str, entry: dict[str, Any], path: Path, start: int) -> StoredTensor:
-    info = None
-    try:
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-        info = TensorInfo(name, tuple(int(size) for size in entry["shape"]), _DTYPES[entry["dtype"]])
-    except (KeyError, TypeError, ValueError):
-        begin = end = 0
-    if info is None or begin < 0 or end - begin != info.nbytes:
-        raise CheckpointError(f"{path} has a damaged header entry for {name}; fetch the file again")
-    return StoredTensor(info, path, start + begin)
+def _are_counts(*numbers: object) -> bool:
+    return all(type(number) is int and number >= 0 for number in numbers)

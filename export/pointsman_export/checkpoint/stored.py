@@ -7,7 +7,7 @@ map would grow with what has been read until the whole checkpoint is resident.
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint.wording import first_few
 
 FloatArray = NDArray[Any]
 """float32, float16 or ``ml_dtypes.bfloat16``; the last has no static type in NumPy."""
@@ -41,7 +40,7 @@ class TensorInfo:
     Attributes:
         name: The name it has in the checkpoint.
         shape: Its dimensions.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; of a tensor that cannot be read, what its file says.
     """
 
     name: str
@@ -162,24 +161,6 @@ def _fill(file: FileIO, offset: int, target: memoryview) -> int:
     return filled
 
 
-def refuse_dtypes(path: Path, unsupported: Mapping[str, str]) -> None:
-    """Refuse a file some of whose tensors are stored as something else than floats of 32 or 16 bits.
-
-    Args:
-        path: The file, for the message.
-        unsupported: Name and dtype of each such tensor.
-
-    Raises:
-        CheckpointError: There is one.
-    """
-    if unsupported:
-        tensors = first_few(f"{name} ({dtype})" for name, dtype in unsupported.items())
-        raise CheckpointError(
-            f"{path} holds dtypes that are not supported: {tensors}; "
-            "save the checkpoint as float32, bfloat16 or float16"
-        )
-
-
 def check_finite(array: FloatArray, name: str) -> None:
     """Refuse weights that are not numbers.
 
@@ -190,18 +171,18 @@ def check_finite(array: FloatArray, name: str) -> None:
     Raises:
         CheckpointError: ``array`` holds NaN or Inf.
     """
-    unusable = array.size - int(np.count_nonzero(_finite(array)))
-    if unusable:
+    if unusable := not_finite(array):
         raise CheckpointError(
             f"{name} holds {unusable} values of {array.size} that are NaN or Inf; use an intact checkpoint"
         )
 
 
-def _finite(array: FloatArray) -> NDArray[np.bool_]:
+def not_finite(array: FloatArray) -> int:
+    """How many values are NaN or Inf."""
     finite: NDArray[np.bool_]
     if array.dtype == ml_dtypes.bfloat16:
         # By bits, because NumPy's loops know nothing of bfloat16.
         finite = (array.view(np.uint16) & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT
     else:
         finite = np.isfinite(array)
-    return finite
+    return array.size - int(np.count_nonzero(finite))

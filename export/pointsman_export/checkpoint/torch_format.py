@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint.stored import NUMPY_DTYPES, StoredTensor, TensorInfo, refuse_dtypes
+from pointsman_export.checkpoint.stored import StoredTensor, TensorInfo
 
 _ZIP_MAGIC = b"PK"
 _LFS_POINTER = b"version https://git-lfs"
@@ -21,14 +21,10 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
     """List the tensors of a ``.bin`` file without reading them.
 
     Raises:
-        CheckpointError: The file is not a PyTorch archive of tensors, is truncated, or holds a dtype that is
-            not supported.
+        CheckpointError: The file is not a PyTorch archive of tensors, or is truncated or damaged.
     """
     _check_archive(path)
-    state = _state(path)
-    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
-    refuse_dtypes(path, {name: dtype for name, dtype in dtypes.items() if dtype not in NUMPY_DTYPES})
-    return {name: _stored(name, dtypes[name], tensor, path) for name, tensor in state.items()}
+    return {name: _stored(name, tensor, path) for name, tensor in _state(path).items()}
 
 
 def _check_archive(path: Path) -> None:
@@ -47,19 +43,27 @@ def _state(path: Path) -> dict[str, torch.Tensor]:
         state: Any = torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds something else than tensors; save its state_dict alone") from error
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # what a damaged pickle makes of itself has no common base
         raise CheckpointError(f"{path} is truncated or damaged; fetch the file again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_named_tensor, state.items())):
         raise CheckpointError(f"{path} holds something else than tensors; save its state_dict alone")
     return state
 
 
-def _stored(name: str, dtype: str, tensor: torch.Tensor, path: Path) -> StoredTensor:
-    start = tensor.untyped_storage()._checkpoint_offset
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], torch.Tensor)
+
+
+def _stored(name: str, tensor: torch.Tensor, path: Path) -> StoredTensor:
+    start = tensor.untyped_storage()._checkpoint_offset if tensor.layout is torch.strided else None
     if start is None:
-        raise RuntimeError(f"torch {torch.__version__} does not say where {name} starts in {path}")
+        raise CheckpointError(
+            f"{path} has no plain values of {name}; save its state_dict with dense tensors on the CPU"
+        )
+    if start + tensor.untyped_storage().nbytes() > path.stat().st_size:
+        raise CheckpointError(f"{path} is truncated or damaged; fetch the file again")
     return StoredTensor(
-        info=TensorInfo(name, tuple(tensor.shape), dtype),
+        info=TensorInfo(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")),
         file=path,
         offset=start + int(tensor.storage_offset()) * tensor.element_size(),
         strides=None if tensor.is_contiguous() else tensor.stride(),

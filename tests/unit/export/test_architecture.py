@@ -14,6 +14,7 @@ from pointsman.errors import CheckpointError
 from pointsman.manifest import Architecture, Stack
 from pointsman_export.architecture import Derivation, derive, derive_from, expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
+from pointsman_export.modules import bucket_table
 
 CONFIGS = Path(__file__).parents[3] / "../shared/data/switch_configs"
 ODD_BLOCKS = tuple(range(1, 24, 2))
@@ -320,6 +321,35 @@ def test_tensors_of_no_use_are_listed():
     assert found.unused == extra
 
 
+TYPES = {
+    "weights": ({"encoder.final_layer_norm.weight": "I64"}, "encoder.final_layer_norm.weight (I64)"),
+    "the embedding": ({"shared.weight": "float64"}, "shared.weight (float64)"),
+    "a copy of it": ({"lm_head.weight": "F8_E4M3"}, "lm_head.weight (F8_E4M3)"),
+}
+
+
+@pytest.mark.parametrize(("dtypes", "named"), TYPES.values(), ids=TYPES.keys())
+def test_dtypes_that_are_not_supported_are_named_where_the_model_uses_them(dtypes, named):
+    tensors = infos(replace(PUBLISHED, tied_head=False))
+    tensors |= {name: TensorInfo(name, tensors[name].shape, dtype) for name, dtype in dtypes.items()}
+    with pytest.raises(CheckpointError) as raised:
+        derive(tensors, {}, same_values=unasked if set(dtypes) & set(EMBEDDING_NAMES) else different)
+    assert str(raised.value) == (
+        f"the checkpoint holds dtypes that are not supported: {named}; save it as float32, bfloat16 or float16"
+    )
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_a_tensor_of_no_use_may_have_any_dtype(tmp_path, layout):
+    write_checkpoint(tmp_path, CHECKPOINTS["tied"])
+    (tmp_path / "model.safetensors").unlink()
+    write_tensors(tmp_path, weights(CHECKPOINTS["tied"]) | {"position_ids": torch.arange(9)}, layout)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        found = derive_from(checkpoint)
+    assert found.architecture == CHECKPOINTS["tied"].architecture
+    assert found.unused == ("position_ids",)
+
+
 def without(*words: str):
     """Drop the tensors whose names hold any of the words."""
 
@@ -384,6 +414,15 @@ INCOMPLETE = {
         ],
         r"32 rows of queries cannot be split into 5 heads",
     ),
+    **{
+        f"a relative bias of {shape}": (
+            lambda tensors, shape=shape: [
+                reshaped(name, shape)(tensors) for name in list(tensors) if "relative_attention_bias" in name
+            ],
+            rf"^the relative position bias has {shape[0]} buckets and {shape[1]} heads, and needs 4 and 1; use an",
+        )
+        for shape in ((3, 4), (2, 4), (1, 4), (0, 4), (32, 0))
+    },
     "gated and plain": (
         reshaped("encoder.block.0.layer.1.mlp.wi_0.weight", (48, 32)),
         r"it lacks encoder\.block\.0\.layer\.1\.mlp\.wi_1\.weight, ",
@@ -419,6 +458,29 @@ IMPOSSIBLE = {
 def test_a_hint_that_cannot_be_meant(key, value, sentence):
     with pytest.raises(CheckpointError, match=rf"^config\.json .*; {sentence}"):
         derived(lambda tensors: None, **{key: value})
+
+
+def with_buckets(buckets: int, distance: int) -> Architecture:
+    config = {"relative_attention_max_distance": distance}
+    return derive(infos(replace(PUBLISHED, relative_buckets=buckets)), config, same_values=unasked).architecture
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 17), (5, 3), (4, 3)])
+def test_the_nearest_distance_that_can_share_the_last_bucket(buckets, distance):
+    for bidirectional in (False, True):
+        table = bucket_table(with_buckets(buckets, distance), bidirectional=bidirectional)
+        assert set(table.tolist()) <= set(range(buckets))
+        assert table[0] == (buckets // 2 if bidirectional else buckets) - 1
+
+
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 16), (32, 8), (32, 4), (32, 1), (5, 2), (4, 2), (258, 128)])
+def test_a_distance_within_those_that_have_buckets_of_their_own(buckets, distance):
+    with pytest.raises(CheckpointError) as raised:
+        with_buckets(buckets, distance)
+    assert str(raised.value) == (
+        f"config.json leads to a relative_attention_max_distance of {distance}; "
+        f"it must be above {buckets // 2}, half of the {buckets} buckets"
+    )
 
 
 def test_hints_are_taken_from_the_config_and_default_as_in_transformers():

@@ -1,6 +1,7 @@
 """A bundle appears whole or not at all, and every mistake is answered with one line that says what to do."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
 
@@ -102,14 +104,16 @@ def test_an_existing_output_is_refused_and_left_alone(checkpoint, tmp_path):
     assert names_in(tmp_path / "bundle") == {"mine"}
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_force_replaces_what_is_there(export, checkpoint, tmp_path, kind):
+def a_bundle(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    (folder / "old").touch()
+
+
+@pytest.mark.parametrize("prepare", [a_bundle, Path.mkdir], ids=["bundle", "empty folder"])
+def test_force_replaces_a_bundle_and_an_empty_folder(export, checkpoint, tmp_path, prepare):
     target = tmp_path / "bundle"
-    if kind == "folder":
-        target.mkdir()
-        (target / "old").touch()
-    else:
-        target.touch()
+    prepare(target)
     export(checkpoint, target, force=True)
     assert names_in(target) == {"manifest.json", "tokenizer", "variants"}
     assert names_in(tmp_path) == {"bundle"}
@@ -117,12 +121,72 @@ def test_force_replaces_what_is_there(export, checkpoint, tmp_path, kind):
 
 def test_force_keeps_the_old_bundle_when_the_new_one_fails(export, checkpoint, tmp_path):
     target = tmp_path / "bundle"
-    target.mkdir()
-    (target / "old").touch()
+    a_bundle(target)
     with patch.dict(verify.TOLERANCES, float32=0.0), pytest.raises(ParityError):
         export(checkpoint, target, force=True)
-    assert names_in(target) == {"old"}
+    assert names_in(target) == {"manifest.json", "old"}
     assert names_in(tmp_path) == {"bundle"}
+
+
+NEITHER = "{target} is neither a bundle nor an empty folder, and --force replaces nothing else; choose another *"
+TOGETHER = "{target} is, holds or lies in the checkpoint's folder; choose another output folder"
+OTHERS = {
+    "the checkpoint": ("models/checkpoint", NEITHER),
+    "its parent": ("models", NEITHER),
+    "a file": ("models/checkpoint/config.json", NEITHER),
+    "a link to the checkpoint": ("link", NEITHER),
+    "inside the checkpoint": ("models/checkpoint/bundle", TOGETHER),
+    "inside it by a link": ("link/bundle", TOGETHER),
+    "a checkpoint in a bundle": ("models/bundle", TOGETHER),
+}
+
+
+@pytest.mark.parametrize(("output", "sentence"), OTHERS.values(), ids=OTHERS.keys())
+def test_force_replaces_nothing_else(tmp_path, capsys, output, sentence):
+    folder, target = tmp_path / "models" / "checkpoint", tmp_path / output
+    if output == "models/bundle":
+        target.mkdir(parents=True)
+        (target / "manifest.json").touch()
+        folder = target / "checkpoint"
+    write_checkpoint(folder, CHECKPOINTS["tied"], tokenizer=True)
+    (tmp_path / "link").symlink_to(folder)
+    before = sorted(tmp_path.rglob("*"))
+    with patch.object(bundle, "derive_from", side_effect=AssertionError("nothing is to be done")):
+        assert main(["bundle", str(folder), "-o", str(target), "--force"]) == 2
+    (line,) = sentences(capsys)
+    assert fits(line, f"pointsman-export: {sentence.format(target=target)}"), line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# Links and dots
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a bundle", "to nothing"])
+def test_a_link_stays_and_leads_to_the_bundle(export, checkpoint, tmp_path, there):
+    if there:
+        a_bundle(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    export(checkpoint, tmp_path / "link", force=there)
+    assert names_in(tmp_path) == {"link", "real"}
+    assert (tmp_path / "link").is_symlink()
+    assert names_in(tmp_path / "real") == {"manifest.json", "tokenizer", "variants"}
+
+
+def test_the_folder_that_one_stands_in(export, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+    export(checkpoint, ".", force=True)
+    assert names_in(tmp_path) == {"bundle"}
+    assert names_in(tmp_path / "bundle") == {"manifest.json", "tokenizer", "variants"}
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize(("name", "reason"), [("n" * 300, "File name too long"), ("n" * 240, "File name too long")])
+def test_a_name_that_is_too_long(checkpoint, tmp_path, capsys, name, reason, force):
+    target = tmp_path / name
+    assert main(["bundle", str(checkpoint), "-o", str(target), *force]) == 2
+    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} ({reason}); free some space or choose *")
+    assert names_in(tmp_path) == set()
 
 
 # Failures in the middle
@@ -173,6 +237,21 @@ def test_a_parity_failure_exits_with_1_and_leaves_nothing(exports, checkpoint, t
     assert names_in(tmp_path) == set()
 
 
+def test_values_past_float16_are_named_and_leave_nothing(exports, tmp_path, capsys):
+    """The weights fit, and what they make of a text does not."""
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
+    change(**{"encoder.block.0.layer.0.SelfAttention.v.weight": lambda tensor: tensor * 2e4})(folder)
+    arguments = ["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--form", "fused", "--dtype", "float16"]
+    with exports.traced_once():
+        assert main(arguments) == 1
+    assert fits(
+        *sentences(capsys),
+        "pointsman-export: encoder.block.* is past float16's range in the exported fused graphs; "
+        "nothing was written, export with --dtype float32 or bfloat16*",
+    )
+    assert names_in(tmp_path) == {"checkpoint"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_kill_leaves_nothing(checkpoint, tmp_path, number):
     process = halfway(checkpoint, tmp_path)
@@ -187,21 +266,23 @@ def test_what_a_killed_export_left_is_removed_by_the_next(export, checkpoint, tm
     process = halfway(checkpoint, tmp_path)
     process.kill()
     process.communicate(timeout=120)
-    assert names_in(tmp_path) == {f".bundle.partial-{process.pid}"}
-    alive = tmp_path / f".bundle.partial-{os.getppid()}"
-    other = tmp_path / f".other.partial-{process.pid}"
-    alive.mkdir()
-    other.mkdir()
+    (left,) = names_in(tmp_path)
+    assert left.startswith(".bundle.partial-")
+    (tmp_path / ".bundle.partial-alive").mkdir()
+    (tmp_path / ".other.partial-1").mkdir()
+    lock = os.open(tmp_path / ".bundle.partial-alive", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     export(checkpoint, tmp_path / "bundle")
-    assert names_in(tmp_path) == {"bundle", alive.name, other.name}, "only what is dead and of this target goes"
+    os.close(lock)
+    others = {".bundle.partial-alive", ".other.partial-1"}
+    assert names_in(tmp_path) == {"bundle"} | others, "only what is dead and of this target goes"
     verify_files(tmp_path / "bundle", tuple(read_manifest(tmp_path / "bundle").files()))
 
 
-def test_what_was_being_replaced_when_it_was_killed_is_removed_by_the_next(export, checkpoint, tmp_path):
-    """A kill between the two renames leaves the old bundle under another name."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / f".bundle.replaced-{dead.pid}").mkdir()
+@pytest.mark.parametrize("kind", ["partial", "replaced"])
+def test_what_a_killed_process_of_the_same_number_left_is_removed_too(export, checkpoint, tmp_path, kind):
+    """In a container every process has the same; and a kill between two renames leaves the old bundle elsewhere."""
+    (tmp_path / f".bundle.{kind}-{os.getpid()}").mkdir()
     export(checkpoint, tmp_path / "bundle")
     assert names_in(tmp_path) == {"bundle"}
 
@@ -214,9 +295,9 @@ def halfway(checkpoint: Path, folder: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-    weights = folder / f".bundle.partial-{process.pid}" / "variants" / "float32" / "weights.bin"
     for _ in range(1200):
-        if weights.is_file() and weights.stat().st_size:
+        weights = next(folder.glob(".bundle.partial-*/variants/float32/weights.bin"), None)
+        if weights and weights.stat().st_size:
             time.sleep(1)
             break
         assert process.poll() is None, process.stderr.read()
@@ -318,6 +399,11 @@ MISTAKES = {
         change(**{WI: with_nan}),
         WI + " holds 1 values of 1536 that are NaN or Inf; use an intact checkpoint",
     ),
+    "a huge weight": (
+        {},
+        change(**{"shared.weight": lambda tensor: tensor.index_fill(0, torch.tensor([7]), 3e38)}),
+        "logits is past float32's range already when the checkpoint itself is run; use one with smaller weights",
+    ),
     "no vocabulary": (
         {},
         lambda folder: (folder / "spiece.model").unlink(),
@@ -332,6 +418,11 @@ MISTAKES = {
         {"vocab_size": 80},
         lambda folder: None,
         "*84*80*",
+    ),
+    "vocabulary of other special ids": (
+        {},
+        in_config(eos_token_id=2),
+        "pad and eos are 0 and 1 in the vocabulary, 0 and 2 in the model; use the vocabulary of the same checkpoint",
     ),
     "experts that several tokens choose": (
         {},
@@ -394,6 +485,15 @@ def test_a_config_that_contradicts_the_weights_is_noted_and_recorded(export, tmp
     assert f"note: {sentence}" in capsys.readouterr().err
 
 
+def test_what_is_not_used_is_noted_and_recorded(export, tmp_path, capsys):
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
+    extra = {f"optimizer.{n}": torch.zeros(2, dtype=torch.int64) for n in range(6)}
+    save_file(load_file(folder / WEIGHTS) | extra, folder / WEIGHTS)
+    assert export(folder, tmp_path / "bundle").source.unused == tuple(extra)
+    names = "optimizer.0, optimizer.1, optimizer.2, optimizer.3 and 2 more"
+    assert f"note: the model has no use for these tensors (6): {names}\n" in capsys.readouterr().err
+
+
 def test_done_exits_with_0_and_says_what_was_written(exports, checkpoint, tmp_path, capsys):
     with exports.traced_once():
         assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--form", "fused"]) == 0
@@ -404,10 +504,44 @@ def test_done_exits_with_0_and_says_what_was_written(exports, checkpoint, tmp_pa
 
 @pytest.mark.parametrize("capacity", ["0", "-1", "many", "1.5"])
 def test_a_capacity_that_is_none(tmp_path, capsys, capacity):
+    assert main(["bundle", "somewhere", "-o", str(tmp_path / "bundle"), f"--capacity={capacity}"]) == 2
+    (line,) = sentences(capsys)
+    assert line == (
+        f"pointsman-export: argument --capacity: '{capacity}' is not reference, none, or a number from 1; "
+        "see pointsman-export bundle --help"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ([], "the following arguments are required: COMMAND; see pointsman-export --help"),
+        (["bundle", "c"], "the following arguments are required: -o/--output; see pointsman-export bundle --help"),
+        (["refit", "b"], "the following arguments are required: --from; see pointsman-export refit --help"),
+        (["bundle", "c", "-o", "b", "--form", "round"], "argument --form: invalid choice: 'round' (*"),
+        (["bundle", "c", "-o", "b", "--max-tokens", "many"], "argument --max-tokens: invalid int value: 'many'; see *"),
+        (["engines", "b", "--heavy"], "unrecognized arguments: --heavy; see pointsman-export --help"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant(capsys, line, sentence):
+    assert main(line) == 2
+    assert fits(*sentences(capsys), f"pointsman-export: {sentence}")
+
+
+def test_which_release_this_is(capsys):
     with pytest.raises(SystemExit) as raised:
-        main(["bundle", "somewhere", "-o", str(tmp_path / "bundle"), "--capacity", capacity])
-    assert raised.value.code == 2
-    assert f"'{capacity}' is not reference, none, or a number from 1" in capsys.readouterr().err
+        main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"pointsman-export {version('pointsman')}\n"
+
+
+@pytest.mark.parametrize("tokens", [1, 0, -7])
+def test_a_limit_that_admits_no_text(checkpoint, tmp_path, capsys, tokens):
+    assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--max-tokens", str(tokens)]) == 2
+    assert sentences(capsys) == [
+        f"pointsman-export: max_tokens {tokens} has no room for a token and an end; use 2 or more"
+    ]
+    assert names_in(tmp_path) == set()
 
 
 def test_a_checkpoint_error_is_a_value_error():

@@ -1,6 +1,8 @@
 """Every way a checkpoint can be unusable, and the sentence that says so."""
 
+import errno
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -9,15 +11,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from checkpoints import CHECKPOINTS, write_checkpoint
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint import Checkpoint, check_finite
+from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, check_finite
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 SAFETENSORS_INDEX, BIN_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 SHARD, BIN_SHARD = "model-00002-of-00003.safetensors", "pytorch_model-00002-of-00003.bin"
+UNREADABLE = r"model\.safetensors cannot be read \("
+DEEP = b"[" * 100_000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 
@@ -60,15 +63,28 @@ def in_header(change):
     return break_it
 
 
-def safetensors(tensors: dict[str, torch.Tensor]):
-    return lambda folder: save_file(tensors, folder / SAFETENSORS)
+def places(*offsets: list[object]):
+    """A safetensors file of 16 bytes of data, with a tensor of two numbers at each of the places."""
+    header = {f"t{n}": {"dtype": "F32", "shape": [2], "data_offsets": place} for n, place in enumerate(offsets)}
+    text = json.dumps(header).encode()
+    return write(SAFETENSORS, len(text).to_bytes(8, "little") + text + bytes(16))
+
+
+def in_place_of(name: str, make):
+    def break_it(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return break_it
+
+
+def shard_name(name: object):
+    return in_json(SAFETENSORS_INDEX, lambda index: index["weight_map"].update({"shared.weight": name}))
 
 
 def torch_file(value: object, **options):
     return lambda folder: torch.save(value, folder / BIN, **options)
 
-
-MIXED = {"a": torch.zeros(2, dtype=torch.float64), "b": torch.zeros(2), "c": torch.zeros(2, dtype=torch.int8)}
 
 FOLDERS = {
     "no config": ("safetensors", remove("config.json"), r"has no config\.json; give the folder"),
@@ -106,7 +122,62 @@ FOLDERS = {
         in_header(lambda header: header["shared.weight"].pop("data_offsets")),
         r"damaged header entry for shared\.weight",
     ),
-    "dtypes": ("safetensors", safetensors(MIXED), r"not supported: a \(F64\), c \(I8\); save the checkpoint as"),
+    "overlapping tensors": ("safetensors", places([0, 8], [4, 12]), r"has tensors that overlap at byte \d+; fetch"),
+    "tensors in one place": ("safetensors", places([0, 8], [0, 8], [8, 16]), r"has tensors that overlap at byte \d+; "),
+    "a gap before a tensor": ("safetensors", places([8, 16]), r"has tensors that leave a gap at byte \d+; fetch the"),
+    "bytes after the last": ("safetensors", places([0, 8]), r"has 8 bytes after its last tensor; fetch the file again"),
+    "a broken offset": ("safetensors", places([0.0, 8.0], [8, 16]), r"has a damaged header entry for t0; fetch the"),
+    "an offset that is no number": ("safetensors", places([False, 8], [8, 16]), r"damaged header entry for t0"),
+    "a broken size": (
+        "safetensors",
+        in_header(lambda header: header["shared.weight"].update(shape=[128.0, 32])),
+        r"damaged header entry for shared\.weight",
+    ),
+    "an entry that is none": (
+        "safetensors",
+        in_header(lambda header: header.update({"shared.weight": 1})),
+        r"damaged header entry for shared\.weight",
+    ),
+    "deep header": (
+        "safetensors",
+        write(SAFETENSORS, len(DEEP).to_bytes(8, "little") + DEEP),
+        r"has a damaged safetensors header",
+    ),
+    "deep config": (
+        "safetensors",
+        write("config.json", DEEP),
+        r"config\.json is not valid JSON \(.*\); fetch",
+    ),
+    "deep index": ("safetensors-sharded", write(SAFETENSORS_INDEX, DEEP), r"index\.json is not valid JSON \("),
+    "weights that are a folder": ("safetensors", in_place_of(SAFETENSORS, Path.mkdir), UNREADABLE + r"Is a directory"),
+    "weights that are a broken link": (
+        "safetensors",
+        in_place_of(SAFETENSORS, lambda path: path.symlink_to("nowhere")),
+        UNREADABLE + r"No such file or directory",
+    ),
+    "bin that is a folder": (
+        "bin",
+        in_place_of(BIN, Path.mkdir),
+        r"\.bin cannot be read \(Is a directory",
+    ),
+    "bin that is a broken link": (
+        "bin",
+        in_place_of(BIN, lambda path: path.symlink_to("nowhere")),
+        r"pytorch_model\.bin cannot be read \(No such file or directory\); check the path",
+    ),
+    **{
+        f"shard named {json.dumps(name)}": (
+            "safetensors-sharded",
+            shard_name(name),
+            rf"names files that are no \.safetensors files: {re.escape(json.dumps(name))}; mend the index",
+        )
+        for name in (3, None, ["a"], "", "config.json", BIN)
+    },
+    "shard of a name too long": (
+        "safetensors-sharded",
+        shard_name("n" * 300 + ".safetensors"),
+        r"cannot be read \(File name too long\); check the path and its permissions",
+    ),
     "truncated shard": ("safetensors-sharded", truncate(SHARD, 0.9), rf"{SHARD} is truncated"),
     "absent shard": (
         "safetensors-sharded",
@@ -122,8 +193,8 @@ FOLDERS = {
     "index broken": ("safetensors-sharded", write(SAFETENSORS_INDEX, b"{"), r"index\.json is not valid JSON"),
     "index leading elsewhere": (
         "safetensors-sharded",
-        in_json(SAFETENSORS_INDEX, lambda index: index["weight_map"].update(a="../../etc/passwd")),
-        r"names files outside its folder: \.\./\.\./etc/passwd; mend the index",
+        shard_name("../../etc/a.safetensors"),
+        r'names files outside its folder: "\.\./\.\./etc/a\.safetensors"; mend the index',
     ),
     "bin truncated": ("bin", truncate(BIN, 0.9), r"pytorch_model\.bin is truncated or damaged; fetch"),
     "bin LFS pointer": ("bin", write(BIN, LFS_POINTER), r"is a Git LFS pointer"),
@@ -132,7 +203,17 @@ FOLDERS = {
     "bin with code": ("bin", torch_file({"a": pickle.Pickler}), r"holds something else than tensors"),
     "bin with numbers": ("bin", torch_file({"a": 1}), r"holds something else than tensors; save its state_dict alone"),
     "bin with a list": ("bin", torch_file([torch.zeros(1)]), r"holds something else than tensors"),
-    "bin dtypes": ("bin", torch_file(MIXED), r"not supported: a \(float64\), c \(int8\)"),
+    "bin with a numbered tensor": ("bin", torch_file({3: torch.zeros(1)}), r"holds something else than tensors"),
+    "bin with a sparse tensor": (
+        "bin",
+        torch_file({"a": torch.eye(3).to_sparse()}),
+        r"has no plain values of a; save its state_dict with dense tensors on the CPU$",
+    ),
+    "bin with a tensor of no values": (
+        "bin",
+        torch_file({"a": torch.zeros(3, device="meta")}),
+        r"plain values of a;",
+    ),
     "bin absent shard": ("bin-sharded", remove(BIN_SHARD), rf"names files that are not there: {BIN_SHARD}; fetch"),
     "bin truncated shard": ("bin-sharded", truncate(BIN_SHARD, 0.5), rf"{BIN_SHARD} is truncated or damaged"),
 }
@@ -148,6 +229,72 @@ def test_a_folder_that_cannot_be_used(tmp_path, layout, break_it, sentence):
     assert re.search(sentence, str(raised.value))
     assert "\n" not in str(raised.value)
     assert str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "config.json", SAFETENSORS])
+def test_what_may_not_be_read(tmp_path, monkeypatch, name):
+    folder = write_checkpoint(tmp_path, CHECKPOINTS["tied"])
+    refuse(monkeypatch, folder / name)
+    with pytest.raises(CheckpointError) as raised:
+        Checkpoint.open(folder)
+    assert str(raised.value).startswith(f"{folder / name} cannot be read (Permission denied); ")
+
+
+def test_a_file_that_may_not_be_read_any_more(tmp_path, monkeypatch):
+    with Checkpoint.open(write_checkpoint(tmp_path, CHECKPOINTS["tied"])) as checkpoint:
+        refuse(monkeypatch, tmp_path / SAFETENSORS)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(Permission denied\); check"):
+            checkpoint.fingerprint()
+
+
+def refuse(monkeypatch, refused: Path) -> None:
+    """Refuse to open a file or list a folder, as to a user without permission: to root the kernel allows both."""
+
+    def refusing(method):
+        def call(self, *arguments, **options):
+            if self == refused:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+            return method(self, *arguments, **options)
+
+        return call
+
+    for method in ("open", "iterdir"):
+        monkeypatch.setattr(Path, method, refusing(getattr(Path, method)))
+
+
+@pytest.mark.parametrize("source", ["n" * 300, "/" + "n/" * 3000])
+def test_a_path_that_is_too_long(source):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(File name too long\); check the path"):
+        Checkpoint.open(source)
+
+
+def test_any_flipped_bit_in_a_pickle_is_answered_with_one_line(tmp_path):
+    """Unless it changes a name or a number, and all that is listed can still be read."""
+    tensors = {"a.weight": torch.zeros(4, 4), "b.weight": torch.zeros(4, dtype=torch.bfloat16)}
+    (tmp_path / "config.json").write_text("{}")
+    torch.save(tensors, tmp_path / BIN)
+    data = (tmp_path / BIN).read_bytes()
+    start = data.index(b"\x80\x02}")
+    refusals = []
+    for bit in range(start * 8, data.index(b"PK", start) * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / BIN).write_bytes(flipped)
+        refusals.append(refusal(tmp_path))
+    assert not any("\n" in sentence for sentence in refusals)
+    assert sum(map(bool, refusals)) > 1000
+
+
+def refusal(folder: Path) -> str:
+    """Why a checkpoint cannot be opened and read; empty where it can."""
+    try:
+        with Checkpoint.open(folder) as checkpoint:
+            for name, info in checkpoint.tensors.items():
+                if info.dtype in NUMPY_DTYPES:
+                    checkpoint.read(name)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def test_a_file_is_no_checkpoint(tmp_path):

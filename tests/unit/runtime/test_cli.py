@@ -298,7 +298,7 @@ def test_inspect_for_people(small_bundle, capsys):
     assert err == ""
     for sentence in (
         "tiny (sha256 000000000000…)",
-        "1 tensor of it unused",
+        "1 tensor of it unused: old",
         "disagreement: config.json says 9 experts",
         "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
         "8 experts of capacity 64 in each sparse block",
