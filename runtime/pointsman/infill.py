@@ -4,6 +4,7 @@ A text's blanks go to the model as they are written, whatever their numbers and 
 its ids, each span is detokenised by itself, and the text outside the blanks comes back character for character.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, Unpack
 
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
+from pointsman.decoding.options import is_whole
 from pointsman.errors import OptionsError, TextError
 from pointsman.manifest import TOKENIZER, Manifest, verify_files
 from pointsman.model import SwitchModel, checked_options
@@ -146,7 +148,7 @@ class Infiller:
         Returns:
             For each text its fills, best first.
         """
-        return list(self.infill_in_batches(texts, max(len(texts), 1), options, **fields))
+        return list(self.infill_in_batches(texts, sys.maxsize, options, **fields))
 
     def infill_in_batches(
         self,
@@ -171,8 +173,8 @@ class Infiller:
             TextError: As for `infill`, at once for all texts.
             OptionsError: As for `infill`; also where `batch_size` is below 1.
         """
-        if batch_size < 1:
-            raise OptionsError(f"batch_size is {batch_size}; use a whole number of at least 1")
+        if not (is_whole(batch_size) and batch_size >= 1):
+            raise OptionsError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
         templates, ids = self._templates(texts), self._encode(texts)
         if ids:
             self.model.check(ids, "input")
@@ -255,8 +257,8 @@ class Infiller:
         return [float(logprobs.sum()) for logprobs in self.model.score(self._encode([text]), targets)]
 
     def _templates(self, texts: Sequence[str]) -> list[Template]:
-        if isinstance(texts, str):
-            raise TextError("the texts are one string; give a list of texts, or use infill for one")
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise TextError(f"the texts are a {type(texts).__name__}; give a list of texts, or use infill for one")
         templates = []
         for number, text in enumerate(texts):
             try:

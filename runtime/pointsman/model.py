@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,6 +21,7 @@ from pointsman.decoding import (
     decode,
     stream,
 )
+from pointsman.decoding.options import is_whole
 from pointsman.decoding.scores import checked_logits, log_normalizers
 from pointsman.errors import DeviceError, OptionsError, TextError
 from pointsman.manifest import Architecture, Manifest, read_manifest
@@ -206,7 +206,7 @@ class SwitchModel:
                 raise TextError(f"{what} {number} is {_shown(ids)}; give a list of token ids")
             if not 0 < len(ids) <= limit:
                 raise TextError(f"{what} {number} has {len(ids)} tokens; give between 1 and {limit}")
-            wrong = [token for token in ids if not (_is_whole(token) and 0 <= token < vocab)]
+            wrong = [token for token in ids if not (is_whole(token) and 0 <= token < vocab)]
             if wrong:
                 raise TextError(f"{what} {number} has the id {_shown(wrong[0])}; the model knows 0 to {vocab - 1}")
 
@@ -271,10 +271,6 @@ def checked_options(options: DecodingOptions | None) -> DecodingOptions:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

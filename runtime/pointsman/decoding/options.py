@@ -89,7 +89,7 @@ def _counts_out_of_range(options: DecodingOptions) -> Iterator[str]:
     for name, least in smallest.items():
         value = getattr(options, name)
         is_left_out = name == "seed" and value is None
-        if not is_left_out and not (_is_whole(value) and value >= least):
+        if not is_left_out and not (is_whole(value) and value >= least):
             yield f"{name} is {value!r}; use a whole number of at least {least}"
 
 
@@ -102,7 +102,8 @@ def _numbers_out_of_range(options: DecodingOptions) -> Iterator[str]:
         yield f"top_p is {options.top_p!r}; use a number above 0 and at most 1"
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number of any type; `True` and `False` are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

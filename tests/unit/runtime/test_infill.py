@@ -255,7 +255,8 @@ def test_texts_are_checked_before_the_first_batch_and_numbered_throughout(infill
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("<extra_id_0>", "^the texts are one string; give a list of texts, or use infill for one"),
+        ("<extra_id_0>", "^the texts are a str; give a list of texts, or use infill for one"),
+        (None, "^the texts are a NoneType; give a list of texts"),
         (["<extra_id_0>", 5], "^input 1: a text must be a string, not int"),
     ],
 )
@@ -272,9 +273,9 @@ def test_options_of_another_type(infiller):
             method("<extra_id_0>", {"num_beams": 2})
 
 
-@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("size", [0, -1, "x"])
 def test_batches_of_nothing(infiller, size):
-    with pytest.raises(OptionsError, match=f"batch_size is {size}; use a whole number of at least 1"):
+    with pytest.raises(OptionsError, match=f"batch_size is {size!r}; use a whole number of at least 1"):
         infiller.infill_in_batches(["<extra_id_0>"], size)
 
 
