@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def _undisturbed():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+def test_which_release_this_is(capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"pointsman-calib {version('pointsman')}\n"
 
 
 @pytest.fixture
