@@ -9,6 +9,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from pointsman_calib.fetching import fetch_by_token
+
 Array = NDArray[Any]
 Values = Mapping[str, Array]
 
@@ -32,6 +34,7 @@ class GraphPieces:
         """
         self.folder, self._model = path.parent, ir.load(path)
         self.graph = self._model.graph
+        fetch_by_token(self.graph)
         norms = dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM)
         self._depths = _depths(self.graph, norms)
         self._cuts = _cuts(_weight_bytes(self.graph, self._depths, len(norms) + 1), most_bytes)

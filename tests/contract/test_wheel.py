@@ -113,6 +113,7 @@ FILES = {
     "pointsman_calib/coverage.py",
     "pointsman_calib/documents.py",
     "pointsman_calib/external_data.py",
+    "pointsman_calib/fetching.py",
     "pointsman_calib/graph_pieces.py",
     "pointsman_calib/hub.py",
     "pointsman_calib/observers/__init__.py",

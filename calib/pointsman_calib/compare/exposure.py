@@ -14,6 +14,7 @@ import onnx_ir as ir
 from pointsman.errors import BundleError
 from pointsman.manifest import Graph, Stack
 from pointsman_calib.compare.comparison import Side
+from pointsman_calib.fetching import fetch_by_token
 
 EXPERTS: Final = ".experts"
 """What follows a block's name in the name of its router's choices."""
@@ -58,6 +59,7 @@ def exposed(path: Path, wanted: Exposure) -> bytes:
         BundleError: the graph lacks something of it.
     """
     model = ir.load(path)
+    fetch_by_token(model.graph)
     found = _Values(model.graph, path)
     given = [found[name] for name in wanted.streams] if wanted.layers else []
     given += [_named(found.choice_of(block), block + EXPERTS) for block in wanted.sparse]
