@@ -136,6 +136,7 @@ FILES = {
     "pointsman_calib/report/line_plot.py",
     "pointsman_calib/report/markup.py",
     "pointsman_calib/report/page.py",
+    "pointsman_calib/report/quantization.py",
     "pointsman_calib/report/style.css",
     "pointsman_calib/report/tables.py",
     "pointsman_calib/weight_only/__init__.py",
