@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.errors import OptionsError
 from pointsman.manifest import (
     ExpertCoverage,
     Fidelity,
@@ -59,6 +60,7 @@ def write_variant(
 
     Raises:
         CorpusError: too many experts are given too few tokens.
+        OptionsError: the limits leave nothing quantized.
     """
     source = manifest.variants[SOURCE]
     draft = Draft(graph_files(bundle, source), scheme, place)
@@ -93,6 +95,11 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
     looked_up = {name for name, weight in draft.weights.items() if weight.gathered}
     draft.round(GptqRounding(statistics, draft.order, coverage.thin, looked_up))
     settled = settle(draft, limits, text)
+    if not draft.contents.rounded:
+        raise OptionsError(
+            f"no layer can be {draft.scheme} within these limits; loosen --max-loss-increase, --min-agreement or "
+            "--min-expert-agreement"
+        )
     return _provenance(draft, corpus, coverage, _sensitivity(settled, nearest, text.exact))
 
 
