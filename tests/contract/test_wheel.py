@@ -87,6 +87,7 @@ FILES = {
     "pointsman_calib/commands/__init__.py",
     "pointsman_calib/commands/compare.py",
     "pointsman_calib/commands/corpus_arguments.py",
+    "pointsman_calib/commands/outputs.py",
     "pointsman_calib/commands/quantize.py",
     "pointsman_calib/commands/ranges.py",
     "pointsman_calib/compare/__init__.py",
