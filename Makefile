@@ -35,8 +35,9 @@ calibrate: $(DEMO)/manifest.json ## quantize the demo bundle in every scheme for
 	$(BIN)/pointsman-calib quantize $(DEMO) --scheme int8-qdq --corpus $(C4) --force
 
 compare: C4 ?= $(UNSEEN)
+compare: LIMITS ?= --max-loss-increase 1.5 --min-agreement 95
 compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, or C4="<files>"; writes build/comparison.html
-	$(BIN)/pointsman-calib compare $(DEMO) --corpus $(C4) --report build/comparison.html
+	$(BIN)/pointsman-calib compare $(DEMO) --corpus $(C4) --report build/comparison.html $(LIMITS)
 
 engines: $(DEMO)/manifest.json $(VENV)/.engines ## build the demo's TensorRT-RTX plans, no GPU needed (CAPABILITIES="8.9")
 	$(BIN)/pointsman-export engines $(DEMO) --flavour tensorrt-rtx --compute-capability $(CAPABILITIES) --force

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PointsmanError as error:
         print(f"pointsman-calib: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("pointsman-calib: interrupted; the bundle is as it was", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"pointsman-calib: interrupted; {str(interrupt) or 'the bundle is as it was'}", file=sys.stderr)
         return INTERRUPTED
     return code
 

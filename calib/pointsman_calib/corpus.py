@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from pointsman.errors import OptionsError
 from pointsman.manifest import TOKENIZER, Architecture, Calibration, read_manifest
 from pointsman.tokenizer import Tokenizer
 from pointsman_calib import hub
@@ -55,10 +56,15 @@ class Corpus:
         Raises:
             BundleNotFoundError: there is no bundle.
             CorpusError: the corpus cannot be read, or none of it can be used.
-            OptionsError: an option is out of range.
+            OptionsError: an option is out of range, or the window is longer than the bundle takes.
         """
         folder = Path(bundle)
-        tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=read_manifest(folder).extra_ids)
+        manifest = read_manifest(folder)
+        if window > manifest.limits.tokens:
+            raise OptionsError(
+                f"the window is {window} tokens and the bundle takes at most {manifest.limits.tokens}; shorten it"
+            )
+        tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=manifest.extra_ids)
         read = read_documents(sources, split=split)
         chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)
         return cls(list(chosen), seed, window)

@@ -39,5 +39,6 @@ def require_coverage(counts: Counts, *, fewest_tokens: int, most_thin: float, do
         raise CorpusError(
             f"{thin.sum()} of {given.size} experts were given fewer than {fewest_tokens} tokens, and at most "
             f"{most_thin:.0%} may be: {surplus} of them need {lacking} tokens more; calibrate on more than these "
-            f"{documents} documents, or accept fewer tokens with --min-expert-tokens"
+            f"{documents} documents, or accept fewer tokens with --min-expert-tokens, or more such experts with "
+            "--max-thin-experts"
         )

@@ -1,16 +1,18 @@
 """Datasets on the Hugging Face hub, or on the mirror that ``HF_ENDPOINT`` names, as plain files."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pointsman.errors import CorpusError
 
 Split = Literal["train", "validation"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 _DATASET_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _FILE_SUFFIXES: Final = (".gz", ".json", ".jsonl")
@@ -62,8 +64,11 @@ def list_files(dataset: str, *, split: Split, config: str, revision: str | None)
 def _names(dataset: str, folder: str, revision: str | None) -> list[str]:
     from huggingface_hub import HfApi
 
+    api = HfApi()
+    # Asked once: without a network, the listing is asked for again and again for half a minute.
+    api.dataset_info(dataset, revision=revision, expand=["sha"])
     # One folder only: the whole of allenai/c4 has more than 25,000 files.
-    entries = HfApi().list_repo_tree(dataset, folder, revision=revision, repo_type="dataset")
+    entries = api.list_repo_tree(dataset, folder, revision=revision, repo_type="dataset")
     return [entry.path for entry in entries]
 
 
@@ -80,7 +85,8 @@ def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
     # The base of whichever HTTP library huggingface_hub is built on.
     transport_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
-        yield
+        with _quiet():
+            yield
     except errors.GatedRepoError as error:
         raise CorpusError(f"{dataset} asks for consent on the hub; give it there and set HF_TOKEN") from error
     except errors.RepositoryNotFoundError as error:
@@ -100,3 +106,16 @@ def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
             f"there is no file {dataset}, and fetching it from the hub failed ({reason}); "
             "check the network, or download C4 files and name them"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep huggingface_hub from telling of each failure before it is told in one sentence."""
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+
+    verbosity = get_verbosity()
+    set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        set_verbosity(verbosity)

@@ -84,29 +84,49 @@ def quantize_bundle(
     Raises:
         BundleNotFoundError: there is no bundle.
         BundleError: it is damaged, or lacks the float variant; or the table is of another bundle.
-        OptionsError: the scheme does not go with the other arguments.
+        OptionsError: the scheme does not go with the other arguments, or the limits leave nothing quantized.
         CorpusError: the corpus reached too few experts.
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
+        KeyboardInterrupt: interrupted; has a message where the bundle is not as it was.
     """
     if limits is not None and corpus is None:
         raise OptionsError("limits are checked on a corpus, and there is none")
     folder = Path(bundle)
     recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping)
-    manifest = read_manifest(folder)
+    manifest = open_bundle(folder, recipe, force=force)
+    verify_files(folder, manifest.variants[recipe.source].files)
+    try:
+        with replacing(folder / "variants" / scheme) as partial:
+            variant = recipe.write(folder, manifest, partial)
+            _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
+        _update(folder, recipe.name, variant)
+    except BaseException as stopped:
+        if not _put_back(folder, recipe.name, manifest.variants.get(recipe.name)) and isinstance(
+            stopped, KeyboardInterrupt
+        ):
+            raise KeyboardInterrupt(f"{recipe.name} was being put in its place: run the same command again") from None
+        raise
+    return variant
+
+
+def open_bundle(bundle: Path, recipe: Recipe, *, force: bool) -> Manifest:
+    """Read a bundle's manifest, and check that a recipe's variant can be added to it.
+
+    Raises:
+        BundleNotFoundError: there is no bundle.
+        BundleError: it is damaged, or lacks the float variant.
+        OutputExistsError: the variant is there and `force` is not given.
+    """
+    manifest = read_manifest(bundle)
     if recipe.source not in manifest.variants:
         form, _, dtype = recipe.source.partition("-")
         raise BundleError(
-            f"{folder} has no {recipe.source} variant to quantize; export it with --form {form} --dtype {dtype}"
+            f"{bundle} has no {recipe.source} variant to quantize; export it with --form {form} --dtype {dtype}"
         )
     if recipe.name in manifest.variants and not force:
-        raise OutputExistsError(f"{folder} has a {recipe.name} variant already; replace it with --force")
-    verify_files(folder, manifest.variants[recipe.source].files)
-    with replacing(folder / "variants" / scheme) as partial:
-        variant = recipe.write(folder, manifest, partial)
-        _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
-    _update(folder, recipe.name, variant)
-    return variant
+        raise OutputExistsError(f"{bundle} has a {recipe.name} variant already; replace it with --force")
+    return manifest
 
 
 def _update(folder: Path, name: str, variant: Variant | None) -> None:
@@ -116,3 +136,18 @@ def _update(folder: Path, name: str, variant: Variant | None) -> None:
     changed = others if variant is None else {**others, name: variant}
     if changed != manifest.variants:
         write_manifest(replace(manifest, variants=changed), folder)
+
+
+def _put_back(folder: Path, name: str, old: Variant | None) -> bool:
+    """Undo what can be undone in the manifest; whether it is as it was."""
+    if old is not None and name not in read_manifest(folder).variants and not _damaged(folder, old):
+        _update(folder, name, old)
+    return read_manifest(folder).variants.get(name) == old
+
+
+def _damaged(folder: Path, variant: Variant) -> bool:
+    try:
+        verify_files(folder, variant.files)
+    except BundleError:
+        return True
+    return False

@@ -51,11 +51,16 @@ def write_ranges(
     folder = Path(bundle)
     manifest = read_manifest(folder)
     verify_files(folder, portable_source(folder, manifest).files)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_file(path)
     table = collect_ranges(folder, manifest, corpus, percentile=percentile, progress=partial)
     write_range_table(table, path)
     partial.unlink(missing_ok=True)
     return table
+
+
+def partial_file(path: Path) -> Path:
+    """Where a table's progress is kept until it is whole."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def collect_ranges(

@@ -68,11 +68,15 @@ def test_the_page(compared, bundle):
 
 
 def test_a_written_command(compared, bundle):
-    *_, last = (bundle.parent / "commands" / "commands.sh").read_text().splitlines()
+    *_, last, _ = (bundle.parent / "commands" / "commands.sh").read_text().splitlines()
     assert "int8/fused.decoder.onnx" in last
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["sh", "-c", last], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        ["sh", "-c", last.removesuffix(" || failed=1")],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "Pass Rate: 100.00%" in done.stdout

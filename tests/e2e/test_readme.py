@@ -47,6 +47,12 @@ def test_make_knows(command):
     assert sh(command.replace("make ", "make --dry-run --always-make ", 1), ROOT)
 
 
+@pytest.mark.parametrize(("given", "limits"), [("", re.search(r'`LIMITS="(.+)"`', README)[1]), ("LIMITS= ", "")])
+def test_what_make_compare_holds_variants_to(given, limits):
+    *_, last = sh(f"make --dry-run {given}compare", ROOT).splitlines()
+    assert last.endswith(f"--report build/comparison.html {limits}")
+
+
 def test_the_demo_is_exported_first():
     assert of_kind("shell")[0] == EXPORT
 

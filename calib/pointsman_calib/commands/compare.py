@@ -6,11 +6,12 @@ Exit code 0: all limits hold; 1: one does not, or a variant gives values that ar
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 from tqdm import tqdm
 
 from pointsman.errors import OptionsError, OutputError
-from pointsman_calib.commands import corpus_arguments
+from pointsman_calib.commands import corpus_arguments, outputs
 from pointsman_calib.compare.comparison import Comparison, Limits
 from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
@@ -20,6 +21,7 @@ from pointsman_calib.corpus import Corpus
 from pointsman_calib.report import render
 
 HELP = "compare variants on C4: loss, errors, agreement, size and speed"
+SPLIT: Final = "validation"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_corpus(group: "argparse._ArgumentGroup") -> None:
-    corpus_arguments.add(group, required=True, use="what to compare on, of a hub id its validation split")
+    corpus_arguments.add(group, required=True, use="what to compare on", split=SPLIT)
     group.add_argument("--batch-size", type=int, default=4, help="documents run together (default: 4)")
     group.add_argument(
         "--generations", type=int, default=4, help="documents to generate from and time; 0: none (default: 4)"
@@ -71,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed)
     _check_outputs(parsed)
     subject = open_subject(parsed.bundle, parsed.baseline, parsed.candidate)
-    corpus = corpus_arguments.read(parsed, split="validation")
+    corpus = corpus_arguments.read(parsed, split=SPLIT)
     evaluation = survey(subject, corpus, parsed.corpus)
     with tqdm(total=len(corpus.examples), desc="documents", unit="", disable=None) as bar:
         comparison = compare_bundle(subject, corpus, evaluation, settings, progress=bar.update)
@@ -113,10 +115,8 @@ def _at_least(least: int, number: int, option: str) -> int:
 
 def _check_outputs(parsed: argparse.Namespace) -> None:
     """Refuse what could not be written, before anything long is run."""
-    report: Path | None = parsed.report
-    if report is not None and (report.is_dir() or not report.parent.is_dir()):
-        wrong = f"{report} is a folder" if report.is_dir() else f"there is no folder {report.parent}"
-        raise OutputError(f"{wrong}; name a file in a folder that is there for --report")
+    if parsed.report is not None:
+        outputs.check_file(parsed.report, "--report")
     if parsed.commands is not None:
         check_commands_folder(parsed.commands)
 

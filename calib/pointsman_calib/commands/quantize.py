@@ -1,14 +1,16 @@
 """`pointsman-calib quantize`: add a quantized variant to a bundle."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pointsman.manifest import Fidelity, Quantization
+from pointsman.errors import OptionsError
+from pointsman.manifest import Fidelity, Quantization, Variant
 from pointsman_calib.commands import corpus_arguments
 from pointsman_calib.observers import METHODS
 from pointsman_calib.qdq import DEFAULT, SCHEME, Clipping
-from pointsman_calib.quantize import SCHEMES, quantize_bundle
+from pointsman_calib.quantize import SCHEMES, Recipe, open_bundle, quantize_bundle, recipe_of
 from pointsman_calib.range_table import read_range_table
 from pointsman_calib.sensitivity import DEFAULT_LIMITS, Limits
 
@@ -69,21 +71,52 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Quantize; print the new variant's name and size, and how many experts had too few tokens."""
     table = None if parsed.ranges is None else read_range_table(parsed.ranges)
-    corpus = corpus_arguments.read(parsed) if parsed.corpus else None
+    limits, clipping = _limits(parsed), _clipping(parsed)
+    recipe = recipe_of(parsed.scheme, corpus=None, limits=limits, table=table, clipping=clipping)
+    manifest = open_bundle(Path(parsed.bundle), recipe, force=parsed.force)  # before a corpus is fetched and read
+    _refuse_unused(parsed)
     variant = quantize_bundle(
         parsed.bundle,
         parsed.scheme,
-        corpus=corpus,
-        limits=_limits(parsed),
+        corpus=corpus_arguments.read(parsed) if parsed.corpus else None,
+        limits=limits,
         table=table,
-        clipping=_clipping(parsed),
+        clipping=clipping,
         force=parsed.force,
     )
-    size = sum(file.bytes for file in variant.files)
-    print(f"{variant.form}-{variant.precision}: {size / 1e6:,.1f} MB")
+    print(f"{recipe.name}: {_size(variant) / 1e6:,.1f} MB")
     if variant.quantization is not None:
         _print_calibration(variant.quantization)
+    _warn_of_size(recipe, variant, manifest.variants[recipe.source])
     return 0
+
+
+def _refuse_unused(parsed: argparse.Namespace) -> None:
+    """Refuse options of a corpus where there is none.
+
+    Raises:
+        OptionsError: one is given.
+    """
+    names = [*corpus_arguments.OPTIONS, "max_loss_increase", "min_agreement", "min_expert_agreement"]
+    if parsed.ranges is None:
+        names += ["min_expert_tokens", "max_thin_experts"]  # a table says what experts were given
+    unused = [f"--{name.replace('_', '-')}" for name in names if getattr(parsed, name) is not None]
+    if unused and not parsed.corpus:
+        raise OptionsError(f"without a corpus, {unused[0]} has no effect; name one with --corpus, or leave it out")
+
+
+def _warn_of_size(recipe: Recipe, variant: Variant, source: Variant) -> None:
+    """Say where quantizing saved nothing."""
+    if _size(variant) >= _size(source):
+        print(
+            f"pointsman-calib: {recipe.name} is not smaller than {recipe.source} ({_size(source) / 1e6:,.1f} MB); "
+            "serve that one, or spare less with looser limits",
+            file=sys.stderr,
+        )
+
+
+def _size(variant: Variant) -> int:
+    return sum(file.bytes for file in variant.files)
 
 
 def _print_calibration(quantization: Quantization) -> None:

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from pointsman_calib.commands import corpus_arguments
-from pointsman_calib.observers import DEFAULT_PERCENTILE
-from pointsman_calib.ranges import write_ranges
+from pointsman_calib.commands import corpus_arguments, outputs
+from pointsman_calib.corpus import Corpus
+from pointsman_calib.observers import DEFAULT_PERCENTILE, check_percentile
+from pointsman_calib.range_table import RangeTable
+from pointsman_calib.ranges import partial_file, write_ranges
 
 HELP = "observe ranges of activations on a corpus"
 
@@ -25,8 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Observe, and print what was seen."""
-    table = write_ranges(parsed.bundle, corpus_arguments.read(parsed), parsed.output, percentile=parsed.percentile)
+    check_percentile(parsed.percentile)
+    outputs.check_file(parsed.output, "--output")
+    table = _observed(parsed, corpus_arguments.read(parsed))
     given = [tokens for layer in table.coverage.values() for tokens in layer]
     least = f", {min(given)} tokens or more for each of {len(given)} experts" if given else ""
     print(f"{parsed.output}: {len(table.tensors)} ranges on {table.provenance.sequences} documents{least}")
     return 0
+
+
+def _observed(parsed: argparse.Namespace, corpus: Corpus) -> RangeTable:
+    """The table, written.
+
+    Raises:
+        KeyboardInterrupt: interrupted; says what was kept.
+    """
+    try:
+        return write_ranges(parsed.bundle, corpus, parsed.output, percentile=parsed.percentile)
+    except KeyboardInterrupt:
+        partial = partial_file(parsed.output)
+        if not partial.exists():
+            raise
+        raise KeyboardInterrupt(f"progress is kept in {partial}, and the same command goes on from there") from None

@@ -7,22 +7,23 @@ import json
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pointsman.manifest import Form, Precision
+from pointsman.manifest import Form, Precision, Sensitivity
 from pointsman.records import to_json
 
 SCHEMA: Final = 1
 
 Search = Literal["greedy", "4 beams"]
 Side = Literal["encoder", "decoder"]
+Instead = Literal["rounded to nearest", "given their layer's range"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An estimate and its 95 % confidence interval."""
+    """An estimate and its 95 % confidence interval, whose ends are null where documents are too few for one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,17 +102,19 @@ class DocumentsUsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibratedExperts:
-    """How well experts were seen when the ranges of a variant's activations were measured.
+    """How well experts were seen in calibration.
 
     Attributes:
         coverage: of each sparse layer.
-        fewest_tokens: an expert that was given fewer has its layer's range.
-        thin: how many were given fewer.
+        fewest_tokens: an expert that was given fewer is thin.
+        thin: how many are.
+        instead: what was done with those.
     """
 
     coverage: tuple[ExpertCoverage, ...]
     fewest_tokens: int
     thin: int
+    instead: Instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +129,11 @@ class VariantResult:
         bytes: of its files; those that variants share count for each.
         rounding: how its weights were rounded; null for float variants.
         calibration: the documents that it was calibrated on; null where it was not.
-        calibrated_experts: how well they were seen then; null where activations have no ranges.
+        calibrated_experts: how well they were seen then; null where it was not counted.
+        quantized: how many of its weights are.
+        kept: weights of products that stayed in float; none for float variants, which have no others.
+        sensitivity: what was measured on the calibration text, beside rounding to nearest, how layers were ranked by
+            it, and what was spared; null where nothing was measured.
         non_finite: tensors with NaN or infinity; nothing else is measured then.
         loss: nats per span token.
         coverage: of each sparse layer.
@@ -141,6 +148,9 @@ class VariantResult:
     rounding: str | None
     calibration: DocumentsUsed | None
     calibrated_experts: CalibratedExperts | None
+    quantized: int
+    kept: tuple[str, ...]
+    sensitivity: Sensitivity | None
     non_finite: tuple[NonFinite, ...]
     loss: Interval | None
     coverage: tuple[ExpertCoverage, ...]
@@ -228,6 +238,8 @@ class Comparison:
         source: the checkpoint that it was made from.
         source_sha256: of the checkpoint's weights.
         versions: package name to version.
+        date: of the comparison, ISO 8601, UTC.
+        engine: that ran the variants, and on which device.
         machine: where speed was measured.
         evaluation: the documents compared on.
         limits: what was asked for.
@@ -240,6 +252,8 @@ class Comparison:
     source: str
     source_sha256: str
     versions: dict[str, str]
+    date: str
+    engine: str
     machine: str
     evaluation: Evaluation
     limits: Limits

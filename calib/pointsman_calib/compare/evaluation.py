@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from pointsman.model import SwitchModel
@@ -25,6 +26,7 @@ from pointsman_calib.compare.teacher_forcing import tally_all
 from pointsman_calib.corpus import Corpus
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
+ENGINE: Final = "ONNX Runtime on the CPU"
 MAX_NEW_TOKENS: Final = 32
 
 
@@ -74,6 +76,8 @@ def compare_bundle(
         source=source.name,
         source_sha256=source.sha256,
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        date=datetime.now(UTC).date().isoformat(),
+        engine=ENGINE,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         evaluation=evaluation,
         limits=settings.limits,

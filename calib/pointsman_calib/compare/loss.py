@@ -15,6 +15,7 @@ from pointsman.decoding.scores import log_normalizers
 from pointsman_calib.compare.comparison import Interval
 
 RESAMPLES: Final = 1000
+FEWEST_DOCUMENTS: Final = 5  # resamples of fewer are too alike for an interval
 _PERCENTILES: Final = (2.5, 97.5)
 
 Floats = NDArray[np.float64]
@@ -72,13 +73,13 @@ class DocumentLosses:
 
 def loss_interval(losses: DocumentLosses, *, seed: int) -> Interval:
     """Nats per span token."""
-    return _interval(losses.mean, _resampled(losses, seed))
+    return _interval(losses.mean, _resampled(losses, seed), losses.counts.size)
 
 
 def increase_interval(baseline: DocumentLosses, candidate: DocumentLosses, *, seed: int) -> Interval:
     """Percent of the baseline's loss that the candidate loses more; both are resampled to the same documents."""
     ratios = _resampled(candidate, seed) / _resampled(baseline, seed)
-    return _interval(100 * (candidate.mean / baseline.mean - 1), 100 * (ratios - 1))
+    return _interval(100 * (candidate.mean / baseline.mean - 1), 100 * (ratios - 1), baseline.counts.size)
 
 
 def _resampled(losses: DocumentLosses, seed: int) -> Floats:
@@ -92,6 +93,8 @@ def _resampled(losses: DocumentLosses, seed: int) -> Floats:
     return means
 
 
-def _interval(value: float, resampled: Floats) -> Interval:
+def _interval(value: float, resampled: Floats, documents: int) -> Interval:
+    if documents < FEWEST_DOCUMENTS:
+        return Interval(value=value, low=None, high=None)
     low, high = np.percentile(resampled, _PERCENTILES)
     return Interval(value=value, low=float(low), high=float(high))

@@ -2,7 +2,8 @@
 
 For every graph of every variant, `commands.sh` holds a line that runs the graph through ONNX Runtime on one document
 and compares each output with the baseline's. All decoders are fed the baseline's cross keys and values, so a line
-judges one graph alone.
+judges one graph alone. Tolerances are twice the errors that were measured: the lines tell whether a graph, an engine or
+a machine changes what was measured, and nothing about whether that was good.
 """
 
 import shlex
@@ -28,6 +29,12 @@ from pointsman_calib.compare.runners import decoder_feeds
 Arrays = OrderedDict[str, Array]
 
 COMMANDS: Final = "commands.sh"
+_HEADER: Final = """\
+#!/bin/sh
+# Each graph on one document, beside the baseline's outputs. Tolerances are twice the errors that were measured when
+# this was written: a line that fails tells of a change, and one that passes not of quality. All lines are run.
+failed=0
+"""
 _HEADROOM: Final = 2.0  # over the error measured here: other machines round otherwise
 _ROUNDING: Final = 1e-5  # of the largest magnitude: what two float32 engines may always differ by
 
@@ -64,7 +71,7 @@ def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], 
         graphs = {name: _path(bundle, variant.decoder.file) for name, variant in variants.items()}
         feeds = decoder_feeds(baseline, document.decoder_input_ids, document.attention_mask, encoded)
         _, more = _write_side(partial, folder, "decoder", graphs, feeds)
-        text = "#!/bin/sh\nset -e\n" + "".join(f"{line}\n" for line in (*lines, *more))
+        text = _HEADER + "".join(f"{line} || failed=1\n" for line in (*lines, *more)) + "exit $failed\n"
         (partial / COMMANDS).write_text(text, encoding="utf-8")
 
 

@@ -11,12 +11,14 @@ from pointsman_calib.compare.comparison import (
     DocumentsUsed,
     ExpertCoverage,
     GenerationAgreement,
+    Instead,
     Limits,
     VariantResult,
 )
 from pointsman_calib.compare.loss import increase_interval, loss_interval
 from pointsman_calib.compare.tallies import LOGITS, PairTally, VariantTally
 from pointsman_calib.compare.variants import calibrated_on
+from pointsman_calib.coverage import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,19 @@ def variant_result(
         generated: measured while it generated.
         seed: of the bootstrap.
     """
-    calibration = calibrated_on(variant)
+    calibration, quantization = calibrated_on(variant), variant.quantization
     return VariantResult(
         name=name,
         form=variant.form,
         precision=variant.precision,
         capacity=variant.capacity,
         bytes=sum(file.bytes for file in variant.files),
-        rounding=variant.quantization.rounding if variant.quantization else None,
+        rounding=quantization.rounding if quantization else None,
         calibration=DocumentsUsed(documents=len(calibration), sha256=calibration.sha256) if len(calibration) else None,
         calibrated_experts=calibrated_experts(variant),
+        quantized=len(quantization.formats) if quantization else 0,
+        kept=quantization.kept if quantization else (),
+        sensitivity=quantization.sensitivity if quantization else None,
         non_finite=tally.non_finite,
         loss=None if tally.non_finite else loss_interval(tally.losses, seed=seed),
         coverage=() if tally.non_finite else tally.coverage(),
@@ -65,15 +70,30 @@ def variant_result(
 
 
 def calibrated_experts(variant: Variant) -> CalibratedExperts | None:
-    """How well a variant's experts were seen in calibration; None where its activations were not quantized then."""
-    activations = variant.quantization and variant.quantization.activations
-    if not activations:
-        return None
+    """How well a variant's experts were seen in calibration; None where that was not counted."""
+    quantization = variant.quantization
+    if quantization and (ranges := quantization.activations):
+        return _experts(ranges.coverage, ranges.thin_experts, ranges.fewest_tokens, "given their layer's range")
+    if quantization and (coverage := quantization.coverage):
+        return _experts(coverage.tokens, coverage.thin, coverage.fewest_tokens, "rounded to nearest")
+    return None
+
+
+def _experts(tokens: Counts, thin: Counts, fewest: int, instead: Instead) -> CalibratedExperts:
+    """By block, as routers are named, the encoder's first; each has one sparse layer at most."""
+    blocks = {layer.partition(".layer.")[0]: given for layer, given in tokens.items()}
     return CalibratedExperts(
-        coverage=tuple(ExpertCoverage(layer=layer, tokens=tokens) for layer, tokens in activations.coverage.items()),
-        fewest_tokens=activations.fewest_tokens,
-        thin=sum(map(len, activations.thin_experts.values())),
+        coverage=tuple(ExpertCoverage(layer=block, tokens=blocks[block]) for block in sorted(blocks, key=_place)),
+        fewest_tokens=fewest,
+        thin=sum(map(len, thin.values())),
+        instead=instead,
     )
+
+
+def _place(block: str) -> tuple[bool, int]:
+    """Where a block such as `decoder.block.3` comes."""
+    side, _, number = block.split(".")
+    return side == "decoder", int(number)
 
 
 def candidate_result(

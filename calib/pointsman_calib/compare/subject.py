@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman.errors import OptionsError
 from pointsman.manifest import Manifest, Variant, read_manifest, verify_files
 from pointsman_calib.compare.comparison import Evaluation
 from pointsman_calib.compare.variants import calibrated_on, choose_variants
@@ -63,11 +62,7 @@ def survey(subject: Subject, corpus: Corpus, sources: Sequence[str]) -> Evaluati
 
     Raises:
         CorpusError: a variant was calibrated on some of them.
-        OptionsError: the window is longer than the bundle takes.
     """
-    limit = subject.manifest.limits.tokens
-    if corpus.window > limit:
-        raise OptionsError(f"the window is {corpus.window} tokens and the bundle takes at most {limit}; shorten it")
     documents = DocumentSet.of(corpus.examples)
     for variant in subject.variants.values():
         refuse_overlap(calibrated_on(variant), documents)

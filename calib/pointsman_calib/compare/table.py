@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from pointsman.manifest import Fidelity
 from pointsman_calib.compare.comparison import (
     CandidateResult,
     Comparison,
@@ -13,6 +14,16 @@ from pointsman_calib.compare.comparison import (
 )
 
 COST: Final = ("variant", "size", "ms/token", "loss (95 % interval)", "increase (95 % interval)")
+QUANTIZATION: Final = (
+    "quantization",
+    "rounding",
+    "weights",
+    "inputs in two parts",
+    "in float",
+    "thin experts",
+    "on the calibration text: loss, tokens, experts",
+    "all rounded to nearest",
+)
 AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", "logits", "worst of encoder")
 _NONE: Final = "-"
 
@@ -37,11 +48,16 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     yield from _aligned([COST, *cost_rows(comparison)])
     yield ""
     yield from _aligned([AGREEMENT, *agreement_rows(comparison)])
+    if quantizations := list(quantization_rows(comparison)):
+        yield ""
+        yield from _aligned([QUANTIZATION, *quantizations])
+    yield from _costliest(comparison)
     if any(candidate.layers for candidate in candidates):
         yield ""
         yield from _aligned(list(_layer_rows(candidates)))
     yield ""
     yield "tokens: likeliest under teacher forcing; greedy, 4 beams: up to the first that differs; errors: SQNR"
+    yield from notes(comparison)
     for candidate in candidates:
         for sentence in candidate.failures:
             yield f"FAILED {candidate.variant.name}: {sentence}"
@@ -80,6 +96,50 @@ def _agreement_row(candidate: CandidateResult) -> Row:
     )
 
 
+def quantized_variants(comparison: Comparison) -> Iterator[VariantResult]:
+    """Those that are, the baseline first."""
+    variants = (comparison.baseline, *(candidate.variant for candidate in comparison.candidates))
+    yield from (variant for variant in variants if variant.rounding is not None)
+
+
+def quantization_rows(comparison: Comparison) -> Iterator[Row]:
+    """How each quantized variant came to be: what was spared, what was thin, and what was measured on the way."""
+    for variant in quantized_variants(comparison):
+        experts, found = variant.calibrated_experts, variant.sensitivity
+        given = sum(len(layer.tokens) for layer in experts.coverage) if experts else 0
+        yield (
+            variant.name,
+            variant.rounding or _NONE,
+            str(variant.quantized),
+            str(len(found.fine_inputs)) if found else _NONE,
+            str(len(variant.kept)),
+            f"{experts.thin} of {given} {experts.instead}" if experts else _NONE,
+            _fidelity(found.reached) if found else _NONE,
+            _fidelity(found.nearest) if found else _NONE,
+        )
+
+
+def _fidelity(fidelity: Fidelity) -> str:
+    return f"{fidelity.loss_increase:+.2%}, {fidelity.agreement:.2%}, {fidelity.expert_agreement:.2%}"
+
+
+def _costliest(comparison: Comparison) -> Iterator[str]:
+    """The first few of each ranking, which the report has whole."""
+    for variant in quantized_variants(comparison):
+        if (found := variant.sensitivity) is not None and found.costs:
+            yield f"costliest layers of {variant.name}: {', '.join(list(found.costs)[:3])}"
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What figures do not say of themselves."""
+    for variant in quantized_variants(comparison):
+        if variant.precision == "int8-qdq" and variant.ms_per_token is not None:
+            yield (
+                f"{variant.name} is for TensorRT: ONNX Runtime dequantizes its embedding and all of its experts in "
+                "each step, so its ms/token say nothing of its speed there"
+            )
+
+
 def _layer_rows(candidates: Sequence[CandidateResult]) -> Iterator[Row]:
     """Of each block, each candidate's error."""
     measured = [candidate for candidate in candidates if candidate.layers]
@@ -94,12 +154,17 @@ def _share(generation: GenerationAgreement) -> str:
 
 def loss_interval(value: Interval | None) -> str:
     """A loss such as `2.3450 (2.3010 to 2.3880)`."""
-    return _NONE if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+    return _NONE if value is None else f"{value.value:.4f}{_ends(value, '.4f')}"
 
 
 def percent_interval(value: Interval | None) -> str:
     """A change in percent such as `+0.21 % (+0.10 to +0.33)`."""
-    return _NONE if value is None else f"{value.value:+.2f} % ({value.low:+.2f} to {value.high:+.2f})"
+    return _NONE if value is None else f"{value.value:+.2f} %{_ends(value, '+.2f')}"
+
+
+def _ends(value: Interval, form: str) -> str:
+    """Of an interval, where there are documents enough for one."""
+    return "" if value.low is None or value.high is None else f" ({value.low:{form}} to {value.high:{form}})"
 
 
 def percent(share: float | None) -> str:

@@ -21,6 +21,16 @@ _LEVELS: Final = 128  # magnitudes that the entropy method's candidate distribut
 _RATIOS: Final = np.exp2(-np.arange(321) / 32)  # the mse method's clips, as parts of the largest magnitude: 1 … 1/1024
 
 
+def check_percentile(percentile: float) -> None:
+    """Refuse what is no percentile.
+
+    Raises:
+        OptionsError: it is not in (0, 100].
+    """
+    if not 0 < percentile <= 100:
+        raise OptionsError(f"percentile is {percentile}; it must be above 0 and at most 100")
+
+
 def percentile_clip(counts: NDArray[np.int64], width: float, percentile: float) -> float:
     """The bin edge below which at least `percentile` percent of the nonzero magnitudes lie.
 
@@ -32,8 +42,7 @@ def percentile_clip(counts: NDArray[np.int64], width: float, percentile: float) 
     Raises:
         OptionsError: `percentile` is out of range.
     """
-    if not 0 < percentile <= 100:
-        raise OptionsError(f"percentile is {percentile}; it must be above 0 and at most 100")
+    check_percentile(percentile)
     cumulative = np.cumsum(counts)
     rank = percentile / 100 * cumulative[-1]
     return float(np.searchsorted(cumulative, rank) + 1) * width

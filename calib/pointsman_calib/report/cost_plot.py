@@ -10,8 +10,8 @@ from pointsman_calib.report.markup import Markup, element, joined
 
 _WIDTH: Final = 960.0
 _TOP, _ROW, _BOTTOM = 30.0, 30.0, 26.0
-_LOSS, _INCREASE, _SIZE, _SPEED = (160.0, 380.0), (410.0, 630.0), (660.0, 750.0), (830.0, 910.0)
-"""Left and right end of each panel; bars leave room for their numbers."""
+_LOSS, _INCREASE, _SIZE, _SPEED = (170.0, 370.0), (420.0, 620.0), (660.0, 750.0), (830.0, 910.0)
+"""Left and right end of each panel; bars leave room for their numbers, and axes for half a label at either end."""
 
 
 def cost_plot(comparison: Comparison) -> Markup:
@@ -48,8 +48,8 @@ def _intervals(
 ) -> Markup:
     """Estimates with their intervals, and a line at the limit."""
     marks = [*always, *([] if limit is None else [limit])]
-    ends = [end for interval in intervals if interval is not None for end in (interval.low, interval.high)]
-    axis = Axis.around([*ends, *marks], *panel, ticks=4)
+    drawn = [number for interval in intervals if interval is not None for number in _numbers(interval)]
+    axis = Axis.around([*drawn, *marks], *panel, ticks=4)
     parts = [text(panel[0], _TOP - 14, title, class_="panel"), horizontal_axis(axis, _TOP, bottom)]
     if limit is not None:
         parts.append(line(axis(limit), _TOP, axis(limit), bottom, "limit"))
@@ -59,10 +59,17 @@ def _intervals(
     return joined(*parts)
 
 
+def _numbers(interval: Interval) -> Iterator[float]:
+    """All that is drawn of one."""
+    yield from (number for number in (interval.low, interval.value, interval.high) if number is not None)
+
+
 def _interval(axis: Axis, y: float, interval: Interval, series: int) -> Iterator[Markup]:
     """A candidate has the mark that it has in the other plots; the baseline, number -1, is in none."""
-    yield line(axis(interval.low), y, axis(interval.high), y, "whisker")
-    hint = f"{interval.value:.4f}, from {interval.low:.4f} to {interval.high:.4f}"
+    hint = f"{interval.value:.4f}"
+    if interval.low is not None and interval.high is not None:
+        yield line(axis(interval.low), y, axis(interval.high), y, "whisker")
+        hint += f", from {interval.low:.4f} to {interval.high:.4f}"
     yield marker(axis(interval.value), y, series, hint)
 
 

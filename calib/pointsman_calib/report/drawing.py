@@ -1,13 +1,24 @@
 """What all plots are drawn with. Colours are classes, so that the page's style decides them, in the dark too."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from pointsman_calib.report.axes import Axis
 from pointsman_calib.report.markup import Markup, element, joined
 
 SERIES: Final = 6
-"""Series that the style knows colours for; more of them begin anew, with the other shape."""
+"""Series that the style knows colours and dashes for; more of them begin anew, each with the next one's shape."""
+
+_TICK_LETTER: Final = 6.2  # width of a tick's digit
+_SHAPES: Final = (
+    ((-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)),
+    ((0.0, -5.0), (5.0, 0.0), (0.0, 5.0), (-5.0, 0.0)),
+    ((0.0, -4.5), (4.5, 3.5), (-4.5, 3.5)),
+    ((0.0, 4.5), (-4.5, -3.5), (4.5, -3.5)),
+    ((-5.0, -2.0), (5.0, -2.0), (5.0, 2.0), (-5.0, 2.0)),
+)
+"""Corners of marks around their middle: square, diamond, triangles up and down, bar. The first mark is a circle."""
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -32,9 +43,11 @@ def marker(x: float, y: float, series: int, hint: str) -> Markup:
     """A mark of a series, or of none (-1); the hint is shown where a pointer rests."""
     name = f"mark s{series % SERIES}" if series >= 0 else "mark"
     title = element("title", hint)
-    if (series + series // SERIES) % 2 == 0:
+    shape = (series + series // SERIES) % SERIES if series >= 0 else 0
+    if shape == 0:
         return element("circle", title, cx=x, cy=y, r=4, class_=name)
-    return element("rect", title, x=x - 3.5, y=y - 3.5, width=7, height=7, class_=name)
+    corners = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in _SHAPES[shape - 1])
+    return element("polygon", title, points=corners, class_=name)
 
 
 def polyline(points: Sequence[tuple[float, float]], series: int) -> Markup:
@@ -43,23 +56,22 @@ def polyline(points: Sequence[tuple[float, float]], series: int) -> Markup:
     return element("polyline", points=places, class_=f"line s{series % SERIES}")
 
 
-def legend(names: Sequence[str], x: float, y: float) -> Markup:
-    """Each series' mark and name, side by side."""
+def legend(series: Mapping[str, int], x: float, y: float) -> Markup:
+    """Each series' line, mark and name, side by side."""
     parts = []
-    for series, name in enumerate(names):
-        parts += [marker(x, y - 4, series, name), text(x + 10, y, name, class_="name")]
-        x += 34 + 7.2 * len(name)
+    for name, number in series.items():
+        parts += [polyline([(x - 14, y - 4), (x + 14, y - 4)], number), marker(x, y - 4, number, name)]
+        parts.append(text(x + 20, y, name, class_="name"))
+        x += 54 + 7.2 * len(name)
     return joined(*parts)
 
 
 def horizontal_axis(axis: Axis, top: float, bottom: float) -> Markup:
-    """Ticks of an axis from left to right, with a line from `top` to `bottom` at each."""
-    parts = []
-    for tick in axis.ticks:
-        parts += [
-            line(axis(tick), top, axis(tick), bottom, "grid"),
-            text(axis(tick), bottom + 16, axis.label(tick), anchor="middle"),
-        ]
+    """Ticks of an axis from left to right, with a line from `top` to `bottom` at each; labels stand well apart."""
+    parts = [line(axis(tick), top, axis(tick), bottom, "grid") for tick in axis.ticks]
+    widest = _TICK_LETTER * max(len(axis.label(tick)) for tick in axis.ticks)
+    every = math.ceil((widest + 10) / (axis(axis.ticks[1]) - axis(axis.ticks[0])))
+    parts += [text(axis(tick), bottom + 16, axis.label(tick), anchor="middle") for tick in axis.ticks[::every]]
     return joined(*parts)
 
 

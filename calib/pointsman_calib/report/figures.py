@@ -9,6 +9,7 @@ from pointsman_calib.compare.comparison import (
     ExpertCoverage,
     Side,
 )
+from pointsman_calib.compare.table import notes
 from pointsman_calib.report.cost_plot import cost_plot
 from pointsman_calib.report.heat_map import heat_map, per_column
 from pointsman_calib.report.line_plot import Figures, Group, line_plot
@@ -36,7 +37,8 @@ def _cost(comparison: Comparison) -> Iterator[Markup]:
     yield element("h2", "Loss by variant, with size and speed")
     yield _figure(
         "Points with 95 % intervals. The loss itself varies with the documents; the increase is paired by document, "
-        "so its interval is narrower. A dashed line is the limit.",
+        "so its interval is narrower. A dashed line is the limit."
+        + "".join(f" {note[0].upper()}{note[1:]}." for note in notes(comparison)),
         cost_plot(comparison),
     )
 
@@ -45,10 +47,11 @@ def _layers(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
     yield element("h2", "Error by layer")
     names = [tensor.name for tensor in candidates[0].layers]
     series = {found.variant.name: [tensor.sqnr_db for tensor in found.layers] for found in candidates}
+    left_out = _beyond_scale(candidates)
     yield _figure(
         "Signal to quantization noise of the residual stream after each block, in dB: higher is nearer to the "
-        "baseline. A block where nothing differs has no mark.",
-        line_plot(_by_side(names, series), "Signal to noise of the residual stream after each block", "dB"),
+        f"baseline. A block where nothing differs has no mark.{_only_numbers(left_out)}",
+        line_plot(_by_side(names, series), "Signal to noise of the residual stream after each block", "dB", left_out),
         _table("after", names, series, "{:.1f}".format, "equal"),
     )
 
@@ -57,12 +60,25 @@ def _steps(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
     yield element("h2", "Error by decoder step")
     labels = [str(step) for step in range(1, 1 + len(candidates[0].steps))]
     series = {found.variant.name: found.steps for found in candidates}
+    left_out = _beyond_scale(candidates)
     yield _figure(
         "Signal to quantization noise of the logits of each step under teacher forcing, in dB. Few documents reach "
-        "the last steps.",
-        line_plot([Group("decoder step", labels, series)], "Signal to noise of the logits of each step", "dB"),
+        f"the last steps.{_only_numbers(left_out)}",
+        line_plot(
+            [Group("decoder step", labels, series)], "Signal to noise of the logits of each step", "dB", left_out
+        ),
         _table("step", labels, series, "{:.1f}".format, "equal"),
     )
+
+
+def _beyond_scale(candidates: Sequence[CandidateResult]) -> list[str]:
+    """Float variants, where others are there: a hundred decibels more would press the others' lines together."""
+    names = [found.variant.name for found in candidates if found.variant.rounding is None]
+    return names if len(names) < len(candidates) else []
+
+
+def _only_numbers(left_out: Sequence[str]) -> str:
+    return f" Far above, and so among the numbers only: {', '.join(left_out)}." if left_out else ""
 
 
 def _experts(comparison: Comparison, candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
@@ -90,7 +106,7 @@ def _calibration_coverage(name: str, seen: CalibratedExperts) -> Markup:
     experts = sum(len(layer.tokens) for layer in seen.coverage)
     return _coverage(
         f"Calibration of {name}: {seen.thin} of {experts} experts were given fewer than {seen.fewest_tokens} tokens "
-        "and have their layer's range. Below, the share of each sparse layer's tokens that was given to",
+        f"and so {seen.instead}. Below, the share of each sparse layer's tokens that was given to",
         seen.coverage,
     )
 

@@ -42,8 +42,9 @@ def _shares(tokens: Sequence[int]) -> list[float]:
 
 
 def _numbers(columns: int, width: int) -> Iterator[Markup]:
-    """Numbers of experts above the columns, no closer than they can be read."""
+    """What columns are, and numbers of experts above them, no closer than they can be read."""
     each = (_WIDTH - _LEFT) / columns
+    yield text(_LEFT - 8, _TOP - 8, "expert", anchor="end")
     every = max(1, round(32 / each))
     for column in range(0, columns, every):
         yield text(_LEFT + each * (column + 0.5), _TOP - 8, str(column * width), anchor="middle")

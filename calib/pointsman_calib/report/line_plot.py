@@ -1,7 +1,7 @@
 """Figures by layer, or by decoder step: one line for each variant."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,24 +33,26 @@ class Group:
     series: Mapping[str, Figures]
 
 
-def line_plot(groups: Sequence[Group], label: str, unit: str) -> Markup:
+def line_plot(groups: Sequence[Group], label: str, unit: str, left_out: Collection[str] = ()) -> Markup:
     """One line for each variant in each group.
 
     Args:
         groups: from left to right; all of the same variants.
         label: what a screen reader says.
         unit: of the figures.
+        left_out: variants that are not drawn; the others keep their marks.
     """
-    figures = [figure for group in groups for line in group.series.values() for figure in line if figure is not None]
+    series = {name: number for number, name in enumerate(groups[0].series) if name not in left_out}
+    figures = [figure for group in groups for name in series for figure in group.series[name] if figure is not None]
     vertical = Axis.around(figures, _BOTTOM, _TOP, ticks=5)
     return drawing(
         _WIDTH,
         _HEIGHT,
         label,
-        legend(list(groups[0].series), _LEFT, 18),
+        legend(series, _LEFT, 18),
         text(_LEFT - 50, 44, unit, class_="panel"),
         vertical_axis(vertical, _LEFT, _RIGHT),
-        *(_group(group, left, right, vertical) for group, left, right in _side_by_side(groups)),
+        *(_group(group, series, left, right, vertical) for group, left, right in _side_by_side(groups)),
     )
 
 
@@ -64,15 +66,15 @@ def _side_by_side(groups: Sequence[Group]) -> Iterator[tuple[Group, float, float
         left = right + _GAP
 
 
-def _group(group: Group, left: float, right: float, vertical: Axis) -> Markup:
+def _group(group: Group, series: Mapping[str, int], left: float, right: float, vertical: Axis) -> Markup:
     each = (right - left) / len(group.labels)
     places = [left + each * (number + 0.5) for number in range(len(group.labels))]
     every = math.ceil(_FEWEST_APART / each)
     labelled = list(zip(places, group.labels, strict=True))[::every]
     parts = [text(place, _BOTTOM + 18, words, anchor="middle") for place, words in labelled]
     parts.append(text((left + right) / 2, _BOTTOM + 38, group.name, anchor="middle", class_="panel"))
-    for series, (name, figures) in enumerate(group.series.items()):
-        parts += _line(series, name, group.labels, places, figures, vertical)
+    for name, number in series.items():
+        parts += _line(number, name, group.labels, places, group.series[name], vertical)
     return joined(*parts)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 from pointsman_calib.compare.comparison import CandidateResult, Comparison
+from pointsman_calib.compare.loss import FEWEST_DOCUMENTS
 from pointsman_calib.compare.table import AGREEMENT, COST, agreement_rows, cost_rows
 from pointsman_calib.report.figures import figures
 from pointsman_calib.report.markup import Markup, element
+from pointsman_calib.report.quantization import quantization
 from pointsman_calib.report.tables import table
 
 # Whatever comes to be written into the page, nothing in it can load or run anything.
@@ -29,7 +31,9 @@ def render(comparison: Comparison) -> str:
 
 
 def _sections(comparison: Comparison) -> Iterator[Markup]:
-    yield element("p", f"Bundle {comparison.bundle}; baseline {comparison.baseline.name}.", class_="faint")
+    yield element(
+        "p", f"Bundle {comparison.bundle}; baseline {comparison.baseline.name}; {comparison.date}.", class_="faint"
+    )
     yield _verdict(comparison)
     yield element("h2", "Variants")
     yield table(COST, cost_rows(comparison))
@@ -41,6 +45,7 @@ def _sections(comparison: Comparison) -> Iterator[Markup]:
         "before the first that differs. Logits and worst of encoder: signal to quantization noise.",
     )
     yield table(AGREEMENT, agreement_rows(comparison))
+    yield from quantization(comparison)
     yield from figures(comparison)
     yield element("h2", "Errors of what the graphs give")
     yield from map(_errors, comparison.candidates)
@@ -99,7 +104,8 @@ def _documents(comparison: Comparison) -> Iterator[Markup]:
         "p",
         f"Spans are cut out as in T5's pretraining (seed {evaluation.seed}, at most {evaluation.window} encoder "
         f"inputs). The loss is in nats, over the {evaluation.span_tokens:,} tokens of the spans; its intervals are "
-        "bootstrapped over documents, at 95 %. Increases are paired by document. No document is in both sets.",
+        f"bootstrapped over documents, at 95 %, where there are {FEWEST_DOCUMENTS} of them. Increases are paired by "
+        "document. No document is in both sets.",
     )
     rows = [("evaluation", ", ".join(evaluation.sources), str(evaluation.documents), evaluation.sha256)]
     for candidate in (comparison.baseline, *(candidate.variant for candidate in comparison.candidates)):
@@ -111,7 +117,7 @@ def _documents(comparison: Comparison) -> Iterator[Markup]:
 
 def _conditions(comparison: Comparison) -> Iterator[Markup]:
     versions = ", ".join(f"{package} {version}" for package, version in comparison.versions.items())
-    yield element("p", f"{versions}. {comparison.machine}.")
+    yield element("p", f"Measured on {comparison.date} with {comparison.engine}: {comparison.machine}. {versions}.")
     yield element("p", f"Checkpoint {comparison.source}, sha256 of its weights {comparison.source_sha256}.")
     rows: list[Sequence[str]] = [
         (variant.name, variant.form, variant.precision, str(variant.capacity or "no limit"), variant.rounding or "-")

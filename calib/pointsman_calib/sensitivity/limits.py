@@ -27,7 +27,7 @@ class Limits:
     max_thin_experts: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_loss_increase < 0:
+        if not self.max_loss_increase >= 0:  # NaN is refused too
             raise OptionsError(f"the largest loss increase is {self.max_loss_increase:g}; give 0 percent or more")
         if not 0 <= self.min_agreement <= 100:
             raise OptionsError(f"the least agreement is {self.min_agreement:g}; give 0 to 100 percent")

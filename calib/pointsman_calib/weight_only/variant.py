@@ -56,6 +56,7 @@ def write_variant(
 
     Raises:
         CorpusError: too many experts are given too few tokens.
+        OptionsError: the limits leave nothing quantized.
     """
     source = manifest.variants[SOURCE]
     draft = Draft(graph_files(bundle, source), scheme, place)

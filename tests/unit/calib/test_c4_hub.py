@@ -19,6 +19,7 @@ import pytest
 
 from pointsman.errors import CorpusError
 from pointsman_calib.c4 import read_documents
+from pointsman_calib.cli import main
 
 DATASET = "allenai/c4"
 COMMIT = "c" * 40
@@ -44,6 +45,7 @@ class Hub:
     url: str = ""
     error: str = ""
     refused: bool = False
+    unavailable: bool = False
     fetched: list[str] = field(default_factory=list)
 
 
@@ -66,16 +68,19 @@ class Handler(BaseHTTPRequestHandler):
         listing, files = f"/api/datasets/{DATASET}/tree/", f"/datasets/{DATASET}/resolve/"
         if self.hub.error:
             return self._send(403 if self.hub.error == "GatedRepo" else 404, b"", {"X-Error-Code": self.hub.error})
+        if path.removeprefix(f"/api/datasets/{DATASET}") in ("", "/revision/main"):
+            return self._send(200, json.dumps({"id": DATASET}).encode(), {})
+        if path.startswith(f"/api/datasets/{DATASET}/revision/"):
+            return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if self.hub.unavailable:
+            return self._send(503, b"", {})
         if path.startswith(listing):
-            revision, folder = path.removeprefix(listing).split("/", 1)
-            return self._tree(revision, folder, second="cursor" in url.query)
+            return self._tree(path.removeprefix(f"{listing}main/"), second="cursor" in url.query)
         if path.startswith(files):
             return self._file(path.removeprefix(files).split("/", 1)[1], body=body)
         return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
 
-    def _tree(self, revision: str, folder: str, *, second: bool) -> None:
-        if revision != "main":
-            return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+    def _tree(self, folder: str, *, second: bool) -> None:
         entries = [
             {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
             for name, data in sorted(FILES.items(), reverse=True)
@@ -193,12 +198,48 @@ def test_a_file_that_cannot_be_fetched(hub):
     assert "\n" not in str(raised.value)
 
 
-def test_no_network(hub, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub tries again for 23 seconds
+def test_no_network(hub, monkeypatch, capsys):
+    """It is tried once, and nothing but the sentence is said."""
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"it waits {seconds} seconds to try again"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CorpusError, match=r"fetching it from the hub failed .*or download C4 files") as raised:
         read_documents([DATASET])
     assert "\n" not in str(raised.value)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_network_that_fails_on_the_way(hub, monkeypatch, capsys):
+    """A listing that has begun is tried again, without a word."""
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    hub.unavailable = True
+    with pytest.raises(CorpusError, match=r"fetching it from the hub failed .*or download C4 files"):
+        read_documents([DATASET])
+    assert waits
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "split"),
+    [
+        ("compare", [], "validation"),
+        ("compare", ["--split", "train"], "train"),
+        ("quantize", ["--scheme", "int4", "--force"], "train"),
+        ("quantize", ["--scheme", "int4", "--force", "--split", "validation"], "validation"),
+        ("ranges", ["-o", "ranges.json"], "train"),
+        ("ranges", ["-o", "ranges.json", "--split", "validation"], "validation"),
+    ],
+)
+def test_the_split_that_a_command_reads(hub, quantized_bundle, tmp_path, monkeypatch, capsys, command, options, split):
+
+    def unusable(documents, *_, **__):
+        raise CorpusError(f"none of {len(list(documents))} can be used")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pointsman_calib.corpus.examples", unusable)
+    assert main([command, str(quantized_bundle), "--corpus", DATASET, *options]) == 2
+    assert "can be used" in capsys.readouterr().err
+    assert {name.partition(".")[0] for name in hub.fetched} == {f"en/c4-{split}"}
 
 
 def test_an_impossible_id(hub):

@@ -72,3 +72,11 @@ def test_a_variant_beside_itself_loses_nothing(many):
     baseline, _ = many
     increase = increase_interval(baseline, baseline, seed=0)
     assert (increase.value, increase.low, increase.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("documents", "known"), [(1, False), (4, False), (5, True)])
+def test_few_documents_give_no_interval(documents, known):
+    some = losses([6.0, 7.0, 8.0, 6.5, 7.5][:documents], [3, 3, 3, 3, 3][:documents])
+    for interval in (loss_interval(some, seed=0), increase_interval(some, some, seed=0)):
+        assert (interval.low is not None, interval.high is not None) == (known, known)
+    assert loss_interval(some, seed=0).value == some.mean

@@ -49,14 +49,52 @@ def test_variants_are_described(comparison, quantized_bundle):
 
 
 def test_how_well_experts_were_seen_in_calibration(quantized_bundle):
-    variant = read_manifest(quantized_bundle).variants["fused-int4"]
-    assert calibrated_experts(variant) is None
+    """Layers are named as routers are, the encoder's first, whatever their order in the manifest."""
+    variants = read_manifest(quantized_bundle).variants
+    assert calibrated_experts(variants["fused-float32"]) is calibrated_experts(variants["fused-int8"]) is None
+    variant = variants["fused-int4"]
+    seen, counted = calibrated_experts(variant), variant.quantization.coverage
+    assert (seen.fewest_tokens, seen.instead) == (64, "rounded to nearest")
+    assert seen.thin == sum(map(len, counted.thin.values())) > 0
+    assert [layer.layer for layer in seen.coverage] == [
+        "encoder.block.1", "encoder.block.3", "decoder.block.1", "decoder.block.3"
+    ]  # fmt: skip
+    assert seen.coverage[0].tokens == counted.tokens["encoder.block.1.layer.1.mlp"]
+    layers = {"decoder.block.1.layer.2.mlp": (90, 3), "encoder.block.10.layer.1.mlp": (50, 43)}
     ranges = ActivationRanges(
-        method="mse", fewest_tokens=32, coverage={"a": (90, 3), "b": (50, 43)}, thin_experts={"a": (1,), "b": ()}
+        method="mse", fewest_tokens=32, coverage=layers, thin_experts={**dict.fromkeys(layers, ()), "a": (1,)}
     )
     seen = calibrated_experts(replace(variant, quantization=replace(variant.quantization, activations=ranges)))
-    assert (seen.fewest_tokens, seen.thin) == (32, 1)
-    assert seen.coverage[0] == ExpertCoverage(layer="a", tokens=(90, 3))
+    assert (seen.fewest_tokens, seen.thin, seen.instead) == (32, 1, "given their layer's range")
+    assert seen.coverage == (
+        ExpertCoverage(layer="encoder.block.10", tokens=(50, 43)),
+        ExpertCoverage(layer="decoder.block.1", tokens=(90, 3)),
+    )
+
+
+def test_how_variants_were_quantized(comparison, quantized_bundle):
+    float32, int8, int4 = comparison.baseline, *(candidate.variant for candidate in comparison.candidates)
+    quantization = read_manifest(quantized_bundle).variants["fused-int4"].quantization
+    assert (float32.quantized, float32.kept, float32.sensitivity) == (0, (), None)
+    assert (int8.quantized, int8.kept, int8.sensitivity) == (len(quantization.formats), (), None)
+    assert (int4.quantized, int4.sensitivity) == (len(quantization.formats), quantization.sensitivity)
+    document = json.loads(comparison.to_json())["candidates"][1]["variant"]
+    assert document["sensitivity"]["nearest"]["agreement"] == quantization.sensitivity.nearest.agreement
+    assert document["calibrated_experts"]["thin"] == int4.calibrated_experts.thin
+
+
+def test_the_table_says_what_was_spared(comparison):
+    int8, int4 = comparison.candidates
+    found = replace(int4.variant.sensitivity, costs={"decoder.block.3": 0.2, "b": 0.1, "c": 0.0, "d": 0.0})
+    variant = replace(int4.variant, sensitivity=found, kept=("lm_head.weight",))
+    qdq = replace(int8, variant=replace(int8.variant, precision="int8-qdq"))
+    text = as_text(replace(comparison, candidates=(qdq, replace(int4, variant=variant))))
+    (row,) = (line for line in text.splitlines() if line.startswith("fused-int4") and "GPTQ" in line)
+    experts = variant.calibrated_experts
+    assert f"  0                    1         {experts.thin} of 32 rounded to nearest  " in row
+    assert row.endswith(f", {found.nearest.agreement:.2%}, {found.nearest.expert_agreement:.2%}")
+    assert "costliest layers of fused-int4: decoder.block.3, b, c\n" in text
+    assert "fused-int8 is for TensorRT: ONNX Runtime dequantizes its embedding and all of its experts" in text
 
 
 def test_every_token_of_every_sparse_layer_has_an_expert(comparison):

@@ -90,13 +90,6 @@ def test_text_that_was_calibrated_on_is_refused(quantized_bundle, calibration_fi
         survey(subject, corpus, [])
 
 
-def test_a_window_longer_than_the_bundle_takes(quantized_bundle, corpus):
-    subject = open_subject(quantized_bundle)
-    limit = subject.manifest.limits.tokens
-    with pytest.raises(OptionsError, match=f"{limit + 1} tokens and the bundle takes at most {limit}; shorten it"):
-        survey(subject, replace(corpus, window=limit + 1), [])
-
-
 def test_a_damaged_variant_is_noticed_before_it_is_run(quantized_bundle, tmp_path):
     place = tmp_path / "bundle"
     place.mkdir()

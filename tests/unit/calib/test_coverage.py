@@ -19,7 +19,8 @@ def test_a_corpus_that_reaches_too_few_experts_says_how_much_is_lacking():
         require_coverage(COUNTS, fewest_tokens=64, most_thin=0.2, documents=9)
     assert str(raised.value) == (
         "3 of 8 experts were given fewer than 64 tokens, and at most 20% may be: 2 of them need 62 tokens more; "
-        "calibrate on more than these 9 documents, or accept fewer tokens with --min-expert-tokens"
+        "calibrate on more than these 9 documents, or accept fewer tokens with --min-expert-tokens, or more such "
+        "experts with --max-thin-experts"
     )
     with pytest.raises(CorpusError, match="3 of them need 126 tokens more"):
         require_coverage(COUNTS, fewest_tokens=64, most_thin=0.0, documents=9)

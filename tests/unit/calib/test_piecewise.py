@@ -68,9 +68,11 @@ def test_pieces_give_what_whole_graphs_give(exports, name, form, piece_bytes):
         found[numbers[id(batch)]][role] |= values
     for got, expected in zip(found, whole(export), strict=True):
         for role in ROLES:
-            assert got[role].keys() == expected[role].keys()
-            for value, array in expected[role].items():
-                np.testing.assert_array_equal(got[role][value], array, err_msg=value)
+            fetched = {value for value, array in expected[role].items() if "/mlp/Gather" in value and array.ndim == 3}
+            assert bool(fetched) == (form == "portable" and role == "decoder")  # a token at a time in pieces
+            assert got[role].keys() == expected[role].keys() - fetched
+            for value, array in got[role].items():
+                np.testing.assert_array_equal(array, expected[role][value], err_msg=value)
 
 
 def test_a_small_model_is_cut_before_its_final_norms_only(exports):

@@ -13,6 +13,7 @@ import pytest
 
 from calibration_text import random_corpus
 from conftest import installed
+from pointsman.errors import OptionsError
 from pointsman.manifest import Architecture, Stack, read_manifest, verify_files
 from pointsman.model import SwitchModel
 from pointsman_calib.piecewise import PiecewiseRun, graph_files
@@ -129,24 +130,11 @@ def test_the_same_text_gives_the_same_bytes(bundle, tmp_path, scheme):
 
 
 def test_limits_that_nothing_but_float_holds(bundle, tmp_path):
-    """Everything is spared in the end, costliest first, and the scratch file is gone."""
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    variant = quantize_bundle(copy, "int4", corpus=CORPUS, limits=PERFECT, force=True)
-    sensitivity = variant.quantization.sensitivity
-    layers = {"shared.weight"} | {f"{side}.block.{n}" for side in ("encoder", "decoder") for n in range(4)}
-    assert sensitivity.costs.keys() == layers
-    assert list(sensitivity.costs.values()) == sorted(sensitivity.costs.values(), reverse=True)
-    assert sensitivity.reached.agreement == 1.0
-    assert set(sensitivity.float_weights) == set(variant.quantization.kept)
-    assert not set(sensitivity.float_weights) & variant.quantization.formats.keys()
-    assert not set(sensitivity.fine_inputs) - variant.quantization.formats.keys()
-    assert {path.name for path in (copy / "variants/int4").iterdir()} == {
-        "weights.bin",
-        "fused.encoder.onnx",
-        "fused.decoder.onnx",
-    }
-    verify_files(copy, read_manifest(copy).files())
-    assert scores_of(copy, "fused-int4").agreement_with(scores_of(copy, SOURCE)) == 1.0
+    before = contents(copy)
+    with pytest.raises(OptionsError, match=r"^no layer can be quantized within these limits; loosen --max-"):
+        quantize_bundle(copy, "int4", corpus=CORPUS, limits=PERFECT, force=True)
+    assert contents(copy) == before
 
 
 def test_a_draft_spares_what_it_is_told(tiny_bundle, tmp_path):
@@ -192,12 +180,25 @@ def test_routes_are_mended_by_layers_of_their_own(bundle, tmp_path):
     assert before.rerouted == {}
     least = 50 * (1 + before.reached.expert_agreement)
     limits = Limits(max_loss_increase=100, min_agreement=0, min_expert_agreement=least, min_expert_tokens=5)
-    after = quantize_bundle(copy, "int4", corpus=CORPUS, limits=limits, force=True).quantization.sensitivity
+    quantization = quantize_bundle(copy, "int4", corpus=CORPUS, limits=limits, force=True).quantization
+    after = quantization.sensitivity
     assert before.reached.expert_agreement < least / 100 <= after.reached.expert_agreement
     assert after.nearest == before.nearest
     assert after.rerouted.keys() == after.costs.keys()
     assert list(after.rerouted.values()) == sorted(after.rerouted.values(), reverse=True)
     assert any(name.startswith(next(iter(after.rerouted))) for name in (*after.fine_inputs, *after.float_weights))
+    layers = {"shared.weight"} | {f"{side}.block.{n}" for side in ("encoder", "decoder") for n in range(4)}
+    assert after.costs.keys() == layers
+    assert list(after.costs.values()) == sorted(after.costs.values(), reverse=True)
+    assert set(after.float_weights) == set(quantization.kept)
+    assert not set(after.float_weights) & quantization.formats.keys()
+    assert not set(after.fine_inputs) - quantization.formats.keys()
+    assert {path.name for path in (copy / "variants/int4").iterdir()} == {
+        "weights.bin",
+        "fused.encoder.onnx",
+        "fused.decoder.onnx",
+    }
+    verify_files(copy, read_manifest(copy).files())
 
 
 def test_what_is_looked_up_comes_in_small_blocks():
@@ -284,3 +285,27 @@ def test_killed_in_the_middle(tiny_bundle, tmp_path, how, code):
     assert again.returncode == 0
     assert not list((copy / "variants").glob(".*"))
     verify_files(copy, read_manifest(copy).files())
+
+
+def interrupted(*_arguments):
+    raise KeyboardInterrupt
+
+
+def test_interrupted_before_the_old_variant_has_gone(bundle, tmp_path, monkeypatch):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    before = contents(copy)
+    monkeypatch.setattr("pointsman.writing._swap", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        quantize_bundle(copy, "int4", force=True)
+    assert str(raised.value) == ""  # and so the command says that the bundle is as it was
+    assert contents(copy) == before
+
+
+def test_interrupted_when_the_old_variant_has_gone(bundle, tmp_path, monkeypatch):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    monkeypatch.setattr("pointsman.writing._remove_leftovers", lambda _, kind: kind == "replaced" and interrupted())
+    with pytest.raises(KeyboardInterrupt, match=r"^fused-int4 was being put in its place: run the same command again$"):
+        quantize_bundle(copy, "int4", force=True)
+    manifest = read_manifest(copy)
+    assert manifest.variants.keys() == {SOURCE, "fused-int8"}
+    verify_files(copy, manifest.files())

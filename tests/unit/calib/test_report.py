@@ -3,14 +3,16 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
+from pointsman.manifest import Fidelity
 from pointsman_calib.compare.comparison import CalibratedExperts, ExpertCoverage, Interval, Limits, NonFinite
 from pointsman_calib.report import render
 from pointsman_calib.report.axes import Axis, round_step
-from pointsman_calib.report.drawing import marker
+from pointsman_calib.report.drawing import SERIES, horizontal_axis, marker
 from pointsman_calib.report.heat_map import heat_map
 from pointsman_calib.report.line_plot import Group, line_plot
 from pointsman_calib.report.markup import element, joined
@@ -59,7 +61,7 @@ def test_every_figure_is_there(html):
         "Signal to noise of the residual stream after each block",
         "Signal to noise of the logits of each step",
         "Agreement of each sparse layer's router with the baseline's",
-        "Share of each sparse layer's tokens that each expert is given",
+        *["Share of each sparse layer's tokens that each expert is given"] * 2,
     ]
     assert all(svg.get("role") == "img" and svg.find("title").text == svg.get("aria-label") for svg in drawings(html))
 
@@ -130,23 +132,26 @@ def test_a_candidate_of_which_nothing_could_be_measured(comparison):
     for candidates in ((nothing, int4), (nothing,)):
         html = render(replace(comparison, candidates=candidates))
         Page(html)
-        assert len(drawings(html)) == (5 if len(candidates) == 2 else 2)
+        assert len(drawings(html)) == (6 if len(candidates) == 2 else 2)
 
 
 def test_without_layers_and_generations(comparison):
     slim = [replace(candidate, layers=(), generations=()) for candidate in comparison.candidates]
     html = render(replace(comparison, candidates=tuple(slim)))
-    assert len(drawings(html)) == 4
+    assert len(drawings(html)) == 5
 
 
 def test_experts_that_calibration_saw_little_of(comparison):
     int8, int4 = comparison.candidates
     coverage = (ExpertCoverage(layer="encoder.block.1.layer.1.mlp", tokens=(90, 0, 7, 3)),)
-    seen = CalibratedExperts(coverage=coverage, fewest_tokens=64, thin=3)
+    seen = CalibratedExperts(coverage=coverage, fewest_tokens=64, thin=3, instead="rounded to nearest")
     calibrated = replace(int4, variant=replace(int4.variant, calibrated_experts=seen))
     html = render(replace(comparison, candidates=(int8, calibrated)))
-    assert "Calibration of fused-int4: 3 of 4 experts were given fewer than 64 tokens" in html
-    assert [text.text for text in drawings(html)[-1].iter("text")][:5] == ["0", "1", "2", "3", coverage[0].layer]
+    assert (
+        "Calibration of fused-int4: 3 of 4 experts were given fewer than 64 tokens and so rounded to nearest." in html
+    )
+    words = [text.text for text in drawings(html)[-1].iter("text")]
+    assert words[:6] == ["expert", "0", "1", "2", "3", coverage[0].layer]
 
 
 def test_text_is_escaped_and_markup_is_not():
@@ -206,16 +211,81 @@ def test_a_gap_where_nothing_differs():
     group = Group("encoder block", ["0", "1", "2"], {"fused-int8": [None, 30.0, 20.0]})
     svg = ElementTree.fromstring(line_plot([group], "errors", "dB"))
     assert [title.text for title in svg.iter("title")][1:] == ["fused-int8", "fused-int8, 1: 30", "fused-int8, 2: 20"]
-    (drawn,) = svg.iter("polyline")
+    _, drawn = svg.iter("polyline")  # after the legend's
     (_, y1), (_, y2) = (map(float, point.split(",")) for point in drawn.get("points").split())
     assert y1 < y2  # more signal is higher
 
 
-def test_series_past_the_last_colour_have_another_shape():
-    shapes = [
-        (re.match(r"<(\w+)", mark)[1], re.search(r"s\d", mark)[0]) for mark in (marker(0, 0, n, "") for n in range(12))
-    ]
-    assert len(set(shapes)) == 12
+def test_series_differ_not_only_by_colour():
+    """Past the last colour, each has another shape than the first of its colour."""
+    marks = [str(marker(0, 0, number, "")) for number in range(2 * SERIES)]
+    assert len(set(marks)) == 2 * SERIES
+    assert len({re.sub(r"s\d", "", mark) for mark in marks[:SERIES]}) == SERIES
+
+
+def test_lines_differ_not_only_by_colour(html):
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    dashes = re.findall(r"\.line\.(s\d) \{ stroke-dasharray: ([\d ]+);", style)
+    assert [name for name, _ in dashes] == [f"s{number}" for number in range(1, SERIES)]  # the first is solid
+    assert len({dash for _, dash in dashes}) == SERIES - 1
+
+
+@pytest.mark.parametrize("numbers", [(2.3401, 2.3499), (-0.02, 0.19), (123456.0, 123499.0)])
+def test_labels_of_ticks_stand_apart(numbers):
+    svg = ElementTree.fromstring(element("g", horizontal_axis(Axis.around(numbers, 0.0, 200.0, ticks=8), 0.0, 50.0)))
+    labels = [(float(label.get("x")), 6 * len(label.text)) for label in svg.iter("text")]
+    assert all(right - left >= (one + other) / 2 + 8 for (left, one), (right, other) in pairwise(labels))
+
+
+def test_a_float_candidate_does_not_press_the_others_together(comparison):
+    int8, int4 = comparison.candidates
+    far = tuple(replace(errors, sqnr_db=140.0) for errors in int8.layers)
+    portable = replace(int8, variant=replace(int8.variant, name="portable-float32", rounding=None), layers=far)
+    html = render(replace(comparison, candidates=(portable, int4)))
+    _, layers, steps, *_ = drawings(html)
+    for plot in (layers, steps):
+        assert {title.text.partition(",")[0] for title in plot.iter("title")} == {plot.get("aria-label"), "fused-int4"}
+        assert {drawn.get("class") for drawn in plot.iter("polyline")} == {"line s1"}  # as in the other plots
+    assert html.count("Far above, and so among the numbers only: portable-float32.") == 2
+    assert "140.0" in html
+    alone = render(replace(comparison, candidates=(portable,)))
+    assert "Far above" not in alone
+    assert len(drawings(alone)[1].findall("polyline")) > 0
+
+
+def test_what_was_spared_and_why(comparison):
+    int8, int4 = comparison.candidates
+    found = replace(
+        int4.variant.sensitivity,
+        costs={"decoder.block.3": 0.02, "shared.weight": 0.001},
+        rerouted={"decoder.block.3": 0.0125, "shared.weight": 0.0},
+        fine_inputs=("decoder.block.3.layer.2.mlp.wi",),
+        nearest=Fidelity(loss_increase=0.0321, agreement=0.9, expert_agreement=0.95),
+    )
+    spared = replace(int4, variant=replace(int4.variant, sensitivity=found, kept=("lm_head.weight",)))
+    html = render(replace(comparison, candidates=(int8, spared)))
+    _, _, section = html.partition("<h2>Quantization</h2>")
+    section, _, _ = section.partition("<h2>")
+    words = Page(section).words
+    for cell in ("fused-int4", "GPTQ", "+3.21%, 90.00%, 95.00%", "decoder.block.3.layer.2.mlp.wi", "lm_head.weight"):
+        assert cell in words
+    assert (
+        words.index("decoder.block.3") < words.index("0.02000") < words.index("1.250%") < words.index("shared.weight")
+    )
+    assert "What fused-int8 spares" not in section
+    assert "Quantization" not in Page(render(replace(comparison, candidates=()))).words
+
+
+def test_speed_of_what_is_for_another_engine(comparison):
+    int8, _ = comparison.candidates
+    qdq = replace(int8, variant=replace(int8.variant, name="portable-int8-qdq", precision="int8-qdq"))
+    words = "Portable-int8-qdq is for TensorRT: ONNX Runtime dequantizes its embedding and all of its experts in each"
+    assert words in render(replace(comparison, candidates=(qdq,)))
+    assert words not in render(comparison)
+
+
+def test_when_and_with_what(html, comparison):
+    assert f"Measured on {comparison.date} with ONNX Runtime on the CPU: {comparison.machine}." in html
 
 
 def test_an_interval_of_one_number_is_drawn(comparison):
@@ -223,3 +293,14 @@ def test_an_interval_of_one_number_is_drawn(comparison):
     int8, _ = comparison.candidates
     one = replace(int8, variant=replace(int8.variant, loss=point), loss_increase=replace(point, value=0, low=0, high=0))
     Page(render(replace(comparison, baseline=replace(comparison.baseline, loss=point), candidates=(one,))))
+
+
+def test_no_interval_of_few_documents(comparison):
+    point = Interval(value=2.0, low=None, high=None)
+    int8, _ = comparison.candidates
+    one = replace(int8, variant=replace(int8.variant, loss=point), loss_increase=replace(point, value=0))
+    html = render(replace(comparison, baseline=replace(comparison.baseline, loss=point), candidates=(one,)))
+    cost, *_ = drawings(html)
+    assert "2.0000" in [title.text for title in cost.iter("title")]
+    assert not [drawn for drawn in cost.iter("line") if drawn.get("class") == "whisker"]
+    assert {"2.0000", "+0.00 %"} <= set(Page(html).words)
