@@ -49,7 +49,7 @@ def test_make_knows(command):
 
 @pytest.mark.parametrize(("given", "limits"), [("", re.search(r'`LIMITS="(.+)"`', README)[1]), ("LIMITS= ", "")])
 def test_what_make_compare_holds_variants_to(given, limits):
-    *_, last = sh(f"make --dry-run {given}compare", ROOT).splitlines()
+    *_, last = sh(f"make --no-print-directory --dry-run {given}compare", ROOT).splitlines()
     assert last.endswith(f"--report build/comparison.html {limits}")
 
 
