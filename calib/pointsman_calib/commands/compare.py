@@ -101,7 +101,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     )
 
 
-def _in_range(number: float | None, option: str, wanted: str, most: float = float("inf")) -> float | None:
+def _in_range(number: float | None, option: str, wanted: str, most: float = sys.float_info.max) -> float | None:
     if number is not None and not 0 <= number <= most:
         raise OptionsError(f"{option} is {number:g}; give {wanted}")
     return number

@@ -84,6 +84,7 @@ def test_a_loss_above_the_limit(compare, comparison):
         (["--candidate", "int8"], "the bundle has no variant 'int8'; it has fused-float32, fused-int8, fused-int4"),
         (["--baseline", "fused-int2"], "the bundle has no variant 'fused-int2'; it has fused-float32, fused-int8, "),
         (["--max-loss-increase", "-1"], "--max-loss-increase is -1; give a percentage from 0"),
+        (["--max-loss-increase", "inf"], "--max-loss-increase is inf; give a percentage from 0"),
         (["--min-agreement", "101"], "--min-agreement is 101; give a percentage from 0 to 100"),
         (["--min-expert-agreement", "nan"], "--min-expert-agreement is nan; give a percentage from 0 to 100"),
         (["--min-sqnr", "-3"], "--min-sqnr is -3; give decibels from 0"),
