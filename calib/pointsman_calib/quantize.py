@@ -91,7 +91,7 @@ def quantize_bundle(
         KeyboardInterrupt: interrupted; has a message where the bundle is not as it was.
     """
     if limits is not None and corpus is None:
-        raise OptionsError("limits are checked on a corpus, and there is none")
+        raise OptionsError("limits are checked on a corpus: give one, or leave the limits out")
     folder = Path(bundle)
     recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping)
     manifest = open_bundle(folder, recipe, force=force)
