@@ -25,7 +25,7 @@ import roofline
 from cases import CASES, QUICK_CASES, Case
 from contestants import Job
 from measurements import BUILD, RESULTS, Bar
-from pointsman.manifest import Architecture, read_manifest
+from pointsman.bundle import Architecture, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
 from roofline import Speeds
 

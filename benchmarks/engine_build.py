@@ -14,7 +14,7 @@ from typing import Any
 
 import measurements
 from measurements import BUILD, RESULTS
-from pointsman.manifest import Engine, Manifest, read_manifest
+from pointsman.bundle import Engine, Manifest, read_manifest
 from prepared import EXPORTER, prepared_checkpoint
 from watched import Watched, watch
 

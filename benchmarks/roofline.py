@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cases import Case
-from pointsman.manifest import Architecture
+from pointsman.bundle import Architecture
 from pointsman_export.architecture import expected_tensors
 
 _BYTES = 1 << 30  # more than a cache holds

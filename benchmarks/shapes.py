@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.manifest import Architecture, Stack
+from pointsman.bundle import Architecture, Stack
 from pointsman_export.architecture import expected_tensors
 from vocabulary import write_vocabulary
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsman_calib.batches import Example
-from pointsman_calib.corpus import Corpus
+from pointsman_calib.corpus.batches import Example
+from pointsman_calib.corpus.text import Corpus
 
 WINDOW = 128  # tokens; the tiny vocabulary has too few sentinels for 512
 _WHO = ("The pointsman", "A driver", "My sister", "Nobody")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
-from pointsman.manifest import Architecture, Stack
+from pointsman.bundle import Architecture, Stack
 from pointsman_export.architecture import expected_tensors
 
 Layout = Literal["safetensors", "safetensors-sharded", "bin", "bin-sharded"]

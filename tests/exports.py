@@ -11,11 +11,11 @@ from unittest.mock import patch
 import onnx_ir as ir
 
 from checkpoints import CHECKPOINTS, Spec, write_checkpoint
-from pointsman.manifest import Dtype, Form, Manifest, read_manifest
+from pointsman.bundle import Dtype, Form, Manifest, read_manifest
 from pointsman.model import SwitchModel
 from pointsman_export import bundle
 from pointsman_export.bundle import Capacity, export_bundle
-from pointsman_export.modules import Build
+from pointsman_export.network import Build
 
 FORMS: tuple[Form, ...] = ("fused", "portable")
 GraphOf = Callable[[Build, Any], ir.Model]

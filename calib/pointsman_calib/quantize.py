@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
+from pointsman.bundle import Manifest, Scheme, Variant, read_manifest, verify_files, write_manifest
+from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
-from pointsman.manifest import Manifest, Scheme, Variant, read_manifest, verify_files, write_manifest
-from pointsman.writing import replacing
-from pointsman_calib import qdq, weight_only
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.range_table import RangeTable
-from pointsman_calib.sensitivity import Limits
+from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.ranges.table import RangeTable
+from pointsman_calib.schemes import qdq, weight_only
+from pointsman_calib.settle import Limits
 
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 

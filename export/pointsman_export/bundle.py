@@ -1,7 +1,5 @@
 """Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
 
-import contextlib
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -16,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pointsman.errors import OptionsError, OutputExistsError
-from pointsman.manifest import (
+from pointsman.bundle import (
     MANIFEST,
     SCHEMA,
     TOKENIZER,
@@ -35,16 +32,18 @@ from pointsman.manifest import (
     record_of,
     write_manifest,
 )
-from pointsman.tokenizer import MODEL_FILE, Tokenizer
+from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.writing import one_sentence, replacing, resolved
+from pointsman.errors import OptionsError, OutputExistsError
+from pointsman.text.tokenizer import MODEL_FILE, Tokenizer
 from pointsman.wording import first_few
-from pointsman.writing import one_sentence, replacing, resolved
 from pointsman_export.architecture import Derivation, derive_from
 from pointsman_export.checkpoint import Checkpoint
-from pointsman_export.graphs import decoder_graph, encoder_graph
-from pointsman_export.modules import Build, Precision
-from pointsman_export.network import Network
-from pointsman_export.verify import verify
-from pointsman_export.weights import WeightFile, plan, write_weights
+from pointsman_export.graphs.trace import decoder_graph, encoder_graph
+from pointsman_export.graphs.weights import WeightFile, plan, write_weights
+from pointsman_export.network import Build, Precision
+from pointsman_export.network.model import Network
+from pointsman_export.verify.parity import verify
 
 Capacity = Literal["reference", "none"] | int
 FEWEST_TOKENS = 2
@@ -121,7 +120,7 @@ def export_bundle(
             )
             manifest = Manifest(
                 schema=SCHEMA,
-                producer=_versions(),
+                producer=installed_versions(PACKAGES),
                 source=_source(source, checkpoint, derivation),
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
@@ -241,11 +240,3 @@ def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) 
         disagreements=derivation.disagreements,
         unused=derivation.unused,
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

@@ -24,7 +24,7 @@ from pointsman.errors import (
 )
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
-from pointsman.tokenizer import Tokenizer
+from pointsman.text.tokenizer import Tokenizer
 
 __all__ = [
     "BundleError",

@@ -11,13 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, Unpack
 
+from pointsman.bundle import TOKENIZER, Manifest, verify_files
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
 from pointsman.decoding.options import is_whole
 from pointsman.errors import OptionsError, TextError
-from pointsman.manifest import TOKENIZER, Manifest, verify_files
 from pointsman.model import SwitchModel, checked_options
-from pointsman.template import Template, find_spans
-from pointsman.tokenizer import Tokenizer
+from pointsman.text.template import Template, find_spans
+from pointsman.text.tokenizer import Tokenizer
 
 SpanState = Literal["growing", "complete", "cut", "missing"]
 """`growing`: more may follow (streams only). `complete`: something follows it. `cut`: the output ended in it for want

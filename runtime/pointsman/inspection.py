@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman.backends.choice import Choice, choose
-from pointsman.errors import BundleError, DeviceError
-from pointsman.manifest import (
+from pointsman.bundle import (
     Architecture,
     Engine,
     FileRecord,
@@ -19,7 +18,8 @@ from pointsman.manifest import (
     read_manifest,
     verify_files,
 )
-from pointsman.records import to_json
+from pointsman.bundle.records import to_json
+from pointsman.errors import BundleError, DeviceError
 from pointsman.wording import first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pointsman.backends import Backend, DecodingState, SelectingState, open_backend
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.choice import Choice, choose
+from pointsman.bundle import Architecture, Manifest, read_manifest
 from pointsman.decoding import (
     Constraint,
     DecodingOptions,
@@ -24,7 +25,6 @@ from pointsman.decoding import (
 from pointsman.decoding.options import is_whole
 from pointsman.decoding.scores import checked_logits, log_normalizers
 from pointsman.errors import DeviceError, OptionsError, TextError
-from pointsman.manifest import Architecture, Manifest, read_manifest
 
 Ids = Sequence[int] | NDArray[np.integer[Any]]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from places import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 CASES = ("greedy", "batch 8", "4 beams", "encoder 512")
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from places import EXAMPLES
+
 BIN = Path(sys.executable).parent
-DATA = Path(__file__).parents[2] / "examples" / "data"
+DATA = EXAMPLES / "data"
 UNSEEN = DATA / "c4-sample-validation.json.gz"
 
 

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from conftest import installed
+from places import SHARED_DATA
 
-C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"
+C4 = SHARED_DATA / "c4"
 TRAIN, VALIDATION = (C4 / f"c4-{split}.sample-00000.json.gz" for split in ("train", "validation"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not C4.is_dir(), reason=f"needs C4 files in {C4}")]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from engines import build, pointsman_export
-from pointsman.manifest import Architecture, Precision, Role, read_manifest, sha256_of, verify_files
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.qdq import Clipping
+from places import EXAMPLES
+from plans import build, pointsman_export
+from pointsman.bundle import Architecture, Precision, Role, read_manifest, sha256_of, verify_files
+from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.sensitivity import Limits
+from pointsman_calib.schemes.qdq import Clipping
+from pointsman_calib.settle import Limits
 from pointsman_export.bundle import export_bundle
-from pointsman_export.engines.build import ROLES
+from pointsman_export.plans.build import ROLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
 CAPABILITIES = ("8.6", "8.9", "12.0")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8-qdq")

@@ -1,20 +1,20 @@
 """The demo model's `int8-qdq` graphs become TensorRT-RTX plans that hold INT8 codes, and no float copies of them."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from engines import build
-from pointsman.manifest import read_manifest
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.qdq import NAME, SOURCE
+from places import EXAMPLES
+from plans import build
+from pointsman.bundle import read_manifest
+from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
-from pointsman_export.engines.build import ROLES
+from pointsman_calib.schemes.qdq import NAME, SOURCE
+from pointsman_export.plans.build import ROLES
 
-SAMPLE = Path(__file__).parents[2] / "examples" / "data" / "c4-sample-train.json.gz"
+SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_filling_needs_no_training_framework(tiny_bundle):
     """The command runs where torch, transformers and onnx cannot be imported."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx'))); "
-        "from pointsman.cli import main; sys.exit(main())"
+        "from pointsman.cli.main import main; sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", code, "infill", tiny_bundle, TEXT], capture_output=True, check=False)
     assert done.returncode == 0

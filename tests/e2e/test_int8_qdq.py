@@ -4,13 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from conftest import installed
+from places import SHARED_DATA
 
-C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"
+C4 = SHARED_DATA / "c4"
 TRAIN, VALIDATION = (C4 / f"c4-{split}.sample-00000.json.gz" for split in ("train", "validation"))
 
 pytestmark = [
@@ -38,7 +38,7 @@ def peak_memory(bundle, documents, table):
     code = """if True:
         import sys
         from pathlib import Path
-        from pointsman_calib.cli import main
+        from pointsman_calib.cli.main import main
         assert main(sys.argv[1:]) == 0
         print(Path("/proc/self/status").read_text())  # ru_maxrss would count what this process was forked from
     """

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from pointsman.tokenizer import Tokenizer
-from pointsman_calib.batches import examples
-from pointsman_calib.c4 import Document
-from pointsman_calib.corruption import corrupt, noise_mask
+from pointsman.text.tokenizer import Tokenizer
+from pointsman_calib.corpus.batches import examples
+from pointsman_calib.corpus.c4 import Document
+from pointsman_calib.corpus.corruption import corrupt, noise_mask
 from tiny_vocabulary import train_tiny_vocabulary
 
 MASKS = {

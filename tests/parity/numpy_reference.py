@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.manifest import Architecture
+from pointsman.bundle import Architecture
 
 Array = NDArray[np.float64]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from checkpoints import reference
-from engines import build
 from parity.decoding_reference import theirs
 from parity.test_tokens import batch, sequences
+from plans import build
+from pointsman.bundle import sha256_of
 from pointsman.decoding import DecodingOptions
-from pointsman.manifest import sha256_of
 from pointsman.model import SwitchModel
 
 LENGTHS = (5, 12, 3)

@@ -15,7 +15,7 @@ from exports import FORMS
 from parity.numpy_reference import NumpySwitch, bucket
 from pointsman.errors import DeviceError
 from pointsman.model import SwitchModel, padded
-from pointsman_export.modules import relative_buckets
+from pointsman_export.network import relative_buckets
 from tolerances import DEFINITION, FLOAT16_LOGITS, LOGITS, NEAR_TIE
 from tolerances import FORMS as BETWEEN_FORMS
 

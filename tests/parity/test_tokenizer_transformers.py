@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from pointsman.template import Template
-from pointsman.tokenizer import Tokenizer
+from places import SHARED_DATA
+from pointsman.text.template import Template
+from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import write_tiny_vocabulary
 
-DATA = Path(__file__).parents[2] / "../shared/data"
+DATA = SHARED_DATA
 CONFIG = {"model_type": "switch_transformers"}  # what makes AutoTokenizer choose T5Tokenizer
 
 ODD = {

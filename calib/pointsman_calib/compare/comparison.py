@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pointsman.manifest import Form, Precision, Sensitivity
-from pointsman.records import to_json
+from pointsman.bundle import Form, Precision, Sensitivity
+from pointsman.bundle.records import to_json
 
 SCHEMA: Final = 1
 

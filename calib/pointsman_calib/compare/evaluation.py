@@ -1,6 +1,5 @@
 """A whole comparison: run the variants, generate, judge."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -8,22 +7,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from pointsman.bundle.producer import installed_versions
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.comparison import (
-    SCHEMA,
-    CandidateResult,
-    Comparison,
-    Evaluation,
-    Limits,
-    VariantResult,
-)
+from pointsman_calib.compare.comparison import SCHEMA, CandidateResult, Comparison, Evaluation, Limits, VariantResult
 from pointsman_calib.compare.generation import agreement, generate, ms_per_token
 from pointsman_calib.compare.results import NOTHING_GENERATED, Generated, candidate_result, variant_result
 from pointsman_calib.compare.runners import TeacherForcingRunner
 from pointsman_calib.compare.subject import Subject
 from pointsman_calib.compare.tallies import PairTally, VariantTally
 from pointsman_calib.compare.teacher_forcing import tally_all
-from pointsman_calib.corpus import Corpus
+from pointsman_calib.corpus.text import Corpus
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
 ENGINE: Final = "ONNX Runtime on the CPU"
@@ -75,7 +68,7 @@ def compare_bundle(
         bundle=str(subject.bundle),
         source=source.name,
         source_sha256=source.sha256,
-        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        versions=installed_versions(PACKAGES),
         date=datetime.now(UTC).date().isoformat(),
         engine=ENGINE,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",

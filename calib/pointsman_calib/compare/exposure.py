@@ -11,10 +11,10 @@ from typing import Final
 
 import onnx_ir as ir
 
+from pointsman.bundle import Graph, Stack
 from pointsman.errors import BundleError
-from pointsman.manifest import Graph, Stack
 from pointsman_calib.compare.comparison import Side
-from pointsman_calib.fetching import fetch_by_token
+from pointsman_calib.graphs.scan import fetch_by_token
 
 EXPERTS: Final = ".experts"
 """What follows a block's name in the name of its router's choices."""

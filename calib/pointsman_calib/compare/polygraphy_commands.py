@@ -18,13 +18,13 @@ from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 
+from pointsman.bundle import Variant
+from pointsman.bundle.writing import replacing
 from pointsman.errors import OutputExistsError
-from pointsman.manifest import Variant
-from pointsman.writing import replacing
-from pointsman_calib.batches import Batch
 from pointsman_calib.compare.comparison import Side
 from pointsman_calib.compare.metrics import Array
 from pointsman_calib.compare.runners import decoder_feeds
+from pointsman_calib.corpus.batches import Batch
 
 Arrays = OrderedDict[str, Array]
 

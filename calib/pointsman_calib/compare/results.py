@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pointsman.manifest import Variant
+from pointsman.bundle import Variant
 from pointsman_calib.compare.comparison import (
     CalibratedExperts,
     CandidateResult,
@@ -18,7 +18,7 @@ from pointsman_calib.compare.comparison import (
 from pointsman_calib.compare.loss import increase_interval, loss_interval
 from pointsman_calib.compare.tallies import LOGITS, PairTally, VariantTally
 from pointsman_calib.compare.variants import calibrated_on
-from pointsman_calib.coverage import Counts
+from pointsman_calib.corpus.coverage import Counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
 
+from pointsman.bundle import Architecture, Axis, TensorSpec, Variant
 from pointsman.errors import BundleError
-from pointsman.manifest import Architecture, Axis, TensorSpec, Variant
 from pointsman_calib.compare.exposure import NON_FINITE, Exposure, exposed, exposure
 from pointsman_calib.compare.metrics import Array
 

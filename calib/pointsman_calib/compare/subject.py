@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman.manifest import Manifest, Variant, read_manifest, verify_files
+from pointsman.bundle import Manifest, Variant, read_manifest, verify_files
 from pointsman_calib.compare.comparison import Evaluation
 from pointsman_calib.compare.variants import calibrated_on, choose_variants
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.documents import DocumentSet, refuse_overlap
+from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
+from pointsman_calib.corpus.text import Corpus
 
 
 @dataclass(frozen=True, slots=True)

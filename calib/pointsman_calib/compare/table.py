@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pointsman.manifest import Fidelity
+from pointsman.bundle import Fidelity
 from pointsman_calib.compare.comparison import (
     CandidateResult,
     Comparison,

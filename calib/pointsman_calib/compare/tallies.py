@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_calib.batches import Batch
 from pointsman_calib.compare.comparison import ExpertAgreement, ExpertCoverage, NonFinite, TensorErrors
 from pointsman_calib.compare.exposure import EXPERTS, NON_FINITE
 from pointsman_calib.compare.loss import DocumentLosses, token_losses
 from pointsman_calib.compare.metrics import Array, ErrorTally, Share, StepTally
+from pointsman_calib.corpus.batches import Batch
 
 Outputs = Mapping[str, Array]
 """What `TeacherForcingRunner` gives for a batch."""

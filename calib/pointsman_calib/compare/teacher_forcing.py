@@ -11,11 +11,11 @@ from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
 from pointsman.errors import ParityError
-from pointsman_calib.batches import Batch
 from pointsman_calib.compare.comparison import NonFinite
 from pointsman_calib.compare.metrics import Array
 from pointsman_calib.compare.runners import TeacherForcingRunner
 from pointsman_calib.compare.tallies import Outputs, PairTally, VariantTally
+from pointsman_calib.corpus.batches import Batch
 
 
 def tally_all(

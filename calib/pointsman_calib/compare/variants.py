@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pointsman.bundle import Manifest, Variant
 from pointsman.errors import BundleError, DeviceError, OptionsError
-from pointsman.manifest import Manifest, Variant
-from pointsman_calib.documents import DocumentSet
+from pointsman_calib.corpus.documents import DocumentSet
 
 # Most precise first. The CPU engine has no bfloat16, so such variants are not compared.
 _FLOATS: Final = ("fused-float32", "portable-float32", "fused-float16", "portable-float16")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from pointsman.manifest import Sensitivity
+from pointsman.bundle import Sensitivity
 from pointsman_calib.compare.comparison import Comparison, VariantResult
 from pointsman_calib.compare.table import QUANTIZATION, quantization_rows, quantized_variants
 from pointsman_calib.report.markup import Markup, element

@@ -6,17 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import mode
 
+from pointsman.bundle import Architecture, Stack
 from pointsman.errors import CheckpointError
-from pointsman.manifest import Architecture, Stack
 from pointsman.wording import first_few
 from pointsman_export.architecture.complaints import check_complete, check_dtypes
-from pointsman_export.architecture.hints import (
-    Config,
-    disagreements,
-    head_disagreement,
-    read_activation,
-    read_hints,
-)
+from pointsman_export.architecture.hints import Config, disagreements, head_disagreement, read_activation, read_hints
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
 

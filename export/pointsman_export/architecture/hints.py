@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pointsman.bundle import Activation, Architecture, Stack
 from pointsman.errors import CheckpointError
-from pointsman.manifest import Activation, Architecture, Stack
 
 Config = Mapping[str, object]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pointsman.manifest import Architecture
+from pointsman.bundle import Architecture
 
 Shape = tuple[int, ...]
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pointsman.backends.base import Backend
 from pointsman.backends.tensorrt import opening
+from pointsman.bundle import Flavour, Manifest, verify_files
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
-from pointsman.manifest import Flavour, Manifest, verify_files
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")

@@ -15,9 +15,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.nvidia import missing_gpu
+from pointsman.bundle import Variant
 from pointsman.errors import BundleError, DeviceError
-from pointsman.manifest import Variant
-from pointsman.nvidia import missing_gpu
 
 _ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -11,7 +11,7 @@ import pytest
 from pointsman import SwitchModel
 from pointsman.backends.choice import Choice
 from pointsman.backends.tensorrt import opening
-from pointsman.manifest import (
+from pointsman.bundle import (
     AxisRange,
     Engine,
     EngineOptions,

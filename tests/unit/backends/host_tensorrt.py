@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from pointsman.backends.tensorrt.staging import array_at
-from pointsman.manifest import Graph, Profile
+from pointsman.bundle import Graph, Profile
 from unit.backends.host_device import HostDevice
 
 NUMPY = {"tensor(int64)": np.int64, "tensor(float)": np.float32}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.backends.nvidia import INSTALL_EITHER
 from pointsman.backends.tensorrt.cuda import OUT_OF_MEMORY, compiled
 from pointsman.backends.tensorrt.selection import kernel_source
-from pointsman.nvidia import INSTALL_EITHER
 
 TESTS = Path(__file__).parents[2]
 SETUP = """if True:
@@ -160,7 +160,7 @@ told(work)
     ],
 )
 def test_whether_there_is_a_gpu_is_asked_without_the_bindings(driver, fails, sentence):
-    code = "import sys; sys.modules['cuda'] = None\nfrom pointsman.nvidia import missing_gpu\nprint(missing_gpu())"
+    code = "import sys; sys.modules['cuda'] = None\nfrom pointsman.backends import nvidia\nprint(nvidia.missing_gpu())"
     assert run(driver, code, fails) == [sentence]
 
 
@@ -173,7 +173,7 @@ def test_without_a_driver(tmp_path):
         pass
     else:
         pytest.skip("this machine has an NVIDIA driver")
-    from pointsman.nvidia import missing_gpu
+    from pointsman.backends.nvidia import missing_gpu
 
     assert missing_gpu() == "there is no NVIDIA driver here; install one, or use device 'cpu'"
     for work in ("CudaDevice", "compute_capability"):

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from pointsman import DecodingOptions, SwitchModel, cli
+from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends.choice import choose
 from pointsman.backends.tensorrt import libraries, opening, validity
 from pointsman.backends.tensorrt.contexts import contexts_of
 from pointsman.backends.tensorrt.kernel_cache import KernelCache, cache_folder
 from pointsman.backends.tensorrt.plan import Plan
+from pointsman.bundle import write_manifest
+from pointsman.cli import main as cli
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
-from pointsman.manifest import write_manifest
 from unit.backends.conftest import OPTIONS, VARIANT
 from unit.backends.host_device import HostDevice
 

@@ -10,9 +10,9 @@ import pytest
 from pointsman_calib.compare.comparison import Comparison
 from pointsman_calib.compare.evaluation import Settings, compare_bundle
 from pointsman_calib.compare.subject import open_subject, survey
-from pointsman_calib.corpus import Corpus
+from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.sensitivity import Limits
+from pointsman_calib.settle import Limits
 
 _WHO = ("The pointsman", "A driver", "My sister", "Nobody")
 _DOES = ("waits", "quickly walks", "sits", "just looks for zebras")

@@ -5,9 +5,9 @@ from hashlib import sha256
 
 import numpy as np
 
-from pointsman_calib.batches import Example
-from pointsman_calib.corpus import Corpus
-from pointsman_calib.sensitivity import Limits
+from pointsman_calib.corpus.batches import Example
+from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.settle import Limits
 
 LIMITLESS = Limits(max_loss_increase=1000, min_agreement=0)
 """For models of random weights, whose tokens any rounding changes."""

@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import CHECKPOINTS, write_checkpoint, write_tokenizer
+from pointsman.bundle import read_manifest, verify_files
 from pointsman.errors import CheckpointError, OutputError, OutputExistsError, ParityError
-from pointsman.manifest import read_manifest, verify_files
-from pointsman_export import bundle, verify
+from pointsman_export import bundle
 from pointsman_export.bundle import export_bundle
-from pointsman_export.cli import main
+from pointsman_export.cli.main import main
+from pointsman_export.verify import parity as verify
 
 COMMAND = str(Path(sys.executable).with_name("pointsman-export"))
 WEIGHTS, INDEX, SHARD = "model.safetensors", "model.safetensors.index.json", "model-00002-of-00003.safetensors"

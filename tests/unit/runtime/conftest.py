@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from small_bundles import EXTRA_IDS, write_small_bundle
 
-from pointsman.manifest import Manifest, read_manifest
-from pointsman.tokenizer import Tokenizer
+from pointsman.bundle import Manifest, read_manifest
+from pointsman.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from typing import Any
 from fake_backend import FakeBackend, Logits
 
 from pointsman.backends.choice import Choice
-from pointsman.infill import Infiller
-from pointsman.manifest import (
+from pointsman.bundle import (
     SCHEMA,
     Architecture,
     AxisRange,
@@ -29,8 +28,9 @@ from pointsman.manifest import (
     record_of,
     write_manifest,
 )
+from pointsman.infill import Infiller
 from pointsman.model import SwitchModel
-from pointsman.tokenizer import Tokenizer
+from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import write_tiny_vocabulary
 
 EXTRA_IDS = 20

@@ -14,9 +14,10 @@ import pytest
 from fake_backend import saying, wandering
 from small_bundles import engine, fake_infiller, write_small_bundle
 
-from pointsman import DecodingOptions, cli
+from pointsman import DecodingOptions
+from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
+from pointsman.cli import main as cli
 from pointsman.errors import ParityError
-from pointsman.manifest import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
 VOCAB = 128
@@ -224,7 +225,7 @@ def test_stdin_that_is_closed(monkeypatch, capsys):
 
 def run(arguments, **keywords):
     """The command in a process of its own."""
-    command = [sys.executable, "-c", "import sys; from pointsman import cli; sys.exit(cli.main())", *arguments]
+    command = [sys.executable, "-c", "import sys; from pointsman.cli.main import main; sys.exit(main())", *arguments]
     return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, **keywords)
 
 

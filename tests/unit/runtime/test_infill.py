@@ -8,10 +8,10 @@ from fake_backend import saying, wandering
 from small_bundles import EXTRA_IDS, fake_infiller
 
 from pointsman import DecodingOptions, Infiller
+from pointsman.bundle import Limits
 from pointsman.errors import BundleError, OptionsError, TextError, TokenizerError
-from pointsman.manifest import Limits
-from pointsman.template import Template
-from pointsman.tokenizer import Tokenizer
+from pointsman.text.template import Template
+from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import train_tiny_vocabulary
 
 VOCAB = 128

@@ -5,7 +5,7 @@ from fake_backend import wandering
 from small_bundles import fake_infiller
 
 from pointsman.errors import TextError
-from pointsman.template import Template
+from pointsman.text.template import Template
 
 VOCAB = 128
 

@@ -8,9 +8,9 @@ from fake_backend import wandering
 from small_bundles import fake_model, write_small_bundle
 
 from pointsman.backends import choice as choosing
+from pointsman.bundle import Limits
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
-from pointsman.manifest import Limits
 from pointsman.model import SwitchModel, padded
 
 NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"

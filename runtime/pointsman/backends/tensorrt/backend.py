@@ -10,7 +10,7 @@ from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
 from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
 from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.manifest import Engine, Variant
+from pointsman.bundle import Engine, Variant
 from pointsman.selection import Selection
 
 _SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed

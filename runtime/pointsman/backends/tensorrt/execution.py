@@ -5,8 +5,8 @@ from typing import Any
 
 from pointsman.backends.tensorrt.memory import shape_of
 from pointsman.backends.tensorrt.profiles import profile_for
+from pointsman.bundle import Graph, Profile
 from pointsman.errors import DeviceError
-from pointsman.manifest import Graph, Profile
 
 
 class Execution:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from pointsman.backends.nvidia import INSTALL
+from pointsman.bundle import Engine
 from pointsman.errors import DeviceError
-from pointsman.manifest import Engine
-from pointsman.nvidia import INSTALL
 
 
 def packages(engine: Engine) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pointsman.backends.tensorrt.device import Device, Memory
-from pointsman.manifest import TensorSpec
+from pointsman.bundle import TensorSpec
 
 ALIGNMENT = 256  # bytes; what allocations have themselves, and more than any engine asks for
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}

@@ -9,8 +9,8 @@ from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
+from pointsman.bundle import Engine, Flavour, Manifest, Role
 from pointsman.errors import BundleError, DeviceError, PointsmanError
-from pointsman.manifest import Engine, Flavour, Manifest, Role
 
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
 

@@ -15,8 +15,8 @@ from pointsman.backends.tensorrt.execution import Execution
 from pointsman.backends.tensorrt.libraries import Complaints
 from pointsman.backends.tensorrt.replays import Replays
 from pointsman.backends.tensorrt.validity import REBUILD, check_plan
+from pointsman.bundle import Engine, Graph
 from pointsman.errors import DeviceError
-from pointsman.manifest import Engine, Graph
 
 
 class Plan:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from pointsman.bundle import Profile
 from pointsman.errors import OptionsError
-from pointsman.manifest import Profile
 
 _MEANINGS = {
     "batch": "inputs at a time",

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import ModuleType
 
 from pointsman.backends.tensorrt.device import Device
+from pointsman.bundle import Engine, Manifest, sha256_of
 from pointsman.errors import BundleError, DeviceError
-from pointsman.manifest import Engine, Manifest, sha256_of
 
 BUILD = "build them with `pointsman-export engines`"
 REBUILD = "build the engines again with `pointsman-export engines`"

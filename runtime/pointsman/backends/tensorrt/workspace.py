@@ -13,7 +13,7 @@ from pointsman.backends.tensorrt.memory import Arena, CacheHalves, bytes_of
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.selection import Selector
 from pointsman.backends.tensorrt.staging import Staging, array_at
-from pointsman.manifest import Variant
+from pointsman.bundle import Variant
 from pointsman.selection import Selection
 
 _LOGIT = np.dtype(np.float32)

@@ -1,0 +1,145 @@
+"""`pointsman-calib compare`: what variants lose on C4.
+
+Exit code 0: all limits hold; 1: one does not, or a variant gives values that are not finite.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from pointsman.errors import OptionsError, OutputError
+from pointsman_calib.cli import corpus_arguments, outputs
+from pointsman_calib.compare.comparison import Comparison, Limits
+from pointsman_calib.compare.evaluation import Settings, compare_bundle
+from pointsman_calib.compare.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
+from pointsman_calib.compare.subject import Subject, open_subject, survey
+from pointsman_calib.compare.table import as_text
+from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.report import render
+
+HELP = "compare variants on C4: loss, errors, agreement, size and speed"
+SPLIT: Final = "validation"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder written by pointsman-export")
+    parser.add_argument("--baseline", metavar="VARIANT", help="compare with this (default: the most precise float)")
+    parser.add_argument(
+        "--candidate", metavar="VARIANT", nargs="+", action="extend", default=[], help="default: all others"
+    )
+    _add_corpus(parser.add_argument_group("documents"))
+    _add_outputs(parser.add_argument_group("output"))
+    _add_limits(parser.add_argument_group("limits, which decide the exit code"))
+
+
+def _add_corpus(group: "argparse._ArgumentGroup") -> None:
+    corpus_arguments.add(group, required=True, use="what to compare on", split=SPLIT)
+    group.add_argument("--batch-size", type=int, default=4, help="documents run together (default: 4)")
+    group.add_argument(
+        "--generations", type=int, default=4, help="documents to generate from and time; 0: none (default: 4)"
+    )
+
+
+def _add_outputs(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--layers", action="store_true", help="compare the residual stream after each block too")
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout, the tables on stderr")
+    group.add_argument(
+        "--report", metavar="FILE", type=Path, help="write one self-contained HTML page; implies --layers"
+    )
+    group.add_argument(
+        "--commands", metavar="FOLDER", type=Path, help="write inputs and `polygraphy run` lines into a new folder"
+    )
+
+
+def _add_limits(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--max-loss-increase", metavar="PERCENT", type=float, help="most that the loss may be above the baseline's"
+    )
+    group.add_argument(
+        "--min-agreement", metavar="PERCENT", type=float, help="least share of positions with the baseline's token"
+    )
+    group.add_argument(
+        "--min-expert-agreement", metavar="PERCENT", type=float, help="least share of tokens at the baseline's expert"
+    )
+    group.add_argument("--min-sqnr", metavar="DB", type=float, help="least signal to error of the logits")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Compare, and print and write what was asked for; 0 where every limit holds, 1 where one does not."""
+    settings = _settings(parsed)
+    _check_outputs(parsed)
+    subject = open_subject(parsed.bundle, parsed.baseline, parsed.candidate)
+    corpus = corpus_arguments.read(parsed, split=SPLIT)
+    evaluation = survey(subject, corpus, parsed.corpus)
+    with tqdm(total=len(corpus.examples), desc="documents", unit="", disable=None) as bar:
+        comparison = compare_bundle(subject, corpus, evaluation, settings, progress=bar.update)
+    _print(comparison, as_json=parsed.json)
+    if parsed.report is not None:
+        _write_report(parsed.report, comparison)
+    if parsed.commands is not None:
+        _write_commands(parsed.commands, subject, corpus)
+    return 0 if comparison.passed else 1
+
+
+def _settings(parsed: argparse.Namespace) -> Settings:
+    return Settings(
+        layers=parsed.layers or parsed.report is not None,
+        limits=Limits(
+            max_loss_increase=_in_range(parsed.max_loss_increase, "--max-loss-increase", "a percentage from 0"),
+            min_agreement=_in_range(parsed.min_agreement, "--min-agreement", "a percentage from 0 to 100", 100),
+            min_expert_agreement=_in_range(
+                parsed.min_expert_agreement, "--min-expert-agreement", "a percentage from 0 to 100", 100
+            ),
+            min_sqnr=_in_range(parsed.min_sqnr, "--min-sqnr", "decibels from 0"),
+        ),
+        batch_size=_at_least(1, parsed.batch_size, "--batch-size"),
+        generated=_at_least(0, parsed.generations, "--generations"),
+    )
+
+
+def _in_range(number: float | None, option: str, wanted: str, most: float = sys.float_info.max) -> float | None:
+    if number is not None and not 0 <= number <= most:
+        raise OptionsError(f"{option} is {number:g}; give {wanted}")
+    return number
+
+
+def _at_least(least: int, number: int, option: str) -> int:
+    if number < least:
+        raise OptionsError(f"{option} is {number}; give {least} or more")
+    return number
+
+
+def _check_outputs(parsed: argparse.Namespace) -> None:
+    """Refuse what could not be written, before anything long is run."""
+    if parsed.report is not None:
+        outputs.check_file(parsed.report, "--report")
+    if parsed.commands is not None:
+        check_commands_folder(parsed.commands)
+
+
+def _print(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(comparison.to_json())
+    (sys.stderr if as_json else sys.stdout).write(as_text(comparison))
+
+
+def _write_report(path: Path, comparison: Comparison) -> None:
+    try:
+        path.write_text(render(comparison), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror}); free some space or name another file") from error
+    _tell(f"wrote {path}")
+
+
+def _write_commands(folder: Path, subject: Subject, corpus: Corpus) -> None:
+    document = next(corpus.batches(subject.manifest.architecture, 1))
+    write_commands(folder, subject.bundle, subject.variants, document)
+    _tell(f"wrote {folder}; compare again with `sh {folder / COMMANDS}`")
+
+
+def _tell(sentence: str) -> None:
+    print(f"pointsman-calib: {sentence}", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Options that name a corpus, the same in every subcommand that reads one."""
+
+import argparse
+from typing import Final
+
+from pointsman_calib.corpus import hub
+from pointsman_calib.corpus.text import Corpus
+
+DOCUMENTS: Final = 128
+OPTIONS: Final = ("documents", "seed", "window", "too_long", "split")
+
+
+def add(parser: argparse._ActionsContainer, *, required: bool, use: str, split: hub.Split = "train") -> None:
+    """Declare them. None has a default here, so that one that was given without a corpus can be told.
+
+    Args:
+        parser: of the subcommand, or a group of it.
+        required: whether it needs a corpus.
+        use: what it does with it.
+        split: which files of a dataset on the hub it reads where nothing is said.
+    """
+    parser.add_argument(
+        "--corpus", nargs="+", metavar="C4", required=required, help=f"C4 files, globs or a hub id: {use}"
+    )
+    parser.add_argument("--split", choices=hub.SPLITS, help=f"which files of a hub id (default: {split})")
+    parser.add_argument("--documents", type=int, help=f"how many to use (default: {DOCUMENTS})")
+    parser.add_argument("--seed", type=int, help="of all that is drawn (default: 0)")
+    parser.add_argument("--window", type=int, help="the most encoder inputs (default: 512)")
+    parser.add_argument("--too-long", choices=("skip", "cut"), help="what becomes of longer documents (default: skip)")
+
+
+def read(parsed: argparse.Namespace, split: hub.Split = "train") -> Corpus:
+    """Read the corpus that they name, with the vocabulary of `parsed.bundle`.
+
+    Args:
+        parsed: the options.
+        split: which files of a dataset on the hub, where nothing is said.
+
+    Raises:
+        BundleNotFoundError: there is no bundle.
+        CorpusError: the corpus cannot be read, or none of it can be used.
+        OptionsError: an option is out of range.
+    """
+    given = {name: value for name in OPTIONS if (value := getattr(parsed, name)) is not None}
+    return Corpus.read(parsed.bundle, parsed.corpus, **({"documents": DOCUMENTS, "split": split} | given))

@@ -1,0 +1,1 @@
+"""Text to calibrate and compare on: C4, span corruption, batches."""

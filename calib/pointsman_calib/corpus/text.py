@@ -1,0 +1,84 @@
+"""The text that a bundle is calibrated or compared on, as its model sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pointsman.bundle import TOKENIZER, Architecture, Calibration, read_manifest
+from pointsman.errors import OptionsError
+from pointsman.text.tokenizer import Tokenizer
+from pointsman_calib.corpus import hub
+from pointsman_calib.corpus.batches import Batch, Example, batches, examples
+from pointsman_calib.corpus.c4 import read_documents
+from pointsman_calib.corpus.documents import DocumentSet
+
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Corrupted documents.
+
+    Attributes:
+        examples: the documents, in order.
+        seed: of the corruption.
+        window: the most encoder inputs.
+    """
+
+    examples: Sequence[Example]
+    seed: int
+    window: int
+
+    @classmethod
+    def read(
+        cls,
+        bundle: str | Path,
+        sources: Sequence[str | Path],
+        *,
+        documents: int,
+        seed: int = 0,
+        window: int = 512,
+        too_long: Literal["skip", "cut"] = "skip",
+        split: hub.Split = "train",
+    ) -> Self:
+        """Read a corpus with a bundle's vocabulary.
+
+        Args:
+            bundle: whose vocabulary.
+            sources: files, patterns or datasets, as for `c4.read_documents`.
+            documents: the most to use.
+            seed: of the corruption.
+            window: the most encoder inputs.
+            too_long: what becomes of longer documents.
+            split: which files of a dataset on the hub.
+
+        Raises:
+            BundleNotFoundError: there is no bundle.
+            CorpusError: the corpus cannot be read, or none of it can be used.
+            OptionsError: an option is out of range, or the window is longer than the bundle takes.
+        """
+        folder = Path(bundle)
+        manifest = read_manifest(folder)
+        if window > manifest.limits.tokens:
+            raise OptionsError(
+                f"the window is {window} tokens and the bundle takes at most {manifest.limits.tokens}; shorten it"
+            )
+        tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=manifest.extra_ids)
+        read = read_documents(sources, split=split)
+        chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)
+        return cls(list(chosen), seed, window)
+
+    def batches(self, architecture: Architecture, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
+        """The examples side by side, as the decoder starts from them."""
+        return batches(
+            self.examples,
+            batch_size=batch_size,
+            pad_id=architecture.pad_token_id,
+            decoder_start_id=architecture.decoder_start_token_id,
+        )
+
+    def provenance(self) -> Calibration:
+        """What a manifest says of it."""
+        documents = DocumentSet.of(self.examples)
+        return Calibration(documents=tuple(sorted(documents.sha256s)), seed=self.seed, window=self.window)

@@ -1,0 +1,137 @@
+"""A graph in pieces, cut where nothing passes but the residual stream, each loaded into ONNX Runtime by itself."""
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from pointsman_calib.graphs.scan import fetch_by_token
+
+Array = NDArray[Any]
+Values = Mapping[str, Array]
+
+_NORM: Final = "RMSNormalization"  # every sublayer begins with one, and so do the head and the cross-attention
+
+
+class GraphPieces:
+    """A graph and where it is cut: before its final norm, and between sublayers so that pieces keep to a size.
+
+    Attributes:
+        graph: the whole; its weights stay on disk.
+        streams: names of the values at which it is cut, in order: the last of each piece but the last piece.
+    """
+
+    def __init__(self, path: Path, most_bytes: int) -> None:
+        """Read a graph.
+
+        Args:
+            path: the file; its weights lie beside it.
+            most_bytes: of a piece's weights, unless a sublayer has more.
+        """
+        self.folder, self._model = path.parent, ir.load(path)
+        self.graph = self._model.graph
+        fetch_by_token(self.graph)
+        norms = dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM)
+        self._depths = _depths(self.graph, norms)
+        self._cuts = _cuts(_weight_bytes(self.graph, self._depths, len(norms) + 1), most_bytes)
+        self.streams = [list(norms)[cut] for cut in self._cuts]
+
+    def __len__(self) -> int:
+        return len(self.streams) + 1
+
+    def piece_of(self, value: str) -> int:
+        """Number of the piece that computes a value."""
+        return bisect.bisect_left(self._cuts, self._depths[value])
+
+    def around(self, number: int) -> tuple[list[str], list[str]]:
+        """The stream before a piece, if it is not the first, and the one after it, if it is not the last."""
+        return self.streams[max(number - 1, 0) : number], self.streams[number : number + 1]
+
+    def load(self, number: int, outputs: Sequence[str]) -> "Piece":
+        """Load a piece, or as much of it as these values of it need."""
+        inputs = [*(str(value.name) for value in self.graph.inputs), *self.around(number)[0]]
+        piece = ir.Model(ir.convenience.extract(self.graph, inputs, outputs), ir_version=self._model.ir_version)
+        piece.opset_imports.update(self._model.opset_imports)
+        for value in [value for value in piece.graph.inputs if not value.uses()]:
+            piece.graph.inputs.remove(value)
+        return Piece(piece, self.folder, outputs)
+
+
+class Piece:
+    """A part of a graph on ONNX Runtime.
+
+    ONNX Runtime keeps no memory between runs (no arena, no plan for each shape), so what a run takes does not depend on
+    how many there were. Weights are packed as in serving: kernels that round activations take packed weights only.
+
+    Attributes:
+        inputs: names of the values that it reads.
+        outputs: names of the values that it hands out.
+    """
+
+    def __init__(self, model: ir.Model, folder: Path, outputs: Sequence[str]) -> None:
+        """Load it; `folder` has its weights."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        self._session = onnxruntime.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs, self.outputs = [str(value.name) for value in model.graph.inputs], list(outputs)
+
+    def run(self, feeds: Values) -> dict[str, Array]:
+        """Its outputs by name; `feeds` may hold more than its inputs."""
+        found = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
+        return dict(zip(self.outputs, found, strict=True))
+
+
+def _depths(graph: ir.Graph, norms: Iterable[str]) -> dict[str, int]:
+    """For each value that nodes compute, how many norms' inputs it comes after."""
+    inputs = set(norms)
+    depths: dict[str, int] = {}
+    for node in graph:
+        names = [str(value.name) for value in _reads(node)]
+        depth = max((depths.get(name, 0) + (name in inputs) for name in names), default=0)
+        depths |= {str(value.name): depth for value in node.outputs}
+    return depths
+
+
+def _weight_bytes(graph: ir.Graph, depths: Mapping[str, int], count: int) -> list[int]:
+    """Bytes in external data that the nodes of each depth read."""
+    weights: list[dict[str, int]] = [{} for _ in range(count)]
+    for node in graph:
+        read = {str(value.name): value.const_value for value in _reads(node)}
+        sizes = {name: tensor.nbytes for name, tensor in read.items() if isinstance(tensor, ir.ExternalTensor)}
+        weights[depths[str(node.outputs[0].name)]] |= sizes
+    return [sum(sizes.values()) for sizes in weights]
+
+
+def _cuts(sizes: Sequence[int], most_bytes: int) -> list[int]:
+    """The depths after which to cut: the last but one, and those that keep what is between cuts to a size."""
+    cuts, held = [], sizes[0]
+    for depth, size in enumerate(sizes[1:]):
+        if held + size > most_bytes or depth == len(sizes) - 2:
+            cuts.append(depth)
+            held = 0
+        held += size
+    return cuts
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, its branches included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                yield from (value for value in inner.inputs if value is not None)
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value

@@ -1,0 +1,163 @@
+"""Runs of a variant over text, a piece of its graphs at a time, in which values inside the graphs can be seen.
+
+A piece is loaded, run on all batches and released before the next is loaded; the residual stream waits in temporary
+files in between. So memory is that of the largest piece and of one batch, whatever the numbers of layers and batches.
+"""
+
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pointsman.bundle import Role, TensorSpec, Variant
+from pointsman_calib.corpus.batches import Batch
+from pointsman_calib.graphs.pieces import Array, GraphPieces, Piece, Values
+
+PIECE_BYTES: Final = 1 << 27  # of weights: small models are run whole but for what follows the final norms
+
+
+class PiecewiseRun:
+    """A variant's encoder, and its decoder fed with the targets, all positions at once.
+
+    Cross-attention keys and values are computed anew for each piece of the decoder: of all layers, they would be larger
+    than the residual stream by twice the number of layers.
+
+    Attributes:
+        graphs: in pieces.
+    """
+
+    def __init__(
+        self,
+        graphs: Mapping[Role, Path],
+        variant: Variant,
+        batches: Callable[[], Iterable[Batch]],
+        *,
+        scratch: Path | None = None,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        """Read the graphs, and run nothing yet.
+
+        Args:
+            graphs: the files; their weights lie beside them.
+            variant: whose interface they have.
+            batches: the text, the same anew at each call.
+            scratch: folder for temporary files; the system's where None.
+            piece_bytes: of the weights of a piece, unless a single sublayer has more.
+        """
+        self.graphs = {role: GraphPieces(path, piece_bytes) for role, path in graphs.items()}
+        self._variant, self._batches, self._scratch = variant, batches, scratch
+        self._kept: dict[Role, dict[str, _Stream]] = {role: {} for role in graphs}
+
+    def values(self, wanted: Mapping[Role, Iterable[str]]) -> Iterator[tuple[Batch, Role, Values]]:
+        """Values inside the graphs, piece by piece, those of a piece batch by batch.
+
+        What was run last is not run again: to ask for values in the order of the layers, part by part, costs little
+        more than to ask for all at once. Who drops values before asking for the next has those of one batch in memory
+        and never of two.
+
+        Args:
+            wanted: names of the values, of the graphs' outputs or inside them.
+
+        Yields:
+            the batch, the graph, and the wanted values of one of its pieces.
+        """
+        pieces = {role: self._by_piece(role, wanted.get(role, ())) for role in self.graphs}
+        if pieces["decoder"] and self._states not in self._kept["encoder"]:
+            pieces["encoder"].setdefault(self.graphs["encoder"].piece_of(self._states), set())
+        yield from self._run("encoder", pieces["encoder"])
+        yield from self._run("decoder", pieces["decoder"])
+
+    @property
+    def _states(self) -> str:
+        """The stream that the decoder's keys and values come from."""
+        return self.graphs["encoder"].streams[-1]
+
+    def _by_piece(self, role: Role, names: Iterable[str]) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for name in names:
+            found.setdefault(self.graphs[role].piece_of(name), set()).add(name)
+        return found
+
+    def _run(self, role: Role, wanted: Mapping[int, set[str]]) -> Iterator[tuple[Batch, Role, Values]]:
+        """Run what leads from the nearest stream that is kept to the last wanted piece."""
+        first = min(wanted, default=0)
+        while not self._kept[role].keys() >= set(self.graphs[role].around(first)[0]):
+            first -= 1
+        for number in range(first, max(wanted, default=-1) + 1):
+            yield from self._run_piece(role, number, wanted.get(number, set()))
+
+    def _run_piece(self, role: Role, number: int, names: set[str]) -> Iterator[tuple[Batch, Role, Values]]:
+        """Run one on all batches. Kept are the streams around it, and what the decoder needs; others are forgotten."""
+        before, after = self.graphs[role].around(number)
+        piece = self.graphs[role].load(number, sorted(names.union(after)))
+        written = {name: _Stream(self._scratch) for name in after}
+        for batch, feeds in self._feeds(role, number, piece):
+            found = piece.run(feeds)
+            for name, stream in written.items():
+                stream.append(found[name])
+            if names:
+                yield batch, role, {name: found[name] for name in names}
+            del found, feeds  # before the next are there
+        useful = {*before, self._states}
+        self._kept[role] = {name: kept for name, kept in self._kept[role].items() if name in useful} | written
+
+    def _feeds(self, role: Role, number: int, piece: Piece) -> Iterator[tuple[Batch, Values]]:
+        """Each batch with what a piece of it reads."""
+        crossing = self._crossing(piece) if role == "decoder" else None
+        streams = {name: iter(self._kept[role][name]) for name in self.graphs[role].around(number)[0]}
+        if crossing is not None:
+            streams[self._states] = iter(self._kept["encoder"][self._states])
+        for batch in self._batches():
+            arrays = {name: next(stream) for name, stream in streams.items()}
+            if crossing is not None:
+                arrays |= crossing.run(self._encoder_feeds(batch) | arrays)
+            yield batch, arrays | (self._encoder_feeds(batch) if role == "encoder" else self._decoder_feeds(batch))
+
+    def _crossing(self, piece: Piece) -> Piece | None:
+        """What computes the keys and values that a piece of the decoder reads; None if it reads none."""
+        names = [spec.name for spec in self._variant.encoder.outputs if spec.name in piece.inputs]
+        encoder = self.graphs["encoder"]
+        return encoder.load(len(encoder) - 1, names) if names else None
+
+    def _encoder_feeds(self, batch: Batch) -> dict[str, Array]:
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+    def _decoder_feeds(self, batch: Batch) -> dict[str, Array]:
+        rows = len(batch.input_ids)
+        past = {spec.name: _no_past(spec, rows) for spec in self._variant.decoder.inputs if "past" in spec.axes}
+        return {
+            "input_ids": batch.decoder_input_ids,
+            "attention_mask": batch.attention_mask,
+            "beam_rows": np.arange(rows),
+            **past,
+        }
+
+
+class _Stream:
+    """Arrays in a temporary file, read again in the order in which they came."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file, self._count = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 - closed when it is forgotten
+        weakref.finalize(self, self._file.close)
+
+    def append(self, array: Array) -> None:
+        np.save(self._file, array, allow_pickle=False)
+        self._count += 1
+
+    def __iter__(self) -> Iterator[Array]:
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield np.load(self._file, allow_pickle=False)
+
+
+def graph_files(bundle: Path, variant: Variant) -> dict[Role, Path]:
+    """Where a variant's graphs are."""
+    return {"encoder": bundle / variant.encoder.file, "decoder": bundle / variant.decoder.file}
+
+
+def _no_past(spec: TensorSpec, rows: int) -> Array:
+    shape = [{"rows": rows, "past": 0}[axis] if isinstance(axis, str) else axis for axis in spec.axes]
+    return np.zeros(shape, np.float32)

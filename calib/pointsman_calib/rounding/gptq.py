@@ -1,0 +1,217 @@
+"""GPTQ: rounding one linear layer's weights so that its outputs, not its weights, change least.
+
+E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers" (2022), Algorithm 1: inputs are rounded one after another, and each one's rounding error is made up for by
+the inputs not yet rounded, as the inverse Hessian of the squared output error says.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.errors import OptionsError
+from pointsman_calib.rounding.blocks import (
+    BlockFormat,
+    BlockQuantized,
+    Codes,
+    Scales,
+    dequantize,
+    fit,
+    nearest,
+    round_blocks,
+)
+from pointsman_calib.rounding.finite import require_finite
+
+_BATCH: Final = 128  # inputs rounded before their errors are spread over the rest in one matrix product
+_TRIANGLE: Final = 64  # below this size a triangle is inverted directly
+
+Float64s = NDArray[np.float64]
+
+
+class InputHessian:
+    """Sums H = 2 XᵀX over the inputs X [tokens, inputs] of a layer, or of one expert.
+
+    Attributes:
+        tokens: rows seen.
+        matrix: [inputs, inputs], float32 or float64.
+    """
+
+    def __init__(self, inputs: int, dtype: type[np.float32] | type[np.float64] = np.float64) -> None:
+        self.tokens = 0
+        self.matrix: NDArray[np.floating[Any]] = np.zeros((inputs, inputs), dtype)
+
+    def update(self, inputs: NDArray[np.floating[Any]]) -> None:
+        """Add inputs [..., inputs]; none at all is fine.
+
+        Raises:
+            BundleError: one is NaN or infinite; the sum is as it was before.
+        """
+        require_finite(inputs, "a layer's input")
+        rows = inputs.reshape(-1, len(self.matrix)).astype(self.matrix.dtype, copy=False)
+        self.matrix += 2 * (rows.T @ rows)
+        self.tokens += len(rows)
+
+
+def gptq(
+    weight: NDArray[np.floating[Any]],
+    hessian: NDArray[np.floating[Any]],
+    form: BlockFormat,
+    *,
+    damping: float = 0.01,
+    act_order: bool = False,
+) -> BlockQuantized:
+    """Round a layer's weights in blocks along the input axis.
+
+    A block's scale is fitted when its first input's turn comes, to weights that already make up for earlier errors.
+    Under `act_order` the inputs of a block have their turns at different times, so all scales are fitted beforehand.
+
+    Unlike the authors' program, inputs that were never active keep their weights, rounded to nearest, instead of
+    becoming zero: of an expert that few tokens reached they are most, and other tokens may need them.
+
+    Args:
+        weight: [inputs, out].
+        hessian: [inputs, inputs] of `InputHessian`. It may be of low rank. If it is all zeros (an expert that no token
+            reached), there is nothing to optimize, and the result is `round_blocks`'s.
+        form: the format.
+        damping: added to the Hessian's diagonal, as a part of the diagonal's mean.
+        act_order: round the inputs of largest activations first.
+
+    Raises:
+        BundleError: a weight or the Hessian is NaN or infinite.
+        OptionsError: the damping is not positive or too small to make the Hessian definite.
+    """
+    require_finite(weight, "a weight")
+    require_finite(hessian, "a Hessian")
+    if damping <= 0:
+        raise OptionsError(f"damping is {damping}; it must be above 0 (0.01 is usual)")
+    importance = np.diagonal(hessian)
+    if not importance.any():
+        return round_blocks(weight, form)
+    order = np.argsort(-importance, kind="stable") if act_order else np.arange(len(weight))
+    state = _State.start(weight, form, order, static=act_order)
+    state.round_all(inverse_factor(hessian[np.ix_(order, order)], damping))
+    return state.result()
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """A layer while it is rounded.
+
+    Attributes:
+        form: the format.
+        order: [inputs] the input whose turn comes first, second, …
+        rest: [inputs, out] in that order: weights, making up for the errors of those rounded already.
+        codes: [blocks * block_size, out] in the order of the weight, as are all below.
+        scales: [blocks, out]
+        zero_points: [blocks, out]
+        static: scales and zero points are there from the start.
+    """
+
+    form: BlockFormat
+    order: NDArray[np.intp]
+    rest: Float64s
+    codes: Codes
+    scales: Scales
+    zero_points: Codes
+    static: bool
+
+    @classmethod
+    def start(
+        cls, weight: NDArray[np.floating[Any]], form: BlockFormat, order: NDArray[np.intp], *, static: bool
+    ) -> "_State":
+        inputs, out = weight.shape
+        blocks = -(-inputs // form.block_size)
+        state = cls(
+            form=form,
+            order=order,
+            rest=weight.astype(np.float64),
+            codes=np.empty((blocks * form.block_size, out), np.uint8),
+            scales=np.empty((blocks, out), np.float32),
+            zero_points=np.empty((blocks, out), np.uint8),
+            static=static,
+        )
+        if static:
+            for block in range(blocks):
+                state.fit_block(block)
+        state.rest = state.rest[order]
+        return state
+
+    def fit_block(self, block: int) -> None:
+        """Choose a block's grid from `rest`, which must be in the weight's order."""
+        first = block * self.form.block_size
+        rows = self.rest[first : first + self.form.block_size]
+        self.scales[block], self.zero_points[block] = fit(rows.T.astype(np.float32), self.form)
+
+    def round_all(self, factor: Float64s) -> None:
+        """Round in batches that hold whole blocks, so that a block is fitted to weights that are up to date."""
+        batch = max(_BATCH, self.form.block_size)
+        for start in range(0, len(self.rest), batch):
+            stop = min(start + batch, len(self.rest))
+            errors = self.round_batch(factor[start:stop, start:stop], start, stop)
+            self.rest[stop:] -= factor[start:stop, stop:].T @ errors
+
+    def round_batch(self, factor: Float64s, start: int, stop: int) -> Float64s:
+        """Round the inputs from `start` to `stop`; [stop - start, out] errors, each over the factor's diagonal."""
+        batch = self.rest[start:stop]
+        errors = np.empty_like(batch)
+        for turn in range(stop - start):
+            if not self.static and (start + turn) % self.form.block_size == 0:
+                self.fit_block((start + turn) // self.form.block_size)
+            error = batch[turn] - self.round_input(int(self.order[start + turn]), batch[turn])
+            errors[turn] = error / factor[turn, turn]
+            batch[turn + 1 :] -= factor[turn, turn + 1 :, None] * errors[turn]
+        return errors
+
+    def round_input(self, row: int, values: Float64s) -> NDArray[np.float32]:
+        """Set one input's codes to the nearest; [out] what they stand for."""
+        scales, zero_points = (grid[row // self.form.block_size] for grid in (self.scales, self.zero_points))
+        self.codes[row] = nearest(values, scales, zero_points, self.form)
+        return dequantize(self.codes[row], scales, zero_points)
+
+    def result(self) -> BlockQuantized:
+        self.codes[len(self.rest) :] = self.zero_points[-1]
+        by_output = np.ascontiguousarray(self.codes.T)
+        return BlockQuantized(
+            format=self.form,
+            inputs=len(self.rest),
+            codes=by_output.reshape(len(by_output), -1, self.form.block_size),
+            scales=np.ascontiguousarray(self.scales.T),
+            zero_points=np.ascontiguousarray(self.zero_points.T),
+        )
+
+
+def inverse_factor(hessian: NDArray[np.floating[Any]], damping: float) -> Float64s:
+    """The upper triangular U with UᵀU = (H + damping · mean(diag H) · I)⁻¹.
+
+    With J the reversal of order and J H J = L Lᵀ, U is J L⁻¹ J: one Cholesky decomposition and one triangular inverse,
+    where the paper's formulation decomposes, inverts and decomposes again.
+
+    Args:
+        hessian: [inputs, inputs], positive semidefinite, not all zeros.
+        damping: as a part of the diagonal's mean.
+
+    Raises:
+        OptionsError: it is not positive definite even so.
+    """
+    damped = hessian.astype(np.float64)
+    damped[np.diag_indices_from(damped)] += damping * np.diagonal(hessian).mean()
+    try:
+        lower: Float64s = np.linalg.cholesky(damped[::-1, ::-1]).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError as error:
+        raise OptionsError(f"the Hessian is not positive definite with damping {damping}; use a larger one") from error
+    return np.ascontiguousarray(_lower_inverse(lower)[::-1, ::-1])
+
+
+def _lower_inverse(lower: Float64s) -> Float64s:
+    """Inverse of a lower triangle by halves, nearly all of it matrix products."""
+    size = len(lower)
+    if size <= _TRIANGLE:
+        return np.tril(np.linalg.inv(lower)).astype(np.float64, copy=False)
+    half = size // 2
+    inverse = np.zeros_like(lower)
+    inverse[:half, :half] = _lower_inverse(lower[:half, :half])
+    inverse[half:, half:] = _lower_inverse(lower[half:, half:])
+    inverse[half:, :half] = -inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half])
+    return inverse

@@ -1,0 +1,1 @@
+"""The quantization schemes: weight-only for ONNX Runtime, Q/DQ for TensorRT."""

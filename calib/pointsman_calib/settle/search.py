@@ -1,0 +1,208 @@
+"""What is spared, by measurement: the layers whose quantization costs most, until the limits hold.
+
+Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what sparing it
+takes off the mean magnitude of the labels' changes of loss, in which changes both ways count; the limits are of the
+loss itself, and of agreement. Squares would count little but the one label that follows a token to another expert.
+Where too many tokens go to other experts, this is mended first, by the layers whose sparing brings most of them back:
+those before a router, which need not be those that move the loss.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
+
+from tqdm import tqdm
+
+from pointsman.bundle import Fidelity, Sensitivity
+from pointsman.errors import OptionsError
+from pointsman_calib.settle.limits import Limits
+from pointsman_calib.settle.scores import Scores
+
+_BLOCK = re.compile(r"(?:encoder|decoder)\.block\.\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """What is not quantized, or not all the way.
+
+    Attributes:
+        inputs: weights that are quantized, and whose inputs keep more precision than the scheme gives them.
+        weights: weights that stay in float32, as their inputs do.
+    """
+
+    inputs: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Spared") -> "Spared":
+        """What either spares."""
+        weights = self.weights | other.weights
+        return Spared((self.inputs | other.inputs) - weights, weights)
+
+
+class Draft(Protocol):
+    """A variant in the making."""
+
+    @property
+    def quantizable(self) -> Iterable[str]:
+        """Names of the weights that its scheme quantizes."""
+        ...
+
+    def write(self, spared: Spared) -> None:
+        """Write the variant anew, with this spared."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was decided.
+
+    Attributes:
+        spared: what the limits needed.
+        costs: for each layer, what sparing it took off the mean magnitude of the labels' changes of loss, the
+            costliest first; empty where the limits held at once.
+        rerouted: for each layer, what sparing it took off the share of tokens that go to another expert, the largest
+            first; empty likewise.
+        scores: of the variant.
+        unspared: of the variant that spares nothing.
+    """
+
+    spared: Spared
+    costs: dict[str, float]
+    rerouted: dict[str, float]
+    scores: Scores
+    unspared: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The calibration text as far as it is run again and again.
+
+    Attributes:
+        judging: scores a draft on the part of it that limits are checked on.
+        ranking: scores a draft on the beginning of that part, which layers are ranked on.
+        exact: the float variant's, on the part that limits are checked on.
+    """
+
+    judging: Callable[[], Scores]
+    ranking: Callable[[], Scores]
+    exact: Scores
+
+
+def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
+    """Spare what must be, of routes and then of all: the inputs of the costliest layers, then, if need be, the layers.
+
+    Args:
+        draft: as it is with nothing spared; it is left as it was decided.
+        limits: what to reach. With everything spared, any limits hold.
+        text: what to measure on.
+
+    Raises:
+        OptionsError: they hold only with everything spared.
+    """
+    with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
+        scores = _scored(text.judging, bar)
+        found = Settled(Spared(), {}, {}, scores, scores)
+        if limits.hold(found.scores, text.exact):
+            return found
+        layers = layers_of(draft.quantizable)
+        costs, rerouted = _costs(draft, layers, text, bar)
+        found = replace(found, costs=costs, rerouted=rerouted)
+        for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
+            if not holds(found.scores, text.exact):
+                choices = [found.spared | _spared(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
+                held, scores = _fewest(draft, choices, holds, text, bar)
+                found = replace(found, spared=choices[held], scores=scores)
+    if found.spared.weights.issuperset(draft.quantizable):
+        raise OptionsError(
+            "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
+            "--min-expert-agreement"
+        )
+    return found
+
+
+def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
+    """What a manifest says of it; `nearest` are the scores with all rounded to nearest and nothing spared."""
+    return Sensitivity(
+        labels=len(exact.losses),
+        loss=exact.loss,
+        reached=_fidelity(settled.scores, exact),
+        nearest=_fidelity(nearest, exact),
+        costs=settled.costs,
+        rerouted=settled.rerouted,
+        fine_inputs=tuple(sorted(settled.spared.inputs)),
+        float_weights=tuple(sorted(settled.spared.weights)),
+    )
+
+
+def _fidelity(scores: Scores, exact: Scores) -> Fidelity:
+    return Fidelity(
+        loss_increase=scores.increase_over(exact),
+        agreement=scores.agreement_with(exact),
+        expert_agreement=1 - scores.rerouted_from(exact),
+    )
+
+
+def layers_of(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Weights by the block that they belong to; those of no block, embedding and head, are a layer of their own."""
+    layers: dict[str, set[str]] = {}
+    for name in names:
+        block = _BLOCK.match(name)
+        layers.setdefault(block.group() if block else name, set()).add(name)
+    return {layer: frozenset(weights) for layer, weights in layers.items()}
+
+
+def _costs(
+    draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]"
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What sparing each layer's inputs gains, of losses and of routes, the largest first."""
+
+    def scored(spared: Spared) -> Scores:
+        draft.write(spared)
+        return _scored(text.ranking, bar)
+
+    everything = scored(Spared())
+    exact = text.exact.first_of(everything)
+    losses, routes = {}, {}
+    for layer, weights in layers.items():
+        found = scored(Spared(inputs=weights))
+        losses[layer] = everything.deviation_from(exact) - found.deviation_from(exact)
+        routes[layer] = everything.rerouted_from(exact) - found.rerouted_from(exact)
+    return _descending(losses), _descending(routes)
+
+
+def _descending(gains: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(gains.items(), key=lambda item: -item[1]))
+
+
+def _spared(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: int) -> Spared:
+    """The first `count` of all steps: the inputs of each layer in turn, then each layer's weights."""
+    inputs: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[:count]))
+    weights: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[: max(0, count - len(ranked))]))
+    return Spared(inputs - weights, weights)
+
+
+def _fewest(
+    draft: Draft,
+    choices: Sequence[Spared],
+    holds: Callable[[Scores, Scores], bool],
+    text: Text,
+    bar: "tqdm[NoReturn]",
+) -> tuple[int, Scores]:
+    """The first choice that holds, by bisection: the first does not, and the last, which spares all, does."""
+    fails, held, scores = 0, len(choices) - 1, text.exact
+    while held - fails > 1:
+        middle = (fails + held) // 2
+        draft.write(choices[middle])
+        found = _scored(text.judging, bar)
+        if holds(found, text.exact):
+            held, scores = middle, found
+        else:
+            fails = middle
+    draft.write(choices[held])
+    return held, scores
+
+
+def _scored(run: Callable[[], Scores], bar: "tqdm[NoReturn]") -> Scores:
+    bar.update()
+    return run()

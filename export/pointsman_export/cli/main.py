@@ -1,0 +1,116 @@
+"""`pointsman-export`: checkpoints to bundles, and bundles to engines."""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pointsman.bundle import Form
+from pointsman.cli.arguments import Parser
+from pointsman.errors import DependencyError, PointsmanError
+from pointsman_export.cli.plans import add_commands
+
+if TYPE_CHECKING:
+    from pointsman_export.bundle import Capacity
+
+FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portable",), "both": ("fused", "portable")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 parity failed, 2 the user's mistake."""
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(_parser().parse_args(arguments))
+    except PointsmanError as error:
+        print(f"pointsman-export: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    try:
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
+    except KeyboardInterrupt:
+        print(f"pointsman-export: {parsed.interrupted}", file=sys.stderr)
+        return 130
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
+    parser.add_version()
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_bundle(commands)
+    add_commands(commands)
+    return parser
+
+
+def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for this is private
+    bundle: argparse.ArgumentParser = commands.add_parser(
+        "bundle",
+        help="checkpoint to ONNX bundle",
+        description="Export a checkpoint to a bundle of ONNX graphs, checked against the checkpoint.",
+    )
+    bundle.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder or hub id")
+    bundle.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder to write")
+    bundle.add_argument("--form", choices=FORMS, default="both", help="which graphs to write (default: both)")
+    bundle.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bundle.add_argument(
+        "--capacity",
+        type=_capacity,
+        default="reference",
+        help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number",
+    )
+    bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
+    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
+    bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
+    bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
+    bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
+
+
+def _capacity(text: str) -> "Capacity":
+    if text == "reference":
+        return "reference"
+    if text == "none":
+        return "none"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not reference, none, or a number from 1")
+
+
+def _bundle(parsed: argparse.Namespace) -> int:
+    manifest = _exporter().export_bundle(
+        parsed.checkpoint,
+        parsed.output,
+        forms=FORMS[parsed.form],
+        dtype=parsed.dtype,
+        capacity=parsed.capacity,
+        max_tokens=parsed.max_tokens,
+        force=parsed.force,
+        revision=parsed.revision,
+        token=parsed.token,
+    )
+    for name, variant in manifest.variants.items():
+        size = sum(file.bytes for file in variant.files)
+        print(f"{name}: {size / 1e6:,.1f} MB, parity {variant.parity.max_error:.1e} at {variant.parity.worst}")
+    print(f"wrote {parsed.output}")
+    return 0
+
+
+def _exporter() -> ModuleType:
+    """The module that imports torch and ONNX, which a machine that only serves does not have.
+
+    Raises:
+        DependencyError: one of them is not installed.
+    """
+    try:
+        return importlib.import_module("pointsman_export.bundle")
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[export]") from error

@@ -1,0 +1,1 @@
+"""torch modules to ONNX graphs over one external-data file."""

@@ -1,0 +1,61 @@
+"""Plans into a bundle: files first, then their records, so that a record never speaks of a file that is not there."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pointsman.bundle import Engine, FileRecord, Manifest, read_manifest, record_of, write_manifest
+from pointsman.bundle.writing import replacing
+
+
+def usable(bundle: Path, manifest: Manifest) -> list[Engine]:
+    """Records of plans that are not out of date and whose files are there."""
+    current = (engine for engine in manifest.engines if manifest.is_current(engine))
+    return [engine for engine in current if (bundle / engine.file.path).is_file()]
+
+
+@contextlib.contextmanager
+def replacing_plans(bundle: Path, folder: str) -> Iterator[Path]:
+    """A folder to write plans in, as `replacing` gives it; folders made above it go too where it does not appear.
+
+    Raises:
+        OutputError: the disk is full or refuses.
+    """
+    target = bundle / folder
+    made = [parent for parent in target.parents if not parent.exists()]
+    try:
+        with replacing(target) as partial:
+            yield partial
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                parent.rmdir()
+
+
+def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileRecord:
+    """Write a plan into the folder `place`, which will be `final` in the bundle; its hash is that of what was written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = place / name
+    path.write_bytes(plan)
+    return replace(record_of(place, path), path=f"{final}/{name}")
+
+
+def forget(bundle: Path, engines: Iterable[Engine]) -> None:
+    """Take records out of the manifest, before their files are replaced."""
+    keys = {engine.key for engine in engines}
+    manifest = read_manifest(bundle)
+    kept = tuple(engine for engine in manifest.engines if engine.key not in keys)
+    if kept != manifest.engines:
+        write_manifest(replace(manifest, engines=kept), bundle)
+
+
+def record(bundle: Path, engines: Iterable[Engine]) -> None:
+    """Put records into the manifest as it is now, in a lasting order."""
+    manifest = read_manifest(bundle)
+    all_of_them = {engine.key: engine for engine in (*manifest.engines, *engines)}
+    ordered = tuple(all_of_them[key] for key in sorted(all_of_them))
+    write_manifest(replace(manifest, engines=ordered), bundle)

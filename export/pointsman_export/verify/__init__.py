@@ -1,0 +1,1 @@
+"""Whether written graphs compute what the checkpoint does."""

@@ -1,0 +1,75 @@
+"""The contract between exporter, calibrator and runtime: what a bundle is, as frozen dataclasses and `manifest.json`.
+
+A bundle is a directory::
+
+    manifest.json
+    tokenizer/spiece.model
+    variants/<precision>/weights.bin              every tensor once, shared by all graphs of that precision
+    variants/<precision>/<form>.encoder.onnx
+    variants/<precision>/<form>.decoder.onnx
+    engines/<flavour>-sm<capability>/<variant>/<role>.plan    such as engines/tensorrt-rtx-sm89/portable-float32/
+
+The manifest holds the hashes of all other files and of its own content. Readers refuse newer schemas and unknown keys,
+and report every problem at once.
+"""
+
+from pointsman.bundle.architecture import Activation, Architecture, Stack
+from pointsman.bundle.files import ENGINES, WEIGHTS, FileRecord, record_of, sha256_of, verify_files
+from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
+from pointsman.bundle.manifest import MANIFEST, SCHEMA, TOKENIZER, Limits, Manifest, Source
+from pointsman.bundle.plans import AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
+from pointsman.bundle.quantization import (
+    ActivationRanges,
+    Calibration,
+    ExpertCoverage,
+    Fidelity,
+    Quantization,
+    Scheme,
+    Sensitivity,
+)
+from pointsman.bundle.storage import read_manifest, write_manifest
+from pointsman.bundle.variants import Form, Parity, Precision, Variant
+
+__all__ = [
+    "ENGINES",
+    "MANIFEST",
+    "SCHEMA",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Activation",
+    "ActivationRanges",
+    "Architecture",
+    "Axis",
+    "AxisRange",
+    "Calibration",
+    "Dtype",
+    "Engine",
+    "EngineOptions",
+    "ExpertCoverage",
+    "Fidelity",
+    "FileRecord",
+    "Flavour",
+    "Form",
+    "Graph",
+    "Limits",
+    "Manifest",
+    "Parity",
+    "Precision",
+    "Profile",
+    "Quantization",
+    "Role",
+    "Scheme",
+    "Sensitivity",
+    "Source",
+    "Stack",
+    "TensorSpec",
+    "Variant",
+    "decoder_specs",
+    "encoder_specs",
+    "engine_folder",
+    "read_manifest",
+    "record_of",
+    "sha256_of",
+    "verify_files",
+    "write_manifest",
+]

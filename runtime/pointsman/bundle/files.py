@@ -1,0 +1,71 @@
+"""Files of a bundle and their hashes."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pointsman.bundle.quantization import Scheme
+from pointsman.errors import BundleError
+
+WEIGHTS = "weights.bin"
+ENGINES = "engines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file of the bundle; `path` is relative to it, with forward slashes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in bounded memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_of(folder: Path, path: Path) -> FileRecord:
+    """The record of a file inside a bundle's folder."""
+    return FileRecord(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord, ...]) -> None:
+    """Check sizes and hashes.
+
+    Raises:
+        BundleError: naming every file that is missing, of another size, or changed; or the first that cannot be read.
+    """
+    try:
+        problems = {record.path: problem for record in records if (problem := _problem_with(bundle, record))}
+    except OSError as error:
+        raise unreadable(error) from error
+    if problems:
+        raise BundleError(f"{bundle} is damaged: {'; '.join(problems.values())}; {_remedy(problems)}")
+
+
+def _remedy(paths: Iterable[str]) -> str:
+    """The least that makes files anew, or others that all these depend on."""
+    kinds = {path.partition("/")[0] if path.startswith(f"{ENGINES}/") else path.rpartition("/")[0] for path in paths}
+    if kinds <= {ENGINES}:
+        return "build the engines again"
+    if kinds <= {ENGINES, *(f"variants/{scheme}" for scheme in get_args(Scheme))}:
+        return "quantize it again with --force"
+    return "export the bundle again"
+
+
+def unreadable(error: OSError) -> BundleError:
+    """The error of a file that is there and that the system does not let us read."""
+    return BundleError(f"cannot read {error.filename} ({error.strerror}); check its path and its permissions")
+
+
+def _problem_with(bundle: Path, record: FileRecord) -> str | None:
+    path = bundle / record.path
+    if not path.is_file():
+        return f"{record.path} is missing"
+    if path.stat().st_size != record.bytes:
+        return f"{record.path} has {path.stat().st_size} bytes instead of {record.bytes}"
+    return None if sha256_of(path) == record.sha256 else f"{record.path} was changed (its sha256 differs)"

@@ -1,0 +1,83 @@
+"""`manifest.json` as a whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pointsman.bundle.architecture import Architecture
+from pointsman.bundle.files import FileRecord
+from pointsman.bundle.plans import Engine
+from pointsman.bundle.variants import Variant
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+VOCABULARY = f"{TOKENIZER}/spiece.model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What requests may ask for; engines that are built for ranges of shapes are built for these.
+
+    Attributes:
+        tokens: of one input, and of one output.
+    """
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint that a bundle was made from.
+
+    Attributes:
+        name: as it was given: a hub id, or a folder's name.
+        sha256: over the bytes of its weight files.
+        disagreements: each way in which its config.json contradicts its tensors.
+        unused: tensors that no graph uses.
+    """
+
+    name: str
+    sha256: str
+    disagreements: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole of `manifest.json`.
+
+    Attributes:
+        schema: number of this format.
+        producer: package name to version, of what wrote the bundle.
+        source: the checkpoint.
+        architecture: derived from its tensors.
+        limits: what requests may ask for.
+        extra_ids: how many sentinels `<extra_id_n>` follow the vocabulary's pieces.
+        tokenizer: the files of the vocabulary.
+        variants: by name.
+        engines: plans built from them.
+    """
+
+    schema: int
+    producer: dict[str, str]
+    source: Source
+    architecture: Architecture
+    limits: Limits
+    extra_ids: int
+    tokenizer: tuple[FileRecord, ...]
+    variants: dict[str, Variant]
+    engines: tuple[Engine, ...] = ()
+
+    def files(self) -> Iterator[FileRecord]:
+        """Every file of the bundle, once."""
+        seen: set[str] = set()
+        variant_files = (file for variant in self.variants.values() for file in variant.files)
+        for record in [*self.tokenizer, *variant_files, *(engine.file for engine in self.engines)]:
+            if record.path not in seen:
+                seen.add(record.path)
+                yield record
+
+    def is_current(self, engine: Engine) -> bool:
+        """Whether a plan was built from the files that its variant has now."""
+        variant = self.variants.get(engine.variant)
+        return variant is not None and engine.built_from == variant.sources(engine.role)

@@ -1,0 +1,1 @@
+"""The command `pointsman`, and the parser that all three commands share."""

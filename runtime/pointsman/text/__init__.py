@@ -1,0 +1,1 @@
+"""Text to token ids and back, and text with blanks to sentinels and back."""

@@ -1,0 +1,115 @@
+"""What products are fed, and which experts are asked, is what transformers' own modules see."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from calibration_text import random_corpus
+from checkpoints import reference
+from pointsman.bundle import read_manifest
+from pointsman_calib.graphs.runs import PIECE_BYTES, PiecewiseRun, graph_files
+from pointsman_calib.rounding import BlockFormat, gptq, round_blocks
+from pointsman_calib.schemes.weight_only import input_statistics
+from pointsman_calib.schemes.weight_only.graphs import quantizable
+from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
+from tolerances import HESSIAN
+
+WEIGHTS = (
+    "encoder.block.0.layer.0.SelfAttention.q.weight",
+    "encoder.block.2.layer.1.mlp.wo.weight",
+    "encoder.block.3.layer.1.mlp.experts.expert_2.wi.weight",
+    "decoder.block.1.layer.2.mlp.experts.expert_5.wo.weight",
+    "decoder.block.2.layer.1.EncDecAttention.o.weight",
+    "decoder.block.3.layer.1.EncDecAttention.k.weight",
+)
+CORPUS = random_corpus(6)
+
+
+@pytest.fixture(scope="module", params=["whole", "by sublayers"])
+def statistics(request, tiny_bundle):
+    manifest = read_manifest(tiny_bundle)
+    variant, architecture = manifest.variants["fused-float32"], manifest.architecture
+    piece_bytes = PIECE_BYTES if request.param == "whole" else 0
+    graphs = graph_files(tiny_bundle, variant)
+    run = PiecewiseRun(graphs, variant, lambda: CORPUS.batches(architecture), piece_bytes=piece_bytes)
+    return InputStatistics(run, architecture)
+
+
+@pytest.fixture(scope="module")
+def observed(tiny_checkpoint):
+    """The inputs of every module of transformers' model that has a weight, and every router's choices."""
+    model = reference(tiny_checkpoint)
+    inputs, choices = {}, {}
+
+    def hook(name):
+        def note(_module, arguments, output):
+            if name.endswith(".router"):
+                choices.setdefault(name, []).append(output[0].flatten(0, -2).sum(0).numpy())
+            else:
+                inputs.setdefault(f"{name}.weight", []).append(arguments[0].reshape(-1, arguments[0].shape[-1]).numpy())
+
+        return note
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) or name.endswith(".router"):
+            module.register_forward_hook(hook(name))
+    with torch.no_grad():
+        for example in CORPUS.examples:
+            fed = np.append(0, example.targets[:-1])
+            model(input_ids=torch.tensor(example.inputs[None]), decoder_input_ids=torch.tensor(fed[None]))
+    return inputs, choices
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_hessians(statistics, observed, weight):
+    rows = np.concatenate(observed[0][weight]).astype(np.float64)
+    hessian = statistics.collect([weight])[weight]
+    assert hessian.matrix.any()
+    HESSIAN.check(hessian.matrix, 2 * rows.T @ rows, weight)
+
+
+def test_every_quantizable_weight_has_inputs(statistics):
+    weights = quantizable(ir.Model(pieces.graph, ir_version=10) for pieces in statistics.run.graphs.values())
+    assert "shared.weight" in weights  # the embedding, and the head
+    assert weights.keys() <= statistics.products.keys()
+    assert {name: weight.inputs for name, weight in weights.items()} == {
+        name: statistics.products[name].size for name in weights
+    }
+
+
+def test_coverage(statistics, observed):
+    counts = statistics.coverage()
+    assert len(counts) == 4
+    for layer, seen in counts.items():
+        assert seen == tuple(np.sum(observed[1][f"{layer}.router"], axis=0))
+
+
+def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
+    names = sorted(WEIGHTS)
+    form = BlockFormat(bits=4, block_size=16)
+    drawn = np.random.default_rng(0)
+    weights = {name: drawn.standard_normal((statistics.products[name].size, 8)).astype(np.float32) for name in names}
+    groups = []
+    collect = statistics.collect
+    monkeypatch.setattr(statistics, "collect", lambda names: groups.append(names) or collect(names))
+
+    def rounded(budget, thin, looked_up=frozenset()):
+        monkeypatch.setattr(input_statistics, "MEMORY_BUDGET", budget)
+        groups.clear()
+        rounding = GptqRounding(statistics, names, thin, looked_up)
+        return {name: rounding(name, weights[name], form).packed_codes() for name in names}
+
+    at_once, told = rounded(1 << 30, {}), len(groups)
+    one_by_one = rounded(1, {})
+    assert (told, len(groups)) == (1, len(names))
+    for name in names:
+        np.testing.assert_array_equal(at_once[name], one_by_one[name])
+    thin = rounded(1 << 30, {"encoder.block.3.layer.1.mlp": (2,)}, {names[0]})
+    hessians = statistics.collect(names)
+    for name in names:
+        damping = 0.3 if name == names[0] else 0.01
+        expected = round_blocks(weights[name], form) if "expert_2" in name else None
+        expected = expected or gptq(weights[name], hessians[name].matrix, form, damping=damping)
+        np.testing.assert_array_equal(thin[name], expected.packed_codes())
+    assert (thin[names[0]] != at_once[names[0]]).any()

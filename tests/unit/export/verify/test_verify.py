@@ -1,0 +1,209 @@
+"""The parity check of an export notices every kind of damage between the checkpoint and what was written."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from checkpoints import CHECKPOINTS, expressible
+from exports import FORMS
+from pointsman.errors import ParityError
+from pointsman_export.architecture import derive_from
+from pointsman_export.bundle import CanonicalReader
+from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.network import Build, Precision
+from pointsman_export.verify.parity import TOLERANCES, Sample, verify
+from pointsman_export.verify.reference import Reference
+
+Damage = Callable[[bytearray, dict[str, ir.ExternalTensor]], None]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def checked(export, folder: Path, form: str):
+    """Verify the written graphs in `folder` against the checkpoint."""
+    variant = export.manifest.variants[f"{form}-float32"]
+    with Checkpoint.open(export.checkpoint) as checkpoint:
+        derivation = derive_from(checkpoint)
+        build = Build(derivation.architecture, form, Precision.of("float32"), variant.capacity)
+        reader = CanonicalReader(checkpoint, derivation.names)
+        seen: list[str] = []
+        graphs = folder / variant.encoder.file, folder / variant.decoder.file
+        return verify(build, *graphs, reader, progress=seen.append), seen
+
+
+def damaged(export, folder: Path, damage: Damage) -> Path:
+    """A copy whose weights are damaged after they were written."""
+    copy = shutil.copytree(export.folder, folder / "copy")
+    tensors = {
+        name: value.const_value
+        for side in ("encoder", "decoder")
+        for name, value in ir.load(export.graph(side)).graph.initializers.items()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    }
+    (weights,) = copy.glob("variants/*/weights.bin")
+    content = bytearray(weights.read_bytes())
+    damage(content, tensors)
+    weights.write_bytes(content)
+    return copy
+
+
+def floats(content: bytearray, tensor: ir.ExternalTensor) -> np.ndarray:
+    """A tensor in place, to be written to."""
+    size = int(np.prod(tuple(tensor.shape)))
+    return np.frombuffer(memoryview(content), np.float32, size, tensor.offset).reshape(tuple(tensor.shape))
+
+
+def one_byte(name: str) -> Damage:
+    """Flip the exponent's second highest bit of a weight that is not tiny."""
+
+    def damage(content: bytearray, tensors: dict[str, ir.ExternalTensor]) -> None:
+        values = floats(content, tensors[name])
+        content[tensors[name].offset + 4 * int(np.abs(values).argmax()) + 3] ^= 0x08
+
+    return damage
+
+
+def not_a_number(name: str) -> Damage:
+    def damage(content: bytearray, tensors: dict[str, ir.ExternalTensor]) -> None:
+        floats(content, tensors[name]).flat[5] = np.nan
+
+    return damage
+
+
+def not_turned_around(name: str) -> Damage:
+    """The checkpoint's own orientation under the shape of the other."""
+
+    def damage(content: bytearray, tensors: dict[str, ir.ExternalTensor]) -> None:
+        values = floats(content, tensors[name])
+        values[:] = values.T.reshape(values.shape).copy()
+
+    return damage
+
+
+def swapped(first: str, second: str) -> Damage:
+    def damage(content: bytearray, tensors: dict[str, ir.ExternalTensor]) -> None:
+        one, other = floats(content, tensors[first]), floats(content, tensors[second])
+        one[:], other[:] = other.copy(), one.copy()
+
+    return damage
+
+
+MLP = "encoder.block.1.layer.1.mlp"
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "byte of a query projection": (one_byte("encoder.block.0.layer.0.SelfAttention.q.weight"), r"encoder\.block\.0"),
+    "byte of a decoder's projection": (
+        one_byte("decoder.block.2.layer.0.SelfAttention.v.weight"),
+        r"decoder\.block\.2|present_value\.2",
+    ),
+    "byte of a cross key": (one_byte("decoder.block.1.layer.1.EncDecAttention.k.weight"), r"cross_key\.1"),
+    "byte of a cross value": (one_byte("decoder.block.3.layer.1.EncDecAttention.v.weight"), r"cross_value\.3"),
+    "byte of a norm": (one_byte("encoder.block.2.layer.1.layer_norm.weight"), r"encoder\.block\.2"),
+    "byte of the encoder's last norm": (one_byte("encoder.final_layer_norm.weight"), r"cross_(key|value)\.\d"),
+    "byte of the decoder's last norm": (one_byte("decoder.final_layer_norm.weight"), "logits"),
+    "byte of a dense network": (one_byte("decoder.block.0.layer.2.mlp.wo.weight"), r"decoder\.block\.0"),
+    "relative bias": (
+        swapped(
+            *(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight" for side in ("encoder", "decoder"))
+        ),
+        r"(en|de)coder\.block\.\d",
+    ),
+    "embedding": (not_turned_around("shared.weight"), r".*block\.0|logits|present_(key|value)\.0"),
+    "NaN": (not_a_number("encoder.block.0.layer.1.mlp.wi.weight"), r"encoder\.block\.0"),
+    "NaN in the head": (not_a_number("shared.weight"), "logits"),
+    "no transpose": (not_turned_around("encoder.block.0.layer.1.mlp.wi.weight"), r"encoder\.block\.0"),
+    "no transpose of a square": (
+        not_turned_around("encoder.block.1.layer.0.SelfAttention.o.weight"),
+        r"encoder\.block\.1",
+    ),
+    "keys for values": (
+        swapped(*(f"encoder.block.3.layer.0.SelfAttention.{name}.weight" for name in "kv")),
+        r"encoder\.block\.3",
+    ),
+}
+# Of an expert that has tokens: its number comes from the sample.
+EXPERT_DAMAGES: dict[str, Callable[[list[int]], Damage]] = {
+    "byte of an expert": lambda hit: one_byte(f"{MLP}.experts.expert_{hit[0]}.wo.weight"),
+    "byte of another expert": lambda hit: one_byte(f"{MLP}.experts.expert_{hit[1]}.wi.weight"),
+    "swapped experts": lambda hit: swapped(*(f"{MLP}.experts.expert_{number}.wi.weight" for number in hit[:2])),
+    "expert not transposed": lambda hit: not_turned_around(f"{MLP}.experts.expert_{hit[1]}.wo.weight"),
+    "NaN in an expert": lambda hit: not_a_number(f"{MLP}.experts.expert_{hit[0]}.wo.weight"),
+}
+
+
+def experts_hit(export) -> list[int]:
+    """Experts of the damaged layer that tokens of the sample choose, the most chosen first."""
+    with Checkpoint.open(export.checkpoint) as checkpoint:
+        derivation = derive_from(checkpoint)
+        build = Build(derivation.architecture, "fused", Precision.of("float32"), None)
+        sample = Sample.draw(build)
+        results = Reference(build, CanonicalReader(checkpoint, derivation.names)).encode(
+            sample.input_ids, sample.attention_mask
+        )
+        expert = next(result.expert for result in results if result.expert is not None)
+    numbers, tokens = np.unique(expert, return_counts=True)
+    return numbers[np.argsort(-tokens)].tolist()
+
+
+def refused(export, tmp_path: Path, form: str, damage: Damage, value: str) -> None:
+    with pytest.raises(ParityError) as raised:
+        checked(export, damaged(export, tmp_path, damage), form)
+    sentence = str(raised.value)
+    assert re.search(rf"do not compute what the checkpoint does: (?:{value}) is off by (?:\d\S*|inf) \(toler", sentence)
+    assert sentence.endswith("; nothing was written, please report this")
+    assert "\n" not in sentence
+    assert raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("damage", "value"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_named_by_the_value_that_shows_it(exports, tmp_path, form, damage, value):
+    refused(exports("tied", form), tmp_path, form, damage, value)
+
+
+@pytest.mark.parametrize("damage", EXPERT_DAMAGES.values(), ids=EXPERT_DAMAGES.keys())
+def test_damage_of_experts_that_the_sample_reaches(exports, tmp_path, damage):
+    export = exports("tied", "fused")
+    hit = experts_hit(export)
+    assert len(hit) > 1
+    refused(export, tmp_path, "fused", damage(hit), r"encoder\.block\.1")
+
+
+def test_another_choice_of_experts_is_noticed(exports, tmp_path):
+    """Of the router, agreement is all that counts: outputs are compared where both chose the same."""
+    export = exports("tied", "portable")
+    damage = not_turned_around(f"{MLP}.router.classifier.weight")
+    with pytest.raises(ParityError, match=r"experts agree on \d\d?\.\d% of tokens"):
+        checked(export, damaged(export, tmp_path, damage), "portable")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_undamaged_graphs_pass_and_every_block_is_compared_once(exports, form):
+    export = exports("tied", form)
+    parity, seen = checked(export, export.folder, form)
+    assert parity == export.manifest.variants[f"{form}-float32"].parity
+    assert 0 < parity.max_error < TOLERANCES["float32"] == parity.tolerance
+    assert parity.expert_agreement == 1.0
+    assert seen == [
+        *(f"encoder.block.{i}" for i in range(4)),
+        *(f"cross_key.{i}" for i in range(4)),
+        *(f"decoder.block.{i}" for i in range(4)),
+        "logits",
+    ]
+
+
+def test_the_checkpoints_without_a_reference_in_transformers_are_verified_too(exports):
+    assert not expressible(CHECKPOINTS["gated"])
+    parity = exports("gated", "fused", capacity=2).manifest.variants["fused-float32"].parity
+    assert 0 < parity.max_error < parity.tolerance
