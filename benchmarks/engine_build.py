@@ -14,7 +14,7 @@ from typing import Any
 
 import measurements
 from measurements import BUILD, RESULTS
-from pointsman.bundle import Engine, Manifest, read_manifest
+from pointsman.bundle import Manifest, PlanRecord, read_manifest
 from prepared import EXPORTER, prepared_checkpoint
 from watched import Watched, watch
 
@@ -33,7 +33,7 @@ class Built:
     """
 
     weight_bytes: int
-    engines: tuple[Engine, ...]
+    engines: tuple[PlanRecord, ...]
     watched: Watched
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
-from pointsman.bundle import Manifest, Scheme, Variant, read_manifest, verify_files, write_manifest
+from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, verify_files, write_manifest
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
 from pointsman_calib.corpus.text import Corpus
@@ -97,7 +97,7 @@ def quantize_bundle(
     manifest = open_bundle(folder, recipe, force=force)
     verify_files(folder, manifest.variants[recipe.source].files)
     try:
-        with replacing(folder / "variants" / scheme) as partial:
+        with replacing(folder / names.variant_folder(scheme)) as partial:
             variant = recipe.write(folder, manifest, partial)
             _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
         _update(folder, recipe.name, variant)

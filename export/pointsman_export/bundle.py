@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pointsman.bundle import (
-    MANIFEST,
     SCHEMA,
-    TOKENIZER,
     Architecture,
     Dtype,
     FileRecord,
@@ -29,13 +27,14 @@ from pointsman.bundle import (
     Variant,
     decoder_specs,
     encoder_specs,
+    names,
     record_of,
     write_manifest,
 )
 from pointsman.bundle.producer import installed_versions
 from pointsman.bundle.writing import one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
-from pointsman.text.tokenizer import MODEL_FILE, Tokenizer
+from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import first_few
 from pointsman_export.architecture import Derivation, derive_from
 from pointsman_export.checkpoint import Checkpoint
@@ -140,7 +139,7 @@ def _check_vacant(target: Path, *, force: bool) -> None:
             return
         if not force:
             raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
-        if not place.is_dir() or (any(place.iterdir()) and not (place / MANIFEST).is_file()):
+        if not place.is_dir() or (any(place.iterdir()) and not (place / names.MANIFEST).is_file()):
             raise OutputExistsError(
                 f"{target} is neither a bundle nor an empty folder, and --force replaces nothing else; "
                 "choose another output folder"
@@ -177,7 +176,7 @@ def _write_variants(
     """Write the weights once, and each form's graphs beside them."""
     reader = CanonicalReader(checkpoint, derivation.names)
     precision = Precision.of(dtype)
-    place = folder / "variants" / dtype
+    place = folder / names.variant_folder(dtype)
     place.mkdir(parents=True)
     weights = _write_weights(Build(derivation.architecture, "portable", precision, capacity), reader, place)
     record = FileRecord(
@@ -195,7 +194,7 @@ def _write_weights(build: Build, reader: CanonicalReader, place: Path) -> Weight
         entries = plan(Network(build))
     total = sum(entry.bytes for entry in entries)
     with tqdm(total=total, desc="weights", unit="B", unit_scale=True, disable=None) as bar:
-        return write_weights(entries, reader, place / "weights.bin", progress=bar.update)
+        return write_weights(entries, reader, place / names.WEIGHTS, progress=bar.update)
 
 
 def _write_variant(
@@ -203,7 +202,7 @@ def _write_variant(
 ) -> Variant:
     architecture, dtype = build.architecture, build.precision.name
     place = weights.path.parent
-    encoder, decoder = place / f"{build.form}.encoder.onnx", place / f"{build.form}.decoder.onnx"
+    encoder, decoder = (place / names.graph_name(build.form, role) for role in ("encoder", "decoder"))
     blocks = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
     with tqdm(total=2 + blocks, desc=f"{build.form} graphs", disable=None) as bar:
         ir.save(encoder_graph(build, weights.tensors), encoder)
@@ -225,9 +224,9 @@ def _write_variant(
 
 
 def _copy_vocabulary(checkpoint: Path, folder: Path) -> FileRecord:
-    place = folder / TOKENIZER / MODEL_FILE
+    place = folder / names.VOCABULARY
     place.parent.mkdir()
-    shutil.copyfile(checkpoint / MODEL_FILE, place)
+    shutil.copyfile(checkpoint / names.SPIECE, place)
     return record_of(folder, place)
 
 

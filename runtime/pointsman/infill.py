@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, Unpack
 
-from pointsman.bundle import TOKENIZER, Manifest, verify_files
+from pointsman.bundle import Manifest, names, verify_files
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent, check_sentinels
 from pointsman.decoding.options import is_whole
 from pointsman.errors import OptionsError, TextError
@@ -372,4 +372,4 @@ def _score(fill: Fill) -> float:
 def _load_tokenizer(bundle: Path, manifest: Manifest, *, verify: bool) -> Tokenizer:
     if verify:
         verify_files(bundle, manifest.tokenizer)
-    return Tokenizer.load(bundle / TOKENIZER, extra_ids=manifest.extra_ids)
+    return Tokenizer.load(bundle / names.TOKENIZER, extra_ids=manifest.extra_ids)

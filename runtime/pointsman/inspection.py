@@ -8,10 +8,10 @@ from typing import Any
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import (
     Architecture,
-    Engine,
     FileRecord,
     Manifest,
     Parity,
+    PlanRecord,
     Quantization,
     Stack,
     Variant,
@@ -170,7 +170,7 @@ def _quantization_lines(quantization: Quantization) -> Iterator[str]:
     )
 
 
-def _engine_line(engine: Engine, *, current: bool) -> str:
+def _engine_line(engine: PlanRecord, *, current: bool) -> str:
     options = [name.replace("_", " ") for name, chosen in to_json(engine.options).items() if chosen]
     about = [size(engine.file.bytes), *options] + ([] if current else ["out of date: its variant was written anew"])
     kind = f"{engine.flavour} {engine.version}, compute capability {engine.compute_capability}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pointsman.bundle import TOKENIZER, Architecture, Calibration, read_manifest
+from pointsman.bundle import Architecture, Calibration, names, read_manifest
 from pointsman.errors import OptionsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus import hub
@@ -64,7 +64,7 @@ class Corpus:
             raise OptionsError(
                 f"the window is {window} tokens and the bundle takes at most {manifest.limits.tokens}; shorten it"
             )
-        tokenizer = Tokenizer.load(folder / TOKENIZER, extra_ids=manifest.extra_ids)
+        tokenizer = Tokenizer.load(folder / names.TOKENIZER, extra_ids=manifest.extra_ids)
         read = read_documents(sources, split=split)
         chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)
         return cls(list(chosen), seed, window)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import mode
 
 from pointsman.bundle import Architecture, Stack
+from pointsman.bundle.names import EMBEDDING, HEAD
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture.complaints import check_complete, check_dtypes
@@ -14,8 +15,6 @@ from pointsman_export.architecture.hints import Config, disagreements, head_disa
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
-EMBEDDING = "shared.weight"
-HEAD = "lm_head.weight"
 _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
 _ROUTER = "mlp.router.classifier.weight"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from pointsman.bundle import Architecture
+from pointsman.bundle import Architecture, names
 
 Shape = tuple[int, ...]
 
@@ -14,11 +14,11 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     The embedding is ``shared.weight``; ``lm_head.weight`` is there only when the head is not tied.
     """
     embedding = (architecture.vocab_size, architecture.d_model)
-    tensors: dict[str, Shape] = {"shared.weight": embedding}
+    tensors: dict[str, Shape] = {names.EMBEDDING: embedding}
     tensors.update(_stack_tensors(architecture, "encoder"))
     tensors.update(_stack_tensors(architecture, "decoder"))
     if not architecture.tied_head:
-        tensors["lm_head.weight"] = embedding
+        tensors[names.HEAD] = embedding
     return tensors
 
 

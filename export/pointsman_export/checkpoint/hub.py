@@ -15,13 +15,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pointsman.bundle.names import SPIECE
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import layout
 
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
-    "spiece.model",
+    SPIECE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from pointsman.backends.nvidia import INSTALL_EITHER
-from pointsman.bundle import Engine, EngineOptions
+from pointsman.bundle import PlanOptions, PlanRecord
 from pointsman.errors import DependencyError
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
@@ -62,7 +62,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _engines(parsed: argparse.Namespace) -> int:
-    options = EngineOptions(
+    options = PlanOptions(
         weight_streaming=parsed.weight_streaming,
         refittable=parsed.refittable,
         version_compatible=parsed.version_compatible,
@@ -84,7 +84,7 @@ def _refit(parsed: argparse.Namespace) -> int:
     return _report(made)
 
 
-def _report(engines: tuple[Engine, ...]) -> int:
+def _report(engines: tuple[PlanRecord, ...]) -> int:
     for engine in engines:
         print(f"{engine.file.path}: {engine.file.bytes / 1e6:,.1f} MB in {engine.build_seconds:.1f} s")
     return 0

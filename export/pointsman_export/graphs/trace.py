@@ -17,7 +17,7 @@ import onnxscript.optimizer
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from pointsman.bundle import Architecture, TensorSpec, decoder_specs, encoder_specs
+from pointsman.bundle import Architecture, TensorSpec, decoder_specs, encoder_specs, names
 from pointsman_export.graphs.branches import ExpertBranches, drop_overflow
 from pointsman_export.graphs.repetition import SCOPES, repeat_blocks, traced_specs
 from pointsman_export.network import Build, bucket_table
@@ -235,4 +235,4 @@ def _module(node: ir.Node) -> str:
 
 def _slashed(path: str) -> str:
     """`decoder.block.0.layer.0` to `/decoder/block.0/layer.0`."""
-    return "".join(f"/{part}" for part in re.split(r"\.(?!\d)", path) if part)
+    return names.node_path(path)

@@ -13,13 +13,13 @@ from typing import NoReturn, get_args
 from tqdm import tqdm
 
 from pointsman.bundle import (
-    Engine,
-    EngineOptions,
     Flavour,
     Manifest,
+    PlanOptions,
+    PlanRecord,
     Role,
     Variant,
-    engine_folder,
+    names,
     read_manifest,
     verify_files,
 )
@@ -31,7 +31,7 @@ from pointsman_export.plans.profiles import profiles_for
 from pointsman_export.plans.recording import forget, record, replacing_plans, usable, write_plan
 
 ROLES: tuple[Role, ...] = get_args(Role)
-PLAIN = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
+PLAIN = PlanOptions(weight_streaming=False, refittable=False, version_compatible=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Target:
     @property
     def folder(self) -> str:
         """Where the plans go, relative to the bundle."""
-        return engine_folder(self.library.flavour, self.compute_capability, self.variant)
+        return names.plan_folder(self.library.flavour, self.compute_capability, self.variant)
 
     def __str__(self) -> str:
         return f"{self.library.flavour} plans of {self.variant} for compute capability {self.compute_capability}"
@@ -64,9 +64,9 @@ def build_engines(
     compute_capabilities: Sequence[str] = (),
     variants: Sequence[str] = (),
     max_rows: int = 8,
-    options: EngineOptions = PLAIN,
+    options: PlanOptions = PLAIN,
     force: bool = False,
-) -> tuple[Engine, ...]:
+) -> tuple[PlanRecord, ...]:
     """Build plans of the encoder and the decoder step.
 
     Each pair of plans is in the bundle, and in its manifest, once it is complete: what was built before an error stays.
@@ -107,7 +107,7 @@ def build_engines(
         targets = _not_there(folder, manifest, targets)
     for name in {target.variant for target in targets}:
         verify_files(folder, manifest.variants[name].files)
-    built: list[Engine] = []
+    built: list[PlanRecord] = []
     with tqdm(total=len(targets) * len(ROLES), desc="plans", file=sys.stderr, disable=None) as bar:
         for target in targets:
             built += _build_pair(folder, manifest, target, max_rows, options, bar)
@@ -126,7 +126,7 @@ def _portable(bundle: Path, manifest: Manifest, asked: Sequence[str]) -> list[st
     return list(dict.fromkeys(asked)) or there
 
 
-def _check_options(library: Library, options: EngineOptions) -> None:
+def _check_options(library: Library, options: PlanOptions) -> None:
     if library.flavour == "tensorrt":
         return
     if options.version_compatible:
@@ -148,7 +148,7 @@ def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> l
     Raises:
         OutputExistsError: nothing is left.
     """
-    files = Counter(engine_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
+    files = Counter(names.plan_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
     there = [target for target in targets if files[target.folder] == len(ROLES)]
     sentences = [f"{bundle} has {target} already; replace them with --force" for target in there]
     if len(there) == len(targets):
@@ -159,10 +159,10 @@ def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> l
 
 
 def _build_pair(
-    bundle: Path, manifest: Manifest, target: Target, max_rows: int, options: EngineOptions, bar: "tqdm[NoReturn]"
-) -> list[Engine]:
+    bundle: Path, manifest: Manifest, target: Target, max_rows: int, options: PlanOptions, bar: "tqdm[NoReturn]"
+) -> list[PlanRecord]:
     """Build the plans of both graphs, then put them in their place and into the manifest."""
-    built: list[Engine] = []
+    built: list[PlanRecord] = []
     with replacing_plans(bundle, target.folder) as partial:
         with _timing_cache(bundle, target, partial) as timing_cache:
             for role in ROLES:
@@ -184,11 +184,11 @@ def _build_pair(
     return built
 
 
-def _build_one(request: PlanRequest, target: Target, role: Role, variant: Variant, place: Path) -> Engine:
+def _build_one(request: PlanRequest, target: Target, role: Role, variant: Variant, place: Path) -> PlanRecord:
     started = time.perf_counter()
     plan = build_plan(target.library, request)
     seconds = time.perf_counter() - started
-    return Engine(
+    return PlanRecord(
         flavour=target.library.flavour,
         version=target.library.version,
         compute_capability=target.compute_capability,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman.bundle import EngineOptions, Profile, TensorSpec
+from pointsman.bundle import PlanOptions, Profile, TensorSpec
 from pointsman.errors import EngineError
 from pointsman_export.plans.callbacks import deferred_interrupts, error_recorder, progress_monitor
 from pointsman_export.plans.library import Library
@@ -28,7 +28,7 @@ class PlanRequest:
     graph: Path
     inputs: Sequence[TensorSpec]
     profiles: Sequence[Profile]
-    options: EngineOptions
+    options: PlanOptions
     compute_capability: str
     timing_cache: Path | None
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pointsman.bundle import Engine, FileRecord, Manifest, read_manifest, record_of, write_manifest
+from pointsman.bundle import FileRecord, Manifest, PlanRecord, read_manifest, record_of, write_manifest
 from pointsman.bundle.writing import replacing
 
 
-def usable(bundle: Path, manifest: Manifest) -> list[Engine]:
+def usable(bundle: Path, manifest: Manifest) -> list[PlanRecord]:
     """Records of plans that are not out of date and whose files are there."""
     current = (engine for engine in manifest.engines if manifest.is_current(engine))
     return [engine for engine in current if (bundle / engine.file.path).is_file()]
@@ -44,7 +44,7 @@ def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileReco
     return replace(record_of(place, path), path=f"{final}/{name}")
 
 
-def forget(bundle: Path, engines: Iterable[Engine]) -> None:
+def forget(bundle: Path, engines: Iterable[PlanRecord]) -> None:
     """Take records out of the manifest, before their files are replaced."""
     keys = {engine.key for engine in engines}
     manifest = read_manifest(bundle)
@@ -53,7 +53,7 @@ def forget(bundle: Path, engines: Iterable[Engine]) -> None:
         write_manifest(replace(manifest, engines=kept), bundle)
 
 
-def record(bundle: Path, engines: Iterable[Engine]) -> None:
+def record(bundle: Path, engines: Iterable[PlanRecord]) -> None:
     """Put records into the manifest as it is now, in a lasting order."""
     manifest = read_manifest(bundle)
     all_of_them = {engine.key: engine for engine in (*manifest.engines, *engines)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pointsman.bundle import Engine, Flavour, Manifest, engine_folder, read_manifest, verify_files
+from pointsman.bundle import Flavour, Manifest, PlanRecord, names, read_manifest, verify_files
 from pointsman.errors import BundleError, DeviceError, EngineError, OptionsError, OutputExistsError
 from pointsman_export.plans.gpu import compute_capability as gpu_here
 from pointsman_export.plans.library import Library, load_library
@@ -28,7 +28,7 @@ _BUILD = "build them with `pointsman-export engines`"
 
 def refit_engines(
     bundle: str | Path, donor: str | Path, *, flavour: Flavour | None = None, force: bool = False
-) -> tuple[Engine, ...]:
+) -> tuple[PlanRecord, ...]:
     """Give a bundle the refittable plans of another, with its own weights in them.
 
     Needs the GPU that the plans are for, and the version of the library that built them.
@@ -62,18 +62,18 @@ def refit_engines(
     verify_files(source, tuple(plan.file for plan in plans))
     for name in {plan.variant for plan in plans}:
         verify_files(target, manifest.variants[name].files)
-    made: list[Engine] = []
+    made: list[PlanRecord] = []
     with tqdm(total=len(plans), desc="plans", file=sys.stderr, disable=None) as bar:
         for folder, group in groupby(plans, _folder):
             made += _refit_together(source, target, manifest, folder, list(group), library, bar)
     return tuple(made)
 
 
-def _folder(plan: Engine) -> str:
-    return engine_folder(plan.flavour, plan.compute_capability, plan.variant)
+def _folder(plan: PlanRecord) -> str:
+    return names.plan_folder(plan.flavour, plan.compute_capability, plan.variant)
 
 
-def _interchangeable(target: Path, manifest: Manifest, source: Path, theirs: Manifest) -> list[Engine]:
+def _interchangeable(target: Path, manifest: Manifest, source: Path, theirs: Manifest) -> list[PlanRecord]:
     """The donor's plans that this bundle's weights fit into."""
     refittable = [plan for plan in theirs.engines if plan.options.refittable and theirs.is_current(plan)]
     if not refittable:
@@ -103,7 +103,7 @@ def _differences(ours: Any, theirs: Any) -> Iterable[str]:  # noqa: ANN401 - two
             yield f"{field.name} {mine} against {other}"
 
 
-def _of_one_flavour(plans: Sequence[Engine], flavour: Flavour | None) -> list[Engine]:
+def _of_one_flavour(plans: Sequence[PlanRecord], flavour: Flavour | None) -> list[PlanRecord]:
     flavours = {plan.flavour for plan in plans}
     if flavour is None and len(flavours) > 1:
         raise OptionsError("there are plans of both tensorrt and tensorrt-rtx; choose one with --flavour")
@@ -113,14 +113,14 @@ def _of_one_flavour(plans: Sequence[Engine], flavour: Flavour | None) -> list[En
     return chosen
 
 
-def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[Engine]) -> None:
+def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[PlanRecord]) -> None:
     there = {engine.key for engine in usable(bundle, manifest)}
     for plan in plans:
         if plan.key in there:
             raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with --force")
 
 
-def _for_this_machine(plans: Sequence[Engine], library: Library) -> list[Engine]:
+def _for_this_machine(plans: Sequence[PlanRecord], library: Library) -> list[PlanRecord]:
     here = gpu_here()
     wanted = ", ".join(sorted({plan.compute_capability for plan in plans}))
     if here is None:
@@ -142,12 +142,12 @@ def _refit_together(
     target: Path,
     manifest: Manifest,
     folder: str,
-    plans: Sequence[Engine],
+    plans: Sequence[PlanRecord],
     library: Library,
     bar: "tqdm[Any]",
-) -> list[Engine]:
+) -> list[PlanRecord]:
     """Refit what lies in one folder, then put it in its place and into the manifest."""
-    made: list[Engine] = []
+    made: list[PlanRecord] = []
     with replacing_plans(target, folder) as partial:
         for plan in plans:
             variant = manifest.variants[plan.variant]

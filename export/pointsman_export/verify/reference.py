@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pointsman.bundle import Stack
+from pointsman.bundle import Stack, names
 from pointsman_export.graphs.weights import DTYPES, TensorReader
 from pointsman_export.network import Block, Build, Embedding, Linear, Precision, RMSNorm, SparseFeedForward, masked, moe
 
@@ -68,7 +68,7 @@ class Reference:
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """float32 [rows, tokens, d_model]."""
-        return nn.functional.embedding(input_ids, self.tensor("shared.weight"))
+        return nn.functional.embedding(input_ids, self.tensor(names.EMBEDDING))
 
     def block(self, index: int, *, decoder: bool) -> Block:
         """One block with its weights; experts are read when tokens reach them."""
@@ -144,8 +144,8 @@ class Reference:
         """float32 [rows, tokens, vocab] from the last decoder block's result."""
         states = self.norm("decoder.final_layer_norm", hidden)
         if self.architecture.tied_head:
-            return nn.functional.linear(states * self.architecture.d_model**-0.5, self.tensor("shared.weight"))
-        return nn.functional.linear(states, self.tensor("lm_head.weight"))
+            return nn.functional.linear(states * self.architecture.d_model**-0.5, self.tensor(names.EMBEDDING))
+        return nn.functional.linear(states, self.tensor(names.HEAD))
 
     def norm(self, name: str, hidden: Tensor) -> Tensor:
         """A final norm."""

@@ -13,11 +13,12 @@ The manifest holds the hashes of all other files and of its own content. Readers
 and report every problem at once.
 """
 
+from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
-from pointsman.bundle.files import ENGINES, WEIGHTS, FileRecord, record_of, sha256_of, verify_files
+from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
 from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
-from pointsman.bundle.manifest import MANIFEST, SCHEMA, TOKENIZER, Limits, Manifest, Source
-from pointsman.bundle.plans import AxisRange, Engine, EngineOptions, Flavour, Profile, engine_folder
+from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source
+from pointsman.bundle.plans import AxisRange, Flavour, PlanOptions, PlanRecord, Profile
 from pointsman.bundle.quantization import (
     ActivationRanges,
     Calibration,
@@ -31,11 +32,7 @@ from pointsman.bundle.storage import read_manifest, write_manifest
 from pointsman.bundle.variants import Form, Parity, Precision, Variant
 
 __all__ = [
-    "ENGINES",
-    "MANIFEST",
     "SCHEMA",
-    "TOKENIZER",
-    "WEIGHTS",
     "Activation",
     "ActivationRanges",
     "Architecture",
@@ -43,8 +40,6 @@ __all__ = [
     "AxisRange",
     "Calibration",
     "Dtype",
-    "Engine",
-    "EngineOptions",
     "ExpertCoverage",
     "Fidelity",
     "FileRecord",
@@ -54,6 +49,8 @@ __all__ = [
     "Limits",
     "Manifest",
     "Parity",
+    "PlanOptions",
+    "PlanRecord",
     "Precision",
     "Profile",
     "Quantization",
@@ -66,7 +63,7 @@ __all__ = [
     "Variant",
     "decoder_specs",
     "encoder_specs",
-    "engine_folder",
+    "names",
     "read_manifest",
     "record_of",
     "sha256_of",

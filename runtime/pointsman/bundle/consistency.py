@@ -6,7 +6,8 @@ from pathlib import PurePosixPath
 
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.interface import Dtype, Role, TensorSpec, decoder_specs, encoder_specs
-from pointsman.bundle.manifest import SCHEMA, VOCABULARY, Manifest
+from pointsman.bundle.manifest import SCHEMA, Manifest
+from pointsman.bundle.names import VOCABULARY
 from pointsman.bundle.variants import Variant
 
 _SPECS = {"encoder": encoder_specs, "decoder": decoder_specs}

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from pointsman.bundle import names
 from pointsman.bundle.quantization import Scheme
 from pointsman.errors import BundleError
-
-WEIGHTS = "weights.bin"
-ENGINES = "engines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +47,12 @@ def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord,
 
 def _remedy(paths: Iterable[str]) -> str:
     """The least that makes files anew, or others that all these depend on."""
-    kinds = {path.partition("/")[0] if path.startswith(f"{ENGINES}/") else path.rpartition("/")[0] for path in paths}
-    if kinds <= {ENGINES}:
+    kinds = {
+        path.partition("/")[0] if path.startswith(f"{names.PLANS}/") else path.rpartition("/")[0] for path in paths
+    }
+    if kinds <= {names.PLANS}:
         return "build the engines again"
-    if kinds <= {ENGINES, *(f"variants/{scheme}" for scheme in get_args(Scheme))}:
+    if kinds <= {names.PLANS, *map(names.variant_folder, get_args(Scheme))}:
         return "quantize it again with --force"
     return "export the bundle again"
 

@@ -1,12 +1,14 @@
-"""Graphs and their interface: the names, dtypes and axes of tensors are spelled here and nowhere else."""
+"""Graphs and their interface: dtypes and axes of what goes in and out, under the names of `names`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
 
 Axis = str | int
+PAST = "past"  # the axis of cached tokens
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
 
@@ -33,8 +35,8 @@ def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[Tenso
     """Inputs and outputs of an encoder graph."""
     source = ("batch", "source")
     inputs = (
-        TensorSpec(name="input_ids", dtype="int64", axes=source),
-        TensorSpec(name="attention_mask", dtype="int64", axes=source),
+        TensorSpec(name=names.INPUT_IDS, dtype="int64", axes=source),
+        TensorSpec(name=names.ATTENTION_MASK, dtype="int64", axes=source),
     )
     return inputs, tuple(_cross_specs(architecture, dtype))
 
@@ -42,25 +44,28 @@ def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[Tenso
 def decoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a decoder-step graph; `rows` is a multiple of `batch`, beams of one input side by side."""
     inputs = (
-        TensorSpec(name="input_ids", dtype="int64", axes=("rows", "positions")),
-        TensorSpec(name="attention_mask", dtype="int64", axes=("batch", "source")),
-        TensorSpec(name="beam_rows", dtype="int64", axes=("rows",)),
+        TensorSpec(name=names.INPUT_IDS, dtype="int64", axes=("rows", "positions")),
+        TensorSpec(name=names.ATTENTION_MASK, dtype="int64", axes=("batch", "source")),
+        TensorSpec(name=names.BEAM_ROWS, dtype="int64", axes=("rows",)),
         *_cross_specs(architecture, dtype),
-        *_cache_specs(architecture, dtype, "past", "past"),
+        *_cache_specs(architecture, dtype, names.past_names, PAST),
     )
-    logits = TensorSpec(name="logits", dtype="float32", axes=("rows", "positions", architecture.vocab_size))
-    return inputs, (logits, *_cache_specs(architecture, dtype, "present", "past + positions"))
+    logits = TensorSpec(name=names.LOGITS, dtype="float32", axes=("rows", "positions", architecture.vocab_size))
+    return inputs, (logits, *_cache_specs(architecture, dtype, names.present_names, f"{PAST} + positions"))
 
 
 def _cross_specs(architecture: Architecture, dtype: Dtype) -> Iterator[TensorSpec]:
     heads, d_kv = architecture.num_heads, architecture.d_kv
     for layer in range(architecture.decoder.layers):
-        yield TensorSpec(name=f"cross_key.{layer}", dtype=dtype, axes=("batch", heads, d_kv, "source"))
-        yield TensorSpec(name=f"cross_value.{layer}", dtype=dtype, axes=("batch", heads, "source", d_kv))
+        key, value = names.cross_names(layer)
+        yield TensorSpec(name=key, dtype=dtype, axes=("batch", heads, d_kv, "source"))
+        yield TensorSpec(name=value, dtype=dtype, axes=("batch", heads, "source", d_kv))
 
 
-def _cache_specs(architecture: Architecture, dtype: Dtype, prefix: str, length: Axis) -> Iterator[TensorSpec]:
+def _cache_specs(
+    architecture: Architecture, dtype: Dtype, names_of: Callable[[int], tuple[str, str]], length: Axis
+) -> Iterator[TensorSpec]:
     axes = ("rows", architecture.num_heads, length, architecture.d_kv)
     for layer in range(architecture.decoder.layers):
-        yield TensorSpec(name=f"{prefix}_key.{layer}", dtype=dtype, axes=axes)
-        yield TensorSpec(name=f"{prefix}_value.{layer}", dtype=dtype, axes=axes)
+        for name in names_of(layer):
+            yield TensorSpec(name=name, dtype=dtype, axes=axes)

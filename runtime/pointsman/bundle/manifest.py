@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.files import FileRecord
-from pointsman.bundle.plans import Engine
+from pointsman.bundle.plans import PlanRecord
 from pointsman.bundle.variants import Variant
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
-TOKENIZER = "tokenizer"
-VOCABULARY = f"{TOKENIZER}/spiece.model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +63,7 @@ class Manifest:
     extra_ids: int
     tokenizer: tuple[FileRecord, ...]
     variants: dict[str, Variant]
-    engines: tuple[Engine, ...] = ()
+    engines: tuple[PlanRecord, ...] = ()
 
     def files(self) -> Iterator[FileRecord]:
         """Every file of the bundle, once."""
@@ -77,7 +74,7 @@ class Manifest:
                 seen.add(record.path)
                 yield record
 
-    def is_current(self, engine: Engine) -> bool:
+    def is_current(self, engine: PlanRecord) -> bool:
         """Whether a plan was built from the files that its variant has now."""
         variant = self.variants.get(engine.variant)
         return variant is not None and engine.built_from == variant.sources(engine.role)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pointsman.bundle.files import ENGINES, FileRecord
+from pointsman.bundle.files import FileRecord
 from pointsman.bundle.interface import Role, TensorSpec
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
@@ -46,7 +46,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
+class PlanOptions:
     """What a plan was built to allow.
 
     Attributes:
@@ -62,7 +62,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class PlanRecord:
     """A TensorRT plan: one graph of one portable variant, compiled for one kind of GPU.
 
     Attributes:
@@ -86,7 +86,7 @@ class Engine:
     role: Role
     built_from: tuple[FileRecord, ...]
     profiles: tuple[Profile, ...]
-    options: EngineOptions
+    options: PlanOptions
     file: FileRecord
     build_seconds: float
 
@@ -94,8 +94,3 @@ class Engine:
     def key(self) -> tuple[Flavour, str, str, Role]:
         """What a bundle has one plan of."""
         return self.flavour, self.compute_capability, self.variant, self.role
-
-
-def engine_folder(flavour: Flavour, compute_capability: str, variant: str) -> str:
-    """Where a variant's plans for one kind of GPU are, relative to the bundle: `<role>.plan` each."""
-    return f"{ENGINES}/{flavour}-sm{compute_capability.replace('.', '')}/{variant}"

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from pointsman.bundle.consistency import contradictions
 from pointsman.bundle.files import unreadable
-from pointsman.bundle.manifest import MANIFEST, SCHEMA, Manifest
+from pointsman.bundle.manifest import SCHEMA, Manifest
+from pointsman.bundle.names import MANIFEST
 from pointsman.bundle.records import from_json, to_json
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pointsman.bundle.files import WEIGHTS, FileRecord
+from pointsman.bundle import names
+from pointsman.bundle.files import FileRecord
 from pointsman.bundle.interface import Graph, Role
 from pointsman.bundle.quantization import Quantization
 
@@ -63,4 +64,4 @@ class Variant:
     def sources(self, role: Role) -> tuple[FileRecord, ...]:
         """What a graph is loaded from: its own file first, then the weights."""
         own = [record for record in self.files if record.path == self.graph(role).file]
-        return (*own, *(record for record in self.files if PurePosixPath(record.path).name == WEIGHTS))
+        return (*own, *(record for record in self.files if PurePosixPath(record.path).name == names.WEIGHTS))

@@ -42,9 +42,9 @@ from typing import Any, Final, Self
 import sentencepiece
 
 from pointsman.bundle import Architecture
+from pointsman.bundle.names import SPIECE
 from pointsman.errors import TextError, TokenizerError
 
-MODEL_FILE: Final = "spiece.model"
 CONFIG_FILE: Final = "tokenizer_config.json"
 DEFAULT_EXTRA_IDS: Final = 100
 _MOST_EXTRA_IDS: Final = 10_000
@@ -117,12 +117,12 @@ class Tokenizer:
         """
         path = Path(folder_or_file)
         try:
-            file = path / MODEL_FILE if path.is_dir() else path
+            file = path / SPIECE if path.is_dir() else path
             model = file.read_bytes()
         except OSError as error:
             raise TokenizerError(
                 f"cannot read {error.filename} ({error.strerror}): the vocabulary is the checkpoint's SentencePiece "
-                f"file, {MODEL_FILE}; tokenizer.json cannot stand in for it"
+                f"file, {SPIECE}; tokenizer.json cannot stand in for it"
             ) from error
         if extra_ids is None:
             extra_ids = _configured_extra_ids(file.parent / CONFIG_FILE)
@@ -236,7 +236,7 @@ class Tokenizer:
         raise TokenizerError(
             f"the vocabulary has {self.vocab_size} ids, {len(self.sentinel_ids)} of them sentinels, which fits "
             f"{self.vocab_size} to {self.vocab_size + _ROW_MULTIPLE - 1} embedding rows, and the model has "
-            f"{model_vocab_size}: use the {MODEL_FILE} and the extra_ids of the same checkpoint"
+            f"{model_vocab_size}: use the {SPIECE} and the extra_ids of the same checkpoint"
         )
 
     def _piece(self, token_id: int) -> str:
@@ -342,9 +342,9 @@ def _parse(model: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
     except RuntimeError as error:
-        raise TokenizerError(f"not a SentencePiece model ({error}): fetch {MODEL_FILE} again") from error
+        raise TokenizerError(f"not a SentencePiece model ({error}): fetch {SPIECE} again") from error
     if processor is None:
-        raise TokenizerError(f"the file is empty: fetch {MODEL_FILE} again")
+        raise TokenizerError(f"the file is empty: fetch {SPIECE} again")
     if min(processor.pad_id(), processor.eos_id()) < 0:
         raise TokenizerError("the SentencePiece model has no <pad> or no </s>: it is not a T5 or Switch vocabulary")
     return processor

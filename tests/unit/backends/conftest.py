@@ -13,11 +13,11 @@ from pointsman.backends.choice import Choice
 from pointsman.backends.tensorrt import opening
 from pointsman.bundle import (
     AxisRange,
-    Engine,
-    EngineOptions,
     Manifest,
+    PlanOptions,
+    PlanRecord,
     Profile,
-    engine_folder,
+    names,
     read_manifest,
     record_of,
     write_manifest,
@@ -26,7 +26,7 @@ from unit.backends.host_device import HostDevice
 from unit.backends.host_tensorrt import HostTensorRT, plan_bytes
 
 VARIANT = "portable-float32"
-OPTIONS = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
+OPTIONS = PlanOptions(weight_streaming=False, refittable=False, version_compatible=False)
 
 
 def profile(name: Any, rows: int, source: int = 64, past: int = 127) -> Profile:
@@ -95,15 +95,15 @@ def write_engines(folder: Path, profiles: tuple[Profile, ...]) -> None:
     variant = manifest.variants[VARIANT]
     engines = []
     for role, graph in (("encoder", variant.encoder), ("decoder", variant.decoder)):
-        place = folder / engine_folder("tensorrt", "8.9", VARIANT) / f"{role}.plan"
+        place = folder / names.plan_folder("tensorrt", "8.9", VARIANT) / f"{role}.plan"
         place.parent.mkdir(parents=True, exist_ok=True)
-        names = {axis for spec in graph.inputs for axis in spec.axes if isinstance(axis, str)}
+        axes = {axis for spec in graph.inputs for axis in spec.axes if isinstance(axis, str)}
         own = tuple(
-            replace(each, axes={name: size for name, size in each.axes.items() if name in names}) for each in profiles
+            replace(each, axes={name: size for name, size in each.axes.items() if name in axes}) for each in profiles
         )
         place.write_bytes(plan_bytes(folder / graph.file, graph, own))
         engines.append(
-            Engine(
+            PlanRecord(
                 flavour="tensorrt",
                 version="1.0",
                 compute_capability="8.9",

@@ -11,12 +11,12 @@ from pointsman.bundle import (
     SCHEMA,
     Architecture,
     AxisRange,
-    Engine,
-    EngineOptions,
     Graph,
     Limits,
     Manifest,
     Parity,
+    PlanOptions,
+    PlanRecord,
     Profile,
     Role,
     Source,
@@ -24,7 +24,7 @@ from pointsman.bundle import (
     Variant,
     decoder_specs,
     encoder_specs,
-    engine_folder,
+    names,
     record_of,
     write_manifest,
 )
@@ -91,14 +91,14 @@ def variant(folder: Path, form: Any = "fused", precision: Any = "float32") -> Va
     )
 
 
-def engine(folder: Path, built: Variant, role: Role = "decoder", **changes: Any) -> Engine:
+def engine(folder: Path, built: Variant, role: Role = "decoder", **changes: Any) -> PlanRecord:
     """A plan of a variant, whose file is written."""
     name = f"{built.form}-{built.precision}"
-    place = folder / engine_folder("tensorrt-rtx", "8.9", name) / f"{role}.plan"
+    place = folder / names.plan_folder("tensorrt-rtx", "8.9", name) / f"{role}.plan"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(b"plan" * 500)
     return replace(
-        Engine(
+        PlanRecord(
             flavour="tensorrt-rtx",
             version="1.7.1.116",
             compute_capability="8.9",
@@ -106,7 +106,7 @@ def engine(folder: Path, built: Variant, role: Role = "decoder", **changes: Any)
             role=role,
             built_from=built.sources(role),
             profiles=(PROFILE,),
-            options=EngineOptions(weight_streaming=False, refittable=True, version_compatible=False),
+            options=PlanOptions(weight_streaming=False, refittable=True, version_compatible=False),
             file=record_of(folder, place),
             build_seconds=1.5,
         ),

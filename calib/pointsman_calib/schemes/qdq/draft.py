@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
 
 import onnx_ir as ir
 from tqdm import tqdm
 
-from pointsman.bundle import Architecture, Role
+from pointsman.bundle import Architecture, Role, names
 from pointsman_calib.graphs.external_data import in_file_order
 from pointsman_calib.graphs.products import products
 from pointsman_calib.ranges.table import RangeTable
@@ -15,8 +14,6 @@ from pointsman_calib.schemes.qdq.graphs import rewrite
 from pointsman_calib.schemes.qdq.scales import Clipping, activation_scales, expert_factors
 from pointsman_calib.schemes.qdq.weights import QuantizedWeight, output_axes, write_weights
 from pointsman_calib.settle import Spared
-
-WEIGHTS: Final = "weights.bin"
 
 
 class Draft:
@@ -80,7 +77,7 @@ class Draft:
         axes = {name: axis for name, axis in self.axes.items() if name not in left_out}
         total = sum(tensor.nbytes for _, tensor in in_file_order(models))
         with tqdm(total=total, desc="int8-qdq", unit="B", unit_scale=True, disable=None) as bar:
-            written = write_weights(models, axes, self._factors, self.place / WEIGHTS, progress=bar.update)
+            written = write_weights(models, axes, self._factors, self.place / names.WEIGHTS, progress=bar.update)
         self._quantized: dict[str, QuantizedWeight]
         self._kept: dict[str, ir.ExternalTensor]
         self._quantized, self._kept, self.sha256 = written

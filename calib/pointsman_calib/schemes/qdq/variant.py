@@ -16,6 +16,7 @@ from pointsman.bundle import (
     Scheme,
     Sensitivity,
     Variant,
+    names,
     record_of,
 )
 from pointsman.bundle.producer import installed_versions
@@ -27,7 +28,7 @@ from pointsman_calib.graphs.products import ROUTER
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.ranges import collection as ranges
 from pointsman_calib.ranges.table import RangeTable, write_range_table
-from pointsman_calib.schemes.qdq.draft import WEIGHTS, Draft
+from pointsman_calib.schemes.qdq.draft import Draft
 from pointsman_calib.schemes.qdq.scales import DEFAULT, Clipping
 from pointsman_calib.settle import DEFAULT_LIMITS, Limits, Text, measured, score, settle
 
@@ -35,7 +36,6 @@ SCHEME: Final[Scheme] = "int8-qdq"
 NAME: Final = f"portable-{SCHEME}"
 SOURCE: Final = ranges.SOURCE
 PACKAGES: Final = ("pointsman", "numpy", "onnx-ir", "onnxruntime")
-TABLE: Final = "ranges.json"
 RANKED_DOCUMENTS, JUDGED_DOCUMENTS = 32, 128  # the text is run once for each layer, or some seven times
 _FORMATS: Final = {0: "int8 by row", 1: "int8 by column", 2: "int8 by expert and column"}
 
@@ -83,16 +83,16 @@ def write_variant(
     sensitivity = None
     if corpus is not None:
         sensitivity = _settled(draft, manifest, corpus, limits or DEFAULT_LIMITS[SCHEME])
-    write_range_table(table, place / TABLE)
-    path = place / WEIGHTS
-    weights = FileRecord(path=_final(WEIGHTS), bytes=path.stat().st_size, sha256=draft.sha256)
-    names = [*(graph.name for graph in draft.graphs.values()), TABLE]
+    write_range_table(table, place / names.RANGES)
+    path = place / names.WEIGHTS
+    weights = FileRecord(path=_final(names.WEIGHTS), bytes=path.stat().st_size, sha256=draft.sha256)
+    files = [*(graph.name for graph in draft.graphs.values()), names.RANGES]
     return replace(
         source,
         precision=SCHEME,
         encoder=_moved(source.encoder),
         decoder=_moved(source.decoder),
-        files=(*(replace(record_of(place, place / name), path=_final(name)) for name in names), weights),
+        files=(*(replace(record_of(place, place / name), path=_final(name)) for name in files), weights),
         quantization=_provenance(draft, table, clipping, sensitivity),
     )
 
@@ -148,7 +148,7 @@ def _provenance(draft: Draft, table: RangeTable, clipping: Clipping, sensitivity
 
 
 def _final(name: str) -> str:
-    return f"variants/{SCHEME}/{name}"
+    return f"{names.variant_folder(SCHEME)}/{name}"
 
 
 def _moved(graph: Graph) -> Graph:

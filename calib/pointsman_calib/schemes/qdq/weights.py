@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from pointsman.bundle.names import EMBEDDING
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_rows, append_tensor, in_file_order, read_row, read_tensor
 from pointsman_calib.graphs.products import Product
 from pointsman_calib.rounding import round_per_channel
 from pointsman_calib.schemes.qdq.scales import Factors
-
-EMBEDDING: Final = "shared.weight"
 
 
 @dataclass(frozen=True, slots=True)

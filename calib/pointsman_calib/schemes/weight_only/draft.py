@@ -10,14 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pointsman.bundle import Role, Scheme
+from pointsman.bundle import Role, Scheme, names
 from pointsman_calib.graphs.external_data import in_file_order, read_tensor
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.weight_only.formats import block_format
 from pointsman_calib.schemes.weight_only.graphs import Contents, Rounded, Rounding, quantizable, rewrite, write_weights
 from pointsman_calib.settle import Spared
 
-WEIGHTS: Final = "weights.bin"
 _ROUNDED: Final = "rounded.bin"
 
 
@@ -66,7 +65,7 @@ class Draft:
         """Write the variant anew, from what was rounded."""
         if spared.weights != self._left_out:
             if self._stored is None:
-                self._stored = _Stored.moved(self.contents.rounded, self.place / WEIGHTS, self.place / _ROUNDED)
+                self._stored = _Stored.moved(self.contents.rounded, self.place / names.WEIGHTS, self.place / _ROUNDED)
             self._write_weights(self._stored, spared.weights)
         self._write_graphs(spared.inputs)
 
@@ -83,7 +82,7 @@ class Draft:
         total = sum(tensor.nbytes for _, tensor in in_file_order(models))
         with tqdm(total=total, desc=self.scheme, unit="B", unit_scale=True, disable=None) as bar:
             self.contents = write_weights(
-                models, formats, self.weights, rounding, self.place / WEIGHTS, progress=bar.update
+                models, formats, self.weights, rounding, self.place / names.WEIGHTS, progress=bar.update
             )
         self._left_out = left_out
 

@@ -3,10 +3,10 @@
 from typing import Final
 
 from pointsman.bundle import Scheme
+from pointsman.bundle.names import HEAD
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.weight_only.graphs import Weight
 
-HEAD: Final = "lm_head.weight"
 _LONG: Final = 2048  # inputs
 
 

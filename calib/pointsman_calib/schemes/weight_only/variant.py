@@ -19,6 +19,7 @@ from pointsman.bundle import (
     Scheme,
     Sensitivity,
     Variant,
+    names,
     record_of,
 )
 from pointsman.bundle.producer import installed_versions
@@ -27,7 +28,7 @@ from pointsman_calib.corpus.coverage import Counts, require_coverage, thin_exper
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, round_blocks
-from pointsman_calib.schemes.weight_only.draft import WEIGHTS, Draft
+from pointsman_calib.schemes.weight_only.draft import Draft
 from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
 from pointsman_calib.settle import DEFAULT_LIMITS, Limits, Text, measured, score, settle
 
@@ -105,9 +106,9 @@ def _coverage(counts: Counts, limits: Limits, *, documents: int) -> ExpertCovera
 
 
 def _variant(source: Variant, draft: Draft, quantization: Quantization) -> Variant:
-    final = f"variants/{draft.scheme}"
-    path = draft.place / WEIGHTS
-    weights = FileRecord(path=f"{final}/{WEIGHTS}", bytes=path.stat().st_size, sha256=draft.contents.sha256)
+    final = names.variant_folder(draft.scheme)
+    path = draft.place / names.WEIGHTS
+    weights = FileRecord(path=names.weights_file(draft.scheme), bytes=path.stat().st_size, sha256=draft.contents.sha256)
     graphs = (replace(record_of(draft.place, file), path=f"{final}/{file.name}") for file in draft.graphs.values())
     return replace(
         source,

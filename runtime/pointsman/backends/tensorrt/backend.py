@@ -10,7 +10,7 @@ from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
 from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
 from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.bundle import Engine, Variant
+from pointsman.bundle import PlanRecord, Variant
 from pointsman.selection import Selection
 
 _SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
@@ -25,7 +25,12 @@ class TensorRTBackend:
     """
 
     def __init__(
-        self, device: Device, name: str, variant: Variant, plans: tuple[Plan, Plan], records: tuple[Engine, Engine]
+        self,
+        device: Device,
+        name: str,
+        variant: Variant,
+        plans: tuple[Plan, Plan],
+        records: tuple[PlanRecord, PlanRecord],
     ) -> None:
         """Join what was loaded.
 

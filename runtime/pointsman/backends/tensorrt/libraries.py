@@ -7,18 +7,18 @@ from types import ModuleType
 from typing import Any
 
 from pointsman.backends.nvidia import INSTALL
-from pointsman.bundle import Engine
+from pointsman.bundle import PlanRecord
 from pointsman.errors import DeviceError
 
 
-def packages(engine: Engine) -> tuple[str, ...]:
+def packages(engine: PlanRecord) -> tuple[str, ...]:
     """Names of the packages that can run a plan, the best first."""
     if engine.flavour == "tensorrt-rtx":
         return ("tensorrt_rtx",)
     return ("tensorrt", "tensorrt_lean") if engine.options.version_compatible else ("tensorrt",)
 
 
-def library_for(engine: Engine) -> ModuleType:
+def library_for(engine: PlanRecord) -> ModuleType:
     """The installed package that runs a plan.
 
     Raises:

@@ -9,13 +9,13 @@ from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
-from pointsman.bundle import Engine, Flavour, Manifest, Role
+from pointsman.bundle import Flavour, Manifest, PlanRecord, Role
 from pointsman.errors import BundleError, DeviceError, PointsmanError
 
 _ROLES: tuple[Role, ...] = ("encoder", "decoder")
 
 
-def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str) -> tuple[Engine, Engine]:
+def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str) -> tuple[PlanRecord, PlanRecord]:
     """A variant's encoder and decoder plan for a GPU, or for another where there are none for it.
 
     Raises:
@@ -51,7 +51,7 @@ def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> s
     raise refusal
 
 
-def check_pair(manifest: Manifest, pair: tuple[Engine, Engine], capability: str) -> None:
+def check_pair(manifest: Manifest, pair: tuple[PlanRecord, PlanRecord], capability: str) -> None:
     """Whether plans may run on a GPU with the library that is installed.
 
     Raises:

@@ -15,7 +15,7 @@ from pointsman.backends.tensorrt.execution import Execution
 from pointsman.backends.tensorrt.libraries import Complaints
 from pointsman.backends.tensorrt.replays import Replays
 from pointsman.backends.tensorrt.validity import REBUILD, check_plan
-from pointsman.bundle import Engine, Graph
+from pointsman.bundle import Graph, PlanRecord
 from pointsman.errors import DeviceError
 
 
@@ -26,7 +26,7 @@ class Plan:
         replays: what was recorded of its runs; nothing where the library records by itself.
     """
 
-    def __init__(self, device: Device, library: ModuleType, engine: Engine, graph: Graph, path: Path) -> None:
+    def __init__(self, device: Device, library: ModuleType, engine: PlanRecord, graph: Graph, path: Path) -> None:
         """Load a plan that was checked.
 
         Args:

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pointsman.backends.tensorrt.device import Device
-from pointsman.bundle import Engine, Manifest, sha256_of
+from pointsman.bundle import Manifest, PlanRecord, sha256_of
 from pointsman.errors import BundleError, DeviceError
 
 BUILD = "build them with `pointsman-export engines`"
@@ -20,7 +20,7 @@ _DIAGNOSES = {
 }
 
 
-def check_record(manifest: Manifest, engine: Engine, *, version: str, compute_capability: str) -> None:
+def check_record(manifest: Manifest, engine: PlanRecord, *, version: str, compute_capability: str) -> None:
     """Compare a plan's record with what would run it.
 
     Args:
@@ -48,7 +48,7 @@ def check_record(manifest: Manifest, engine: Engine, *, version: str, compute_ca
         )
 
 
-def _runs(engine: Engine, version: str) -> bool:
+def _runs(engine: PlanRecord, version: str) -> bool:
     """A plan runs on its own version, or if it was built so, on later ones."""
     if not engine.options.version_compatible:
         return version == engine.version
@@ -59,7 +59,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def check_file(bundle: Path, engine: Engine, *, verify: bool) -> Path:
+def check_file(bundle: Path, engine: PlanRecord, *, verify: bool) -> Path:
     """Find a plan's file, and check that it is the one that was recorded: plans can hold code that is run.
 
     Raises:

@@ -18,7 +18,7 @@ from small_bundles import write_small_bundle
 
 from conftest import installed
 from plans import build, edit_graph, pointsman_export, refused, without_gpu
-from pointsman.bundle import EngineOptions, read_manifest, sha256_of, verify_files
+from pointsman.bundle import PlanOptions, read_manifest, sha256_of, verify_files
 from pointsman_export.plans.build import ROLES
 from pointsman_export.plans.library import Library
 from pointsman_export.plans.profiles import profiles_for
@@ -56,7 +56,7 @@ def test_what_is_recorded(built):
         assert (engine.flavour, engine.compute_capability, engine.variant) == ("tensorrt-rtx", "8.9", NAME)
         assert engine.version[0].isdecimal()
         assert engine.profiles == profiles_for(engine.role, manifest.limits, 4)
-        assert engine.options == EngineOptions(weight_streaming=True, refittable=False, version_compatible=False)
+        assert engine.options == PlanOptions(weight_streaming=True, refittable=False, version_compatible=False)
         assert engine.file.path == f"engines/tensorrt-rtx-sm89/{NAME}/{engine.role}.plan"
         assert engine.build_seconds > 0
         assert manifest.is_current(engine)

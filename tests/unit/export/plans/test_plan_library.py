@@ -17,11 +17,11 @@ CONFIGURED = """
 import json, sys
 from pathlib import Path
 from threading import Event
-from pointsman.bundle import EngineOptions
+from pointsman.bundle import PlanOptions
 from pointsman_export.plans.callbacks import progress_monitor
 from pointsman_export.plans.library import load_library
 from pointsman_export.plans.compile import PlanRequest, configuration
-options = EngineOptions(**json.loads(sys.argv[1]))
+options = PlanOptions(**json.loads(sys.argv[1]))
 library = load_library("tensorrt-rtx")
 from polygraphy.backend.trt import create_network
 request = PlanRequest(

@@ -7,7 +7,7 @@ import pytest
 from small_bundles import ARCHITECTURE, engine, write_small_bundle
 
 from plans import refused, without_gpu
-from pointsman.bundle import EngineOptions, Limits, Manifest, read_manifest, record_of, write_manifest
+from pointsman.bundle import Limits, Manifest, PlanOptions, read_manifest, record_of, write_manifest
 
 NAME = "portable-float32"
 BUILD = "build them with `pointsman-export engines`"
@@ -47,7 +47,7 @@ def test_plans_that_fit_need_their_gpu(bundle, donor):
 
 
 def plain(manifest: Manifest) -> Manifest:
-    options = EngineOptions(weight_streaming=False, refittable=False, version_compatible=False)
+    options = PlanOptions(weight_streaming=False, refittable=False, version_compatible=False)
     return replace(manifest, engines=tuple(replace(plan, options=options) for plan in manifest.engines))
 
 

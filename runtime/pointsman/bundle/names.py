@@ -1,0 +1,137 @@
+"""Every name of the contract: files and folders of a bundle, weights, and values inside graphs that others look for.
+
+A module path is a checkpoint's: `encoder.block.1.layer.1.mlp`. Nodes and the values they compute are named after the
+modules they belong to (`/encoder/block.1/layer.1/mlp/ArgMax`), in both forms alike.
+"""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pointsman.bundle.interface import Role
+    from pointsman.bundle.variants import Form
+
+# Files and folders, relative to the bundle.
+MANIFEST: Final = "manifest.json"
+TOKENIZER: Final = "tokenizer"
+SPIECE: Final = "spiece.model"
+VOCABULARY: Final = f"{TOKENIZER}/{SPIECE}"
+VARIANTS: Final = "variants"
+WEIGHTS: Final = "weights.bin"
+RANGES: Final = "ranges.json"
+PLANS: Final = "engines"
+
+# Inputs and outputs of graphs.
+INPUT_IDS: Final = "input_ids"
+ATTENTION_MASK: Final = "attention_mask"
+BEAM_ROWS: Final = "beam_rows"
+LOGITS: Final = "logits"
+
+# Weights.
+EMBEDDING: Final = "shared.weight"
+HEAD: Final = "lm_head.weight"
+_ROUTER: Final = ".router."
+_EXPERTS: Final = ".experts."
+_EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
+
+_DOT_BEFORE_A_NAME: Final = re.compile(r"\.(?!\d)")
+
+
+def variant_folder(precision: str) -> str:
+    """The folder that all forms of one precision share."""
+    return f"{VARIANTS}/{precision}"
+
+
+def weights_file(precision: str) -> str:
+    """The external data of all graphs of one precision."""
+    return f"{variant_folder(precision)}/{WEIGHTS}"
+
+
+def graph_name(form: "Form", role: "Role") -> str:
+    """A graph's file within its variant's folder."""
+    return f"{form}.{role}.onnx"
+
+
+def plan_folder(flavour: str, compute_capability: str, variant: str) -> str:
+    """The folder of a variant's plans for one kind of GPU."""
+    return f"{PLANS}/{flavour}-sm{compute_capability.replace('.', '')}/{variant}"
+
+
+def plan_name(role: "Role") -> str:
+    """A plan's file within its folder."""
+    return f"{role}.plan"
+
+
+def cross_names(layer: int) -> tuple[str, str]:
+    """Key and value that a decoder layer's cross-attention reads, and the encoder gives."""
+    return f"cross_key.{layer}", f"cross_value.{layer}"
+
+
+def past_names(layer: int) -> tuple[str, str]:
+    """Key and value that a decoder layer's self-attention has cached."""
+    return f"past_key.{layer}", f"past_value.{layer}"
+
+
+def present_names(layer: int) -> tuple[str, str]:
+    """The same with the step's own positions."""
+    return f"present_key.{layer}", f"present_value.{layer}"
+
+
+def block_path(role: "Role", number: int) -> str:
+    """A block's module path, which is also the name of the residual stream behind it."""
+    return f"{role}.block.{number}"
+
+
+def sparse_layer(role: "Role", number: int) -> str:
+    """Module path of the Mixture of Experts of a sparse block."""
+    return f"{block_path(role, number)}.layer.{1 if role == 'encoder' else 2}.mlp"
+
+
+def expert_choice(layer: str) -> str:
+    """The value that holds each token's expert, int64 [batch, tokens] (decoder: [rows, positions]).
+
+    Args:
+        layer: module path of the sparse layer.
+    """
+    return f"{node_path(layer)}/ArgMax:0"
+
+
+def norm_output(layer: str) -> str:
+    """The value that the norm before a feed-forward network gives, float32 [batch, tokens, d_model].
+
+    Args:
+        layer: module path of the feed-forward network, such as `sparse_layer` gives.
+    """
+    return f"{node_path(layer.rpartition('.')[0])}/layer_norm/RMSNormalization:0"
+
+
+def node_path(module: str) -> str:
+    """A module path as nodes have it in their names: `/decoder/block.0/layer.0`."""
+    return "".join(f"/{part}" for part in _DOT_BEFORE_A_NAME.split(module) if part)
+
+
+def is_router(weight: str) -> bool:
+    """Whether a weight is a router's: those stay in float32."""
+    return _ROUTER in weight
+
+
+def router_weight(layer: str) -> str:
+    """The classifier of a sparse layer."""
+    return f"{layer}{_ROUTER}classifier.weight"
+
+
+def expert_weight(layer: str, number: int, projection: str) -> str:
+    """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
+    return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
+
+
+def expert_of(weight: str) -> tuple[str, int, str] | None:
+    """Sparse layer, number and projection of one expert's weight; None for other weights."""
+    found = _EXPERT.fullmatch(weight)
+    return None if found is None else (found["layer"], int(found["number"]), found["projection"])
+
+
+def experts_layer(weight: str) -> str | None:
+    """The sparse layer that a weight of one expert, or of all stacked, belongs to; None for other weights."""
+    layer, separator, _ = weight.partition(_EXPERTS)
+    return layer if separator else None
