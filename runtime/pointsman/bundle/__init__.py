@@ -17,6 +17,7 @@ from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
 from pointsman.bundle.interface import (
+    ROLES,
     Axis,
     Dtype,
     Graph,
@@ -41,6 +42,7 @@ from pointsman.bundle.storage import read_manifest, write_manifest
 from pointsman.bundle.variants import Form, Parity, Precision, Variant
 
 __all__ = [
+    "ROLES",
     "SCHEMA",
     "Activation",
     "ActivationRanges",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pointsman.bundle.architecture import Architecture
 Axis = str | int
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
+ROLES: Final[tuple[Role, ...]] = ("encoder", "decoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.files import unreadable
-from pointsman.bundle.interface import Dtype, Role, TensorSpec, decoder_specs, encoder_specs
+from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
 from pointsman.bundle.records import from_json, to_json
 from pointsman.bundle.variants import Variant
@@ -138,8 +138,7 @@ def _is_inside(path: str) -> bool:
 
 def _wrong_graphs(variant: Variant, architecture: Architecture) -> Iterator[str]:
     listed = {record.path for record in variant.files}
-    roles: tuple[Role, ...] = ("encoder", "decoder")
-    for role in roles:
+    for role in ROLES:
         graph, (inputs, outputs) = variant.graph(role), _SPECS[role](architecture, _dtype(variant))
         if graph.file not in listed:
             yield f"{role}.file {graph.file!r} is not among its variant's files"

@@ -9,10 +9,8 @@ from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
-from pointsman.bundle import Flavour, Manifest, PlanRecord, Role
+from pointsman.bundle import ROLES, Flavour, Manifest, PlanRecord
 from pointsman.errors import BundleError, DeviceError, PointsmanError
-
-_ROLES: tuple[Role, ...] = ("encoder", "decoder")
 
 
 def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str) -> tuple[PlanRecord, PlanRecord]:
@@ -23,7 +21,7 @@ def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str
     """
     records = {record.key: record for record in manifest.engines}
     for built_for in (capability, *sorted({record.compute_capability for record in manifest.engines})):
-        encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in _ROLES)
+        encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in ROLES)
         if encoder and decoder:
             return encoder, decoder
     raise BundleError(f"the bundle has no {flavour} engines of {variant}; {BUILD} --flavour {flavour}")
