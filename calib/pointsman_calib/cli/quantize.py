@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     def defaults(field: str) -> str:
-        return ", ".join(f"{getattr(limits, field):g} for {scheme}" for scheme, limits in DEFAULT_LIMITS.items())
+        chosen = {scheme: getattr(limits, field) for scheme, limits in DEFAULT_LIMITS.items()}
+        return ", ".join(f"{limit:g} for {scheme}" for scheme, limit in chosen.items() if limit is not None)
 
     group.add_argument(
         "--max-loss-increase",
