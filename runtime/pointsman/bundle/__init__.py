@@ -16,7 +16,7 @@ and report every problem at once.
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
-from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
+from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, empty_cache, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source
 from pointsman.bundle.plans import AxisRange, Flavour, PlanOptions, PlanRecord, Profile
 from pointsman.bundle.quantization import (
@@ -62,6 +62,7 @@ __all__ = [
     "TensorSpec",
     "Variant",
     "decoder_specs",
+    "empty_cache",
     "encoder_specs",
     "names",
     "read_manifest",

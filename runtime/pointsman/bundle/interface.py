@@ -1,13 +1,17 @@
 """Graphs and their interface: dtypes and axes of what goes in and out, under the names of `names`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
 
 Axis = str | int
+ROWS = "rows"  # the axis of decoder rows
 PAST = "past"  # the axis of cached tokens
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
@@ -20,6 +24,10 @@ class TensorSpec:
     name: str
     dtype: Literal["float32", "bfloat16", "float16", "int64"]
     axes: tuple[Axis, ...]
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The axes with these sizes for the dynamic ones."""
+        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in self.axes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +52,32 @@ def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[Tenso
 def decoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a decoder-step graph; `rows` is a multiple of `batch`, beams of one input side by side."""
     inputs = (
-        TensorSpec(name=names.INPUT_IDS, dtype="int64", axes=("rows", "positions")),
+        TensorSpec(name=names.INPUT_IDS, dtype="int64", axes=(ROWS, "positions")),
         TensorSpec(name=names.ATTENTION_MASK, dtype="int64", axes=("batch", "source")),
-        TensorSpec(name=names.BEAM_ROWS, dtype="int64", axes=("rows",)),
+        TensorSpec(name=names.BEAM_ROWS, dtype="int64", axes=(ROWS,)),
         *_cross_specs(architecture, dtype),
         *_cache_specs(architecture, dtype, names.past_names, PAST),
     )
-    logits = TensorSpec(name=names.LOGITS, dtype="float32", axes=("rows", "positions", architecture.vocab_size))
+    logits = TensorSpec(name=names.LOGITS, dtype="float32", axes=(ROWS, "positions", architecture.vocab_size))
     return inputs, (logits, *_cache_specs(architecture, dtype, names.present_names, f"{PAST} + positions"))
+
+
+def empty_cache(inputs: Iterable[TensorSpec], rows: int) -> dict[str, NDArray[Any]]:
+    """What a decoder graph reads as its cache when nothing is cached, by name: arrays of no element.
+
+    Args:
+        inputs: the graph's; those that are no cache are passed over.
+        rows: of the decoder.
+
+    Returns:
+        [rows, heads, 0, d_kv] each. NumPy has no bfloat16: such a cache is of uint16, its bits.
+    """
+    sizes = {ROWS: rows, PAST: 0}
+    return {
+        spec.name: np.zeros(spec.shape(sizes), "uint16" if spec.dtype == "bfloat16" else spec.dtype)
+        for spec in inputs
+        if PAST in spec.axes
+    }
 
 
 def _cross_specs(architecture: Architecture, dtype: Dtype) -> Iterator[TensorSpec]:
@@ -65,7 +91,7 @@ def _cross_specs(architecture: Architecture, dtype: Dtype) -> Iterator[TensorSpe
 def _cache_specs(
     architecture: Architecture, dtype: Dtype, names_of: Callable[[int], tuple[str, str]], length: Axis
 ) -> Iterator[TensorSpec]:
-    axes = ("rows", architecture.num_heads, length, architecture.d_kv)
+    axes = (ROWS, architecture.num_heads, length, architecture.d_kv)
     for layer in range(architecture.decoder.layers):
         for name in names_of(layer):
             yield TensorSpec(name=name, dtype=dtype, axes=axes)
