@@ -80,7 +80,7 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
 
         return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
 
-    statistics = InputStatistics(run(draft.source), architecture)
+    statistics = InputStatistics(run(draft.source), architecture.num_experts)
     coverage = _coverage(statistics.coverage(), limits, documents=len(corpus.examples))
     text = Text(
         judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
