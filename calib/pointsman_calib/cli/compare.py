@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from pointsman.errors import OptionsError, OutputError
 from pointsman_calib.cli import corpus_arguments, outputs
-from pointsman_calib.compare.comparison import Comparison, Limits
-from pointsman_calib.compare.evaluation import Settings, compare_bundle
-from pointsman_calib.compare.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
-from pointsman_calib.compare.subject import Subject, open_subject, survey
-from pointsman_calib.compare.table import as_text
+from pointsman_calib.comparison.evaluation import Settings, compare_bundle
+from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
+from pointsman_calib.comparison.records import Comparison, Limits
+from pointsman_calib.comparison.subject import Subject, open_subject, survey
+from pointsman_calib.comparison.table import as_text
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.report import render
 

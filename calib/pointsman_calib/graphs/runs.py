@@ -6,7 +6,7 @@ files in between. So memory is that of the largest piece and of one batch, whate
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ class PiecewiseRun:
         *,
         scratch: Path | None = None,
         piece_bytes: int = PIECE_BYTES,
+        cuts: Mapping[Role, Sequence[str]] | None = None,
     ) -> None:
         """Read the graphs, and run nothing yet.
 
@@ -46,8 +47,13 @@ class PiecewiseRun:
             batches: the text, the same anew at each call.
             scratch: folder for temporary files; the system's where None.
             piece_bytes: of the weights of a piece, unless a single sublayer has more.
+            cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
+
+        Raises:
+            BundleError: a value at which to cut is not in its graph.
         """
-        self.graphs = {role: GraphPieces(path, piece_bytes) for role, path in graphs.items()}
+        at = cuts or {}
+        self.graphs = {role: GraphPieces(path, piece_bytes, at.get(role)) for role, path in graphs.items()}
         self._variant, self._batches, self._scratch = variant, batches, scratch
         self._kept: dict[Role, dict[str, _Stream]] = {role: {} for role in graphs}
 

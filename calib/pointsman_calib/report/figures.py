@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pointsman_calib.compare.comparison import CalibratedExperts, CandidateResult, Comparison, ExpertCoverage, Side
-from pointsman_calib.compare.table import notes
+from pointsman_calib.comparison.records import CalibratedExperts, CandidateResult, Comparison, ExpertCoverage, Side
+from pointsman_calib.comparison.table import notes
 from pointsman_calib.report.cost_plot import cost_plot
 from pointsman_calib.report.heat_map import heat_map, per_column
 from pointsman_calib.report.line_plot import Figures, Group, line_plot

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pointsman_calib.compare.comparison import ExpertCoverage
+from pointsman_calib.comparison.records import ExpertCoverage
 from pointsman_calib.report.drawing import drawing, text
 from pointsman_calib.report.markup import Markup, element
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pointsman.bundle import Sensitivity
-from pointsman_calib.compare.comparison import Comparison, VariantResult
-from pointsman_calib.compare.table import QUANTIZATION, quantization_rows, quantized_variants
+from pointsman_calib.comparison.records import Comparison, VariantResult
+from pointsman_calib.comparison.table import QUANTIZATION, quantization_rows, quantized_variants
 from pointsman_calib.report.markup import Markup, element
 from pointsman_calib.report.tables import table
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pointsman_calib.compare.comparison import Comparison
-from pointsman_calib.compare.evaluation import Settings, compare_bundle
-from pointsman_calib.compare.subject import open_subject, survey
+from pointsman_calib.comparison.evaluation import Settings, compare_bundle
+from pointsman_calib.comparison.records import Comparison
+from pointsman_calib.comparison.subject import open_subject, survey
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.settle import Limits

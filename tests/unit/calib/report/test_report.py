@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pointsman.bundle import Fidelity
-from pointsman_calib.compare.comparison import CalibratedExperts, ExpertCoverage, Interval, Limits, NonFinite
+from pointsman_calib.comparison.records import CalibratedExperts, ExpertCoverage, Interval, Limits, NonFinite
 from pointsman_calib.report import render
 from pointsman_calib.report.axes import Axis, round_step
 from pointsman_calib.report.drawing import SERIES, horizontal_axis, marker

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.scores import log_normalizers
-from pointsman_calib.compare.comparison import Interval
+from pointsman_calib.comparison.records import Interval
 
 RESAMPLES: Final = 1000
 FEWEST_DOCUMENTS: Final = 5  # resamples of fewer are too alike for an interval

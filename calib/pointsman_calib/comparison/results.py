@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pointsman.bundle import Variant
-from pointsman_calib.compare.comparison import (
+from pointsman_calib.comparison.loss import increase_interval, loss_interval
+from pointsman_calib.comparison.records import (
     CalibratedExperts,
     CandidateResult,
     DocumentsUsed,
@@ -15,9 +16,8 @@ from pointsman_calib.compare.comparison import (
     Limits,
     VariantResult,
 )
-from pointsman_calib.compare.loss import increase_interval, loss_interval
-from pointsman_calib.compare.tallies import LOGITS, PairTally, VariantTally
-from pointsman_calib.compare.variants import calibrated_on
+from pointsman_calib.comparison.tallies import LOGITS, PairTally, VariantTally
+from pointsman_calib.comparison.variants import calibrated_on
 from pointsman_calib.corpus.coverage import Counts
 
 

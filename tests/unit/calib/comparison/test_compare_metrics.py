@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pointsman_calib.compare import metrics
-from pointsman_calib.compare.metrics import ErrorTally, RowPowers, Share, StepTally
+from pointsman_calib.comparison import metrics
+from pointsman_calib.comparison.metrics import ErrorTally, RowPowers, Share, StepTally
 
 BATCHES = (3, 1, 7)
 

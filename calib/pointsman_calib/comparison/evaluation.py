@@ -9,13 +9,13 @@ from typing import Final
 
 from pointsman.bundle.manifest import installed_versions
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.comparison import SCHEMA, CandidateResult, Comparison, Evaluation, Limits, VariantResult
-from pointsman_calib.compare.generation import agreement, generate, ms_per_token
-from pointsman_calib.compare.results import NOTHING_GENERATED, Generated, candidate_result, variant_result
-from pointsman_calib.compare.runners import TeacherForcingRunner
-from pointsman_calib.compare.subject import Subject
-from pointsman_calib.compare.tallies import PairTally, VariantTally
-from pointsman_calib.compare.teacher_forcing import tally_all
+from pointsman_calib.comparison.generation import agreement, generate, ms_per_token
+from pointsman_calib.comparison.records import SCHEMA, CandidateResult, Comparison, Evaluation, Limits, VariantResult
+from pointsman_calib.comparison.results import NOTHING_GENERATED, Generated, candidate_result, variant_result
+from pointsman_calib.comparison.runners import TeacherForcingRunner
+from pointsman_calib.comparison.subject import Subject
+from pointsman_calib.comparison.tallies import PairTally, VariantTally
+from pointsman_calib.comparison.teacher_forcing import tally_all
 from pointsman_calib.corpus.text import Corpus
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")

@@ -10,15 +10,15 @@ import pytest
 from pointsman.bundle import ActivationRanges, read_manifest
 from pointsman.errors import ParityError
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.comparison import ExpertCoverage, Limits, NonFinite
-from pointsman_calib.compare.evaluation import Settings, compare_bundle
-from pointsman_calib.compare.generation import agreement
-from pointsman_calib.compare.results import calibrated_experts, failures
-from pointsman_calib.compare.runners import TeacherForcingRunner
-from pointsman_calib.compare.subject import open_subject, survey
-from pointsman_calib.compare.table import as_text
-from pointsman_calib.compare.tallies import non_finite
-from pointsman_calib.compare.teacher_forcing import tally_all
+from pointsman_calib.comparison.evaluation import Settings, compare_bundle
+from pointsman_calib.comparison.generation import agreement
+from pointsman_calib.comparison.records import ExpertCoverage, Limits, NonFinite
+from pointsman_calib.comparison.results import calibrated_experts, failures
+from pointsman_calib.comparison.runners import TeacherForcingRunner
+from pointsman_calib.comparison.subject import open_subject, survey
+from pointsman_calib.comparison.table import as_text
+from pointsman_calib.comparison.tallies import non_finite
+from pointsman_calib.comparison.teacher_forcing import tally_all
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pointsman.errors import OutputExistsError
-from pointsman_calib.compare.polygraphy_commands import COMMANDS, write_commands
-from pointsman_calib.compare.subject import open_subject
+from pointsman_calib.comparison.polygraphy_commands import COMMANDS, write_commands
+from pointsman_calib.comparison.subject import open_subject
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pointsman_calib.compare.loss import DocumentLosses, increase_interval, loss_interval, token_losses
+from pointsman_calib.comparison.loss import DocumentLosses, increase_interval, loss_interval, token_losses
 
 
 def losses(sums, counts):

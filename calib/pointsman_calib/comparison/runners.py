@@ -20,8 +20,8 @@ from polygraphy.common import TensorMetadata
 
 from pointsman.bundle import Architecture, Axis, TensorSpec, Variant
 from pointsman.errors import BundleError
-from pointsman_calib.compare.exposure import NON_FINITE, Exposure, exposed, exposure
-from pointsman_calib.compare.metrics import Array
+from pointsman_calib.comparison.exposure import NON_FINITE, Exposure, exposed, exposure
+from pointsman_calib.comparison.metrics import Array
 
 _TOKENS: Final = ("attention_mask", "decoder_input_ids", "input_ids", "label_mask")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.bundle import Manifest, Variant, read_manifest, verify_files
-from pointsman_calib.compare.comparison import Evaluation
-from pointsman_calib.compare.variants import calibrated_on, choose_variants
+from pointsman_calib.comparison.records import Evaluation
+from pointsman_calib.comparison.variants import calibrated_on, choose_variants
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
 from pointsman_calib.corpus.text import Corpus
 

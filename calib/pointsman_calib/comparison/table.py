@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pointsman.bundle import Fidelity
-from pointsman_calib.compare.comparison import (
+from pointsman_calib.comparison.records import (
     CandidateResult,
     Comparison,
     GenerationAgreement,

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_calib.compare.comparison import ExpertAgreement, ExpertCoverage, NonFinite, TensorErrors
-from pointsman_calib.compare.exposure import EXPERTS, NON_FINITE
-from pointsman_calib.compare.loss import DocumentLosses, token_losses
-from pointsman_calib.compare.metrics import Array, ErrorTally, Share, StepTally
+from pointsman_calib.comparison.exposure import EXPERTS, NON_FINITE
+from pointsman_calib.comparison.loss import DocumentLosses, token_losses
+from pointsman_calib.comparison.metrics import Array, ErrorTally, Share, StepTally
+from pointsman_calib.comparison.records import ExpertAgreement, ExpertCoverage, NonFinite, TensorErrors
 from pointsman_calib.corpus.batches import Batch
 
 Outputs = Mapping[str, Array]

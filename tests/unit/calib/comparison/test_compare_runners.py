@@ -9,8 +9,8 @@ from polygraphy.backend.base import BaseRunner
 from pointsman.bundle import read_manifest
 from pointsman.errors import BundleError
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.runners import TeacherForcingRunner
-from pointsman_calib.compare.teacher_forcing import feeds
+from pointsman_calib.comparison.runners import TeacherForcingRunner
+from pointsman_calib.comparison.teacher_forcing import feeds
 from tolerances import FORMS
 
 

@@ -21,9 +21,9 @@ from polygraphy.logger import G_LOGGER
 from pointsman.bundle import Variant
 from pointsman.bundle.writing import replacing
 from pointsman.errors import OutputExistsError
-from pointsman_calib.compare.comparison import Side
-from pointsman_calib.compare.metrics import Array
-from pointsman_calib.compare.runners import decoder_feeds
+from pointsman_calib.comparison.metrics import Array
+from pointsman_calib.comparison.records import Side
+from pointsman_calib.comparison.runners import decoder_feeds
 from pointsman_calib.corpus.batches import Batch
 
 Arrays = OrderedDict[str, Array]

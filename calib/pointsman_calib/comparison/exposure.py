@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from pointsman.bundle import Graph, Stack
 from pointsman.errors import BundleError
-from pointsman_calib.compare.comparison import Side
+from pointsman_calib.comparison.records import Side
 from pointsman_calib.graphs.scan import fetch_by_token
 
 EXPERTS: Final = ".experts"

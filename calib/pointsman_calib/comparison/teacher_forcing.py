@@ -11,10 +11,10 @@ from polygraphy.comparator import Comparator
 from polygraphy.logger import G_LOGGER
 
 from pointsman.errors import ParityError
-from pointsman_calib.compare.comparison import NonFinite
-from pointsman_calib.compare.metrics import Array
-from pointsman_calib.compare.runners import TeacherForcingRunner
-from pointsman_calib.compare.tallies import Outputs, PairTally, VariantTally
+from pointsman_calib.comparison.metrics import Array
+from pointsman_calib.comparison.records import NonFinite
+from pointsman_calib.comparison.runners import TeacherForcingRunner
+from pointsman_calib.comparison.tallies import Outputs, PairTally, VariantTally
 from pointsman_calib.corpus.batches import Batch
 
 

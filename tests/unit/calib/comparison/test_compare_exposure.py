@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from pointsman.errors import BundleError
-from pointsman_calib.compare.exposure import Exposure, exposed
+from pointsman_calib.comparison.exposure import Exposure, exposed
 
 
 def value(name, dtype, shape):

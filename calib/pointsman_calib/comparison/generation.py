@@ -8,7 +8,7 @@ from typing import Final
 
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
-from pointsman_calib.compare.comparison import GenerationAgreement, Search
+from pointsman_calib.comparison.records import GenerationAgreement, Search
 
 Ids = Sequence[int]
 

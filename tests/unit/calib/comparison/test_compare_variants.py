@@ -6,8 +6,8 @@ import pytest
 
 from pointsman.bundle import read_manifest, write_manifest
 from pointsman.errors import BundleError, CorpusError, DeviceError, OptionsError
-from pointsman_calib.compare.subject import open_subject, survey
-from pointsman_calib.compare.variants import calibrated_on, choose_variants
+from pointsman_calib.comparison.subject import open_subject, survey
+from pointsman_calib.comparison.variants import calibrated_on, choose_variants
 from pointsman_calib.corpus.text import Corpus
 
 
