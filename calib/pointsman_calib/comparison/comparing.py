@@ -9,7 +9,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import OptionsError
 from pointsman_calib.comparison.judging import candidate_result, variant_result
 from pointsman_calib.comparison.measuring.generation import NOTHING_GENERATED, Generated, measure_generation

@@ -76,11 +76,29 @@ class GraphPieces:
     def load(self, number: int, outputs: Sequence[str]) -> "Piece":
         """Load a piece, or as much of it as these values of it need."""
         inputs = [*(str(value.name) for value in self.graph.inputs), *self.around(number)[0]]
-        piece = ir.Model(ir.convenience.extract(self.graph, inputs, outputs), ir_version=self._model.ir_version)
+        return self._loaded(ir.convenience.extract(self.graph, inputs, outputs))
+
+    def load_inner(self, wo: str) -> "Piece":
+        """Load what an expert's branch makes of its rows, [rows, d_model], for its output projection to multiply.
+
+        Args:
+            wo: name of the projection's weight.
+        """
+        (product,) = self.graph.initializers[wo].consumers()
+        branch = product.graph
+        assert isinstance(branch, ir.Graph)
+        rows = next(_first(node) for node in branch if node.op_type == product.op_type)
+        inner = ir.convenience.extract(branch, [rows], [_first(product)])
+        for value in (*inner.inputs, *inner.outputs):
+            value.type = ir.TensorType(ir.DataType.FLOAT)  # which graphs need say of branches' inside nowhere
+        return self._loaded(inner)
+
+    def _loaded(self, graph: ir.Graph) -> "Piece":
+        piece = ir.Model(graph, ir_version=self._model.ir_version)
         piece.opset_imports.update(self._model.opset_imports)
-        for value in [value for value in piece.graph.inputs if not value.uses()]:
-            piece.graph.inputs.remove(value)
-        return Piece(piece, self._path, outputs)
+        for value in [value for value in graph.inputs if not value.uses()]:
+            graph.inputs.remove(value)
+        return Piece(piece, self._path)
 
 
 class Piece:
@@ -94,19 +112,20 @@ class Piece:
         outputs: names of the values that it hands out.
     """
 
-    def __init__(self, model: ir.Model, path: Path, outputs: Sequence[str]) -> None:
+    def __init__(self, model: ir.Model, path: Path) -> None:
         """Load it.
 
         Args:
-            model: the part.
+            model: the part; its outputs are what it hands out.
             path: of the whole graph, beside which the weights lie.
-            outputs: names of the values to hand out.
 
         Raises:
             BundleError: ONNX Runtime refuses it.
         """
         self._session = _session(ir.to_proto(model).SerializeToString(), path)
-        self.inputs, self.outputs = [str(value.name) for value in model.graph.inputs], list(outputs)
+        self.inputs, self.outputs = (
+            [str(value.name) for value in values] for values in (model.graph.inputs, model.graph.outputs)
+        )
 
     def run(self, feeds: Values) -> dict[str, Array]:
         """Its outputs by name; `feeds` may hold more than its inputs."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from pointsman.bundle import Fidelity, names
+from pointsman_calib.graphs.products import sparse_layers
 from pointsman_calib.graphs.runs import PiecewiseRun
 from pointsman_calib.settle.losses import token_losses
 
@@ -69,10 +69,10 @@ def score(run: PiecewiseRun) -> Scores:
     Raises:
         ParityError: the logits are not finite.
     """
-    routers = {role: _routers(pieces.graph) for role, pieces in run.graphs.items()}
+    routers = {role: [*map(names.expert_choice, sparse_layers(each.graph))] for role, each in run.graphs.items()}
     losses: list[NDArray[np.float64]] = []
     choices: list[NDArray[np.int64]] = []
-    experts: dict[str, list[NDArray[np.int64]]] = {name: [] for routed in routers.values() for name in routed}
+    experts: dict[str, list[NDArray[np.int64]]] = {name: [] for each in routers.values() for name in each}
     for batch, role, values in run.values({**routers, "decoder": [*routers["decoder"], names.LOGITS]}):
         tokens = batch.tokens(role)
         for name in experts.keys() & values.keys():
@@ -84,8 +84,3 @@ def score(run: PiecewiseRun) -> Scores:
         del values
     routed = {name: np.concatenate(found) for name, found in experts.items()}
     return Scores(np.concatenate(losses), np.concatenate(choices), routed)
-
-
-def _routers(graph: ir.Graph) -> list[str]:
-    """Names of the values that hold each token's expert."""
-    return [str(node.outputs[0].name) for node in graph if node.op_type == "ArgMax"]

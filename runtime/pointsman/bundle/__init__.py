@@ -16,8 +16,17 @@ and report every problem at once.
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
-from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, empty_cache, encoder_specs
-from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source
+from pointsman.bundle.interface import (
+    Axis,
+    Dtype,
+    Graph,
+    Role,
+    TensorSpec,
+    decoder_specs,
+    empty_cache,
+    encoder_specs,
+)
+from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source, installed_versions
 from pointsman.bundle.plans import AxisRange, Flavour, PlanOptions, PlanRecord, Profile
 from pointsman.bundle.quantization import (
     ActivationRanges,
@@ -64,6 +73,7 @@ __all__ = [
     "decoder_specs",
     "empty_cache",
     "encoder_specs",
+    "installed_versions",
     "names",
     "read_manifest",
     "record_of",

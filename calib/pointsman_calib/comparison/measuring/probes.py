@@ -98,7 +98,7 @@ def rows_of_tokens(value: Array, axes: tuple[Axis, ...], mask: NDArray[np.bool_]
         axes: of the output: `batch` and `source` of the encoder's, `rows` and `positions` of the decoder's.
         mask: where there is a token, ``[batch, source]`` or ``[rows, positions]``.
     """
-    first, second = ("batch", "source") if "source" in axes else ("rows", "positions")
+    first, second = (names.BATCH, names.SOURCE) if names.SOURCE in axes else (names.ROWS, names.POSITIONS)
     return np.moveaxis(value, (axes.index(first), axes.index(second)), (0, 1))[mask]
 
 

@@ -22,7 +22,7 @@ from pointsman.bundle import (
     names,
     record_of,
 )
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.corpus.coverage import Counts, require_coverage, thin_experts
 from pointsman_calib.corpus.text import Corpus
@@ -80,7 +80,7 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
 
         return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
 
-    statistics = InputStatistics(run(draft.source), architecture)
+    statistics = InputStatistics(run(draft.source), architecture.num_experts)
     coverage = _coverage(statistics.coverage(), limits, documents=len(corpus.examples))
     text = Text(
         judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
