@@ -19,16 +19,12 @@ class Limits:
         min_agreement: percent of labels for which both have the same likeliest token, under teacher forcing.
         min_expert_agreement: percent of tokens, over all sparse layers, that both send to the same expert.
         min_sqnr: dB, of the logits; only comparisons measure it.
-        min_expert_tokens: an expert that is given fewer tokens of a calibration text is rounded to nearest.
-        max_thin_experts: share of all experts that may be given fewer.
     """
 
     max_loss_increase: float | None = None
     min_agreement: float | None = None
     min_expert_agreement: float | None = None
     min_sqnr: float | None = None
-    min_expert_tokens: int = 64
-    max_thin_experts: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -40,10 +36,6 @@ class Limits:
         _check("the least agreement", self.min_agreement, "0 to 100 percent", 100)
         _check("the least expert agreement", self.min_expert_agreement, "0 to 100 percent", 100)
         _check("the least signal-to-noise ratio", self.min_sqnr, "0 dB or more")
-        if self.min_expert_tokens < 0:
-            raise OptionsError(f"the fewest tokens of an expert are {self.min_expert_tokens}; give 0 or more")
-        if not 0 <= self.max_thin_experts <= 1:
-            raise OptionsError(f"the share of thin experts is {self.max_thin_experts:g}; give 0 to 1")
 
     def failures(self, fidelity: Fidelity, sqnr_db: float | None = None) -> Iterator[str]:
         """A sentence for each limit that does not hold.
