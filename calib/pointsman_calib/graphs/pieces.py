@@ -1,7 +1,7 @@
 """A graph in pieces, cut where nothing passes but the residual stream, each loaded into ONNX Runtime by itself."""
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from pointsman.errors import BundleError
 from pointsman_calib.graphs.scan import fetch_by_token
 
 Array = NDArray[Any]
@@ -25,27 +26,48 @@ class GraphPieces:
         streams: names of the values at which it is cut, in order: the last of each piece but the last piece.
     """
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
+    def __init__(self, path: Path, most_bytes: int, streams: Sequence[str] | None = None) -> None:
         """Read a graph.
 
         Args:
             path: the file; its weights lie beside it.
             most_bytes: of a piece's weights, unless a sublayer has more.
+            streams: where to cut whatever pieces weigh, in order; the last is what the final norm reads.
+
+        Raises:
+            BundleError: a value at which to cut is not in the graph.
         """
-        self.folder, self._model = path.parent, ir.load(path)
+        self._path, self._model = path, ir.load(path)
         self.graph = self._model.graph
         fetch_by_token(self.graph)
-        norms = dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM)
-        self._depths = _depths(self.graph, norms)
-        self._cuts = _cuts(_weight_bytes(self.graph, self._depths, len(norms) + 1), most_bytes)
-        self.streams = [list(norms)[cut] for cut in self._cuts]
+        self._norms = list(dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM))
+        self._depths = _depths(self.graph, self._norms, {})
+        if streams is None:
+            self._cuts = _cuts(_weight_bytes(self.graph, self._depths, len(self._norms) + 1), most_bytes)
+        else:
+            self._cuts = [self._norms.index(self._computed(name, self._norms)) for name in streams]
+        self.streams = [self._norms[cut] for cut in self._cuts]
 
     def __len__(self) -> int:
         return len(self.streams) + 1
 
     def piece_of(self, value: str) -> int:
-        """Number of the piece that computes a value."""
-        return bisect.bisect_left(self._cuts, self._depths[value])
+        """Number of the piece that computes a value.
+
+        Raises:
+            BundleError: none does.
+        """
+        return bisect.bisect_left(self._cuts, self._depths[self._computed(value, self._depths)])
+
+    def _computed(self, value: str, among: Collection[str]) -> str:
+        if value not in among:
+            raise BundleError(f"{self._path} does not compute {value}; export the bundle again")
+        return value
+
+    def append(self, nodes: Sequence[ir.Node]) -> None:
+        """Add nodes that compute more of values that are there; their outputs have names."""
+        self.graph.extend(nodes)
+        self._depths = _depths(nodes, self._norms, self._depths)
 
     def around(self, number: int) -> tuple[list[str], list[str]]:
         """The stream before a piece, if it is not the first, and the one after it, if it is not the last."""
@@ -54,11 +76,29 @@ class GraphPieces:
     def load(self, number: int, outputs: Sequence[str]) -> "Piece":
         """Load a piece, or as much of it as these values of it need."""
         inputs = [*(str(value.name) for value in self.graph.inputs), *self.around(number)[0]]
-        piece = ir.Model(ir.convenience.extract(self.graph, inputs, outputs), ir_version=self._model.ir_version)
+        return self._loaded(ir.convenience.extract(self.graph, inputs, outputs))
+
+    def load_inner(self, wo: str) -> "Piece":
+        """Load what an expert's branch makes of its rows, [rows, d_model], for its output projection to multiply.
+
+        Args:
+            wo: name of the projection's weight.
+        """
+        (product,) = self.graph.initializers[wo].consumers()
+        branch = product.graph
+        assert isinstance(branch, ir.Graph)
+        rows = next(_first(node) for node in branch if node.op_type == product.op_type)
+        inner = ir.convenience.extract(branch, [rows], [_first(product)])
+        for value in (*inner.inputs, *inner.outputs):
+            value.type = ir.TensorType(ir.DataType.FLOAT)  # which graphs need say of branches' inside nowhere
+        return self._loaded(inner)
+
+    def _loaded(self, graph: ir.Graph) -> "Piece":
+        piece = ir.Model(graph, ir_version=self._model.ir_version)
         piece.opset_imports.update(self._model.opset_imports)
-        for value in [value for value in piece.graph.inputs if not value.uses()]:
-            piece.graph.inputs.remove(value)
-        return Piece(piece, self.folder, outputs)
+        for value in [value for value in graph.inputs if not value.uses()]:
+            graph.inputs.remove(value)
+        return Piece(piece, self._path)
 
 
 class Piece:
@@ -72,17 +112,20 @@ class Piece:
         outputs: names of the values that it hands out.
     """
 
-    def __init__(self, model: ir.Model, folder: Path, outputs: Sequence[str]) -> None:
-        """Load it; `folder` has its weights."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        self._session = onnxruntime.InferenceSession(
-            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    def __init__(self, model: ir.Model, path: Path) -> None:
+        """Load it.
+
+        Args:
+            model: the part; its outputs are what it hands out.
+            path: of the whole graph, beside which the weights lie.
+
+        Raises:
+            BundleError: ONNX Runtime refuses it.
+        """
+        self._session = _session(ir.to_proto(model).SerializeToString(), path)
+        self.inputs, self.outputs = (
+            [str(value.name) for value in values] for values in (model.graph.inputs, model.graph.outputs)
         )
-        self.inputs, self.outputs = [str(value.name) for value in model.graph.inputs], list(outputs)
 
     def run(self, feeds: Values) -> dict[str, Array]:
         """Its outputs by name; `feeds` may hold more than its inputs."""
@@ -90,11 +133,22 @@ class Piece:
         return dict(zip(self.outputs, found, strict=True))
 
 
-def _depths(graph: ir.Graph, norms: Iterable[str]) -> dict[str, int]:
-    """For each value that nodes compute, how many norms' inputs it comes after."""
-    inputs = set(norms)
-    depths: dict[str, int] = {}
-    for node in graph:
+def _session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(f"ONNX Runtime refuses {path.name}: {str(error).splitlines()[0]}") from error
+
+
+def _depths(nodes: Iterable[ir.Node], norms: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
+    """For each value that nodes compute, and those known before, how many norms' inputs it comes after."""
+    inputs, depths = set(norms), dict(known)
+    for node in nodes:
         names = [str(value.name) for value in _reads(node)]
         depth = max((depths.get(name, 0) + (name in inputs) for name in names), default=0)
         depths |= {str(value.name): depth for value in node.outputs}

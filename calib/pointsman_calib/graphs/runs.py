@@ -6,13 +6,13 @@ files in between. So memory is that of the largest piece and of one batch, whate
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from pointsman.bundle import Role, TensorSpec, Variant
+from pointsman.bundle import Role, Variant, empty_cache, names
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Array, GraphPieces, Piece, Values
 
@@ -37,6 +37,7 @@ class PiecewiseRun:
         *,
         scratch: Path | None = None,
         piece_bytes: int = PIECE_BYTES,
+        cuts: Mapping[Role, Sequence[str]] | None = None,
     ) -> None:
         """Read the graphs, and run nothing yet.
 
@@ -46,8 +47,13 @@ class PiecewiseRun:
             batches: the text, the same anew at each call.
             scratch: folder for temporary files; the system's where None.
             piece_bytes: of the weights of a piece, unless a single sublayer has more.
+            cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
+
+        Raises:
+            BundleError: a value at which to cut is not in its graph.
         """
-        self.graphs = {role: GraphPieces(path, piece_bytes) for role, path in graphs.items()}
+        at = cuts or {}
+        self.graphs = {role: GraphPieces(path, piece_bytes, at.get(role)) for role, path in graphs.items()}
         self._variant, self._batches, self._scratch = variant, batches, scratch
         self._kept: dict[Role, dict[str, _Stream]] = {role: {} for role in graphs}
 
@@ -75,10 +81,10 @@ class PiecewiseRun:
         """The stream that the decoder's keys and values come from."""
         return self.graphs["encoder"].streams[-1]
 
-    def _by_piece(self, role: Role, names: Iterable[str]) -> dict[int, set[str]]:
+    def _by_piece(self, role: Role, values: Iterable[str]) -> dict[int, set[str]]:
         found: dict[int, set[str]] = {}
-        for name in names:
-            found.setdefault(self.graphs[role].piece_of(name), set()).add(name)
+        for value in values:
+            found.setdefault(self.graphs[role].piece_of(value), set()).add(value)
         return found
 
     def _run(self, role: Role, wanted: Mapping[int, set[str]]) -> Iterator[tuple[Batch, Role, Values]]:
@@ -89,17 +95,17 @@ class PiecewiseRun:
         for number in range(first, max(wanted, default=-1) + 1):
             yield from self._run_piece(role, number, wanted.get(number, set()))
 
-    def _run_piece(self, role: Role, number: int, names: set[str]) -> Iterator[tuple[Batch, Role, Values]]:
+    def _run_piece(self, role: Role, number: int, wanted: set[str]) -> Iterator[tuple[Batch, Role, Values]]:
         """Run one on all batches. Kept are the streams around it, and what the decoder needs; others are forgotten."""
         before, after = self.graphs[role].around(number)
-        piece = self.graphs[role].load(number, sorted(names.union(after)))
+        piece = self.graphs[role].load(number, sorted(wanted.union(after)))
         written = {name: _Stream(self._scratch) for name in after}
         for batch, feeds in self._feeds(role, number, piece):
             found = piece.run(feeds)
             for name, stream in written.items():
                 stream.append(found[name])
-            if names:
-                yield batch, role, {name: found[name] for name in names}
+            if wanted:
+                yield batch, role, {name: found[name] for name in wanted}
             del found, feeds  # before the next are there
         useful = {*before, self._states}
         self._kept[role] = {name: kept for name, kept in self._kept[role].items() if name in useful} | written
@@ -118,21 +124,20 @@ class PiecewiseRun:
 
     def _crossing(self, piece: Piece) -> Piece | None:
         """What computes the keys and values that a piece of the decoder reads; None if it reads none."""
-        names = [spec.name for spec in self._variant.encoder.outputs if spec.name in piece.inputs]
+        read = [spec.name for spec in self._variant.encoder.outputs if spec.name in piece.inputs]
         encoder = self.graphs["encoder"]
-        return encoder.load(len(encoder) - 1, names) if names else None
+        return encoder.load(len(encoder) - 1, read) if read else None
 
     def _encoder_feeds(self, batch: Batch) -> dict[str, Array]:
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        return {names.INPUT_IDS: batch.input_ids, names.ATTENTION_MASK: batch.attention_mask}
 
     def _decoder_feeds(self, batch: Batch) -> dict[str, Array]:
         rows = len(batch.input_ids)
-        past = {spec.name: _no_past(spec, rows) for spec in self._variant.decoder.inputs if "past" in spec.axes}
         return {
-            "input_ids": batch.decoder_input_ids,
-            "attention_mask": batch.attention_mask,
-            "beam_rows": np.arange(rows),
-            **past,
+            names.INPUT_IDS: batch.decoder_input_ids,
+            names.ATTENTION_MASK: batch.attention_mask,
+            names.BEAM_ROWS: np.arange(rows),
+            **empty_cache(self._variant.decoder.inputs, rows),
         }
 
 
@@ -156,8 +161,3 @@ class _Stream:
 def graph_files(bundle: Path, variant: Variant) -> dict[Role, Path]:
     """Where a variant's graphs are."""
     return {"encoder": bundle / variant.encoder.file, "decoder": bundle / variant.decoder.file}
-
-
-def _no_past(spec: TensorSpec, rows: int) -> Array:
-    shape = [{"rows": rows, "past": 0}[axis] if isinstance(axis, str) else axis for axis in spec.axes]
-    return np.zeros(shape, np.float32)

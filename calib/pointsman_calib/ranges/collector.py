@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import Architecture, Role
+from pointsman.bundle import Architecture, Role, names
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Array, Values
-from pointsman_calib.graphs.products import Product, chosen_experts
+from pointsman_calib.graphs.products import Product, values_of
 from pointsman_calib.ranges import RangeObserver
 from pointsman_calib.ranges.table import TensorRange, tensor_range
 
@@ -53,18 +53,13 @@ class RangeCollector:
         self.coverage = {layer: np.zeros(experts, np.int64) for layer in sorted(layers)}
         for product in self.products:
             if product.layer is not None:
-                names = (expert_tensor(product.tensor, expert) for expert in range(experts))
-                self.observers.update((name, RangeObserver(name, EXPERT_BINS)) for name in names)
+                tensors = (expert_tensor(product.tensor, expert) for expert in range(experts))
+                self.observers.update((tensor, RangeObserver(tensor, EXPERT_BINS)) for tensor in tensors)
         self.sequences = self.source_tokens = self.target_tokens = 0
 
     def taps(self) -> dict[Role, set[str]]:
         """The values that `observe` wants, of each graph."""
-        wanted: dict[Role, set[str]] = {"encoder": set(), "decoder": set()}
-        for product in self.products:
-            wanted[product.role].add(product.inputs)
-            if product.layer is not None:
-                wanted[product.role].add(chosen_experts(product.layer))
-        return wanted
+        return values_of(self.products)
 
     def observe(self, role: Role, values: Values) -> None:
         """Take tapped values of one document's run into account.
@@ -76,7 +71,7 @@ class RangeCollector:
         Raises:
             BundleError: a value is NaN or infinite.
         """
-        counted = {layer: self._given(layer, values) for layer in self.coverage if chosen_experts(layer) in values}
+        counted = {layer: self._given(layer, values) for layer in self.coverage if names.expert_choice(layer) in values}
         for product in self.products:
             if product.role != role or product.inputs not in values:
                 continue
@@ -148,5 +143,5 @@ def expert_rows(
 
 
 def _chosen(layer: str, values: Values) -> NDArray[np.int64]:
-    chosen: NDArray[np.int64] = values[chosen_experts(layer)].reshape(-1)
+    chosen: NDArray[np.int64] = values[names.expert_choice(layer)].reshape(-1)
     return chosen

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pointsman_calib.compare.comparison import Comparison, Interval
+from pointsman_calib.comparison.records import Comparison, Interval
 from pointsman_calib.report.axes import Axis
 from pointsman_calib.report.drawing import drawing, horizontal_axis, line, marker, text
 from pointsman_calib.report.markup import Markup, element, joined

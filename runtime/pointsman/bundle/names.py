@@ -37,6 +37,7 @@ PAST: Final = "past"  # tokens in the cache
 # Weights.
 EMBEDDING: Final = "shared.weight"
 HEAD: Final = "lm_head.weight"
+OUTPUT_PROJECTION: Final = "wo"  # of a feed-forward network; the others are its input projections
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
 _EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
@@ -130,6 +131,11 @@ def router_weight(layer: str) -> str:
 def expert_weight(layer: str, number: int, projection: str) -> str:
     """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
     return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
+
+
+def stacked_weight(layer: str, projection: str) -> str:
+    """All experts' weights of a projection in the portable form: [experts, inputs, outputs]."""
+    return f"{layer}{_EXPERTS}{projection}"
 
 
 def expert_of(weight: str) -> tuple[str, int, str] | None:

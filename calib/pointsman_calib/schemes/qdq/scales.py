@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import Architecture
+from pointsman.bundle import Architecture, names
 from pointsman.errors import OptionsError
-from pointsman_calib.graphs.products import EXPERTS, Product
+from pointsman_calib.graphs.products import Product
 from pointsman_calib.ranges import METHODS, Method
 from pointsman_calib.ranges.collector import expert_tensor
 from pointsman_calib.ranges.table import RangeTable
@@ -77,10 +77,11 @@ def expert_factors(
     if before is None:
         return factors
     for product in products:
-        if product.layer is not None and product.weight.endswith(f"{EXPERTS}wo"):
+        layer = product.layer
+        if layer is not None and product.weight == names.stacked_weight(layer, names.OUTPUT_PROJECTION):
             excess = np.fromiter(_excesses(table, product, clipping), np.float32)
             factors[product.weight] = excess
-            factors[f"{product.layer}{EXPERTS}{before}"] = np.float32(1) / excess
+            factors[names.stacked_weight(layer, before)] = np.float32(1) / excess
     return factors
 
 

@@ -24,7 +24,6 @@ from pointsman.errors import OptionsError
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.corpus.coverage import require_coverage, thin_experts
 from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.graphs.products import ROUTER
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.ranges import collection as ranges
 from pointsman_calib.ranges.table import RangeTable, write_range_table
@@ -127,7 +126,7 @@ def _table(bundle: Path, manifest: Manifest, corpus: Corpus | None, table: Range
 
 
 def _provenance(draft: Draft, table: RangeTable, clipping: Clipping, sensitivity: Sensitivity | None) -> Quantization:
-    routers = {f"{each.layer}{ROUTER}classifier.weight" for each in draft.products if each.layer is not None}
+    routers = {names.router_weight(each.layer) for each in draft.products if each.layer is not None}
     spared = frozenset(() if sensitivity is None else sensitivity.float_weights)
     return Quantization(
         scheme=SCHEME,

@@ -39,7 +39,7 @@ class Draft:
         """
         self.source, self.scheme, self.place = source, scheme, place
         self.graphs: dict[Role, Path] = {role: place / path.name for role, path in source.items()}
-        self.weights = quantizable(self._models().values())
+        self.weights = quantizable(self._models())
         formats = ((name, block_format(weight, scheme)) for name, weight in self.weights.items())
         self.formats: dict[str, BlockFormat] = {name: form for name, form in formats if form is not None}
         self.contents = Contents({}, {}, "")

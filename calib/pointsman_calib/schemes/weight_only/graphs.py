@@ -12,8 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from pointsman.bundle import Role
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
+from pointsman_calib.graphs.products import Product, is_weight, products
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.weight_only.operators import DOMAIN, Expression, Operand
 
@@ -87,30 +89,22 @@ class Contents:
     sha256: str
 
 
-def quantizable(models: Iterable[ir.Model]) -> dict[str, Weight]:
-    """Float32 weights that only products and look-ups read, by name; routers are not among them, nor norms."""
-    uses: dict[str, list[ir.Node]] = {}
-    tensors: dict[str, ir.ExternalTensor] = {}
-    for model in models:
-        for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            for value in node.inputs:
-                if value is not None and isinstance(value.const_value, ir.ExternalTensor):
-                    uses.setdefault(str(value.name), []).append(node)
-                    tensors[str(value.name)] = value.const_value
-    found = (_weight(name, tensors[name], nodes) for name, nodes in uses.items())
-    return {weight.name: weight for weight in found if weight is not None}
+def quantizable(models: Mapping[Role, ir.Model]) -> dict[str, Weight]:
+    """Weights of products, by name, with what else reads them; routers are not among them, nor norms."""
+    gathers = (node for model in models.values() for node in model.graph if node.op_type == "Gather")
+    looked_up = {str(value.name) for node in gathers for value in node.inputs[:1] if value and is_weight(value)}
+    return {
+        product.weight: _weight(product, model.graph, gathered=product.weight in looked_up)
+        for role, model in models.items()
+        for product in products(model.graph, role)
+    }
 
 
-def _weight(name: str, tensor: ir.ExternalTensor, nodes: list[ir.Node]) -> Weight | None:
-    kinds = {node.op_type for node in nodes}
-    if ".router." in name or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
-        return None
-    rows, columns = tensor.shape.numpy()
-    if kinds == {"MatMul"}:
-        return Weight(name, rows, columns, transposed=False, gathered=False)
-    if "Gemm" in kinds and kinds <= {"Gemm", "Gather"}:
-        return Weight(name, columns, rows, transposed=True, gathered="Gather" in kinds)
-    return None
+def _weight(product: Product, graph: ir.Graph, *, gathered: bool) -> Weight:
+    shape = graph.initializers[product.weight].shape
+    assert shape is not None
+    out = shape.numpy()[product.output_axis]
+    return Weight(product.weight, product.width, out, transposed=product.output_axis == 0, gathered=gathered)
 
 
 def write_weights(

@@ -6,6 +6,8 @@ import onnxruntime
 import pytest
 from text import corpus, random_examples
 
+from pointsman.bundle import names
+from pointsman.errors import BundleError
 from pointsman_calib.graphs.pieces import GraphPieces
 from pointsman_calib.graphs.runs import PIECE_BYTES, PiecewiseRun, graph_files
 
@@ -146,3 +148,38 @@ def test_temporary_files_leave_nothing(exports, tmp_path):
     run = PiecewiseRun(graphs, variant, lambda: batches, scratch=tmp_path)
     next(run.values({"decoder": ["logits"]}))
     assert not list(tmp_path.iterdir())
+
+
+def test_cut_where_asked(exports):
+    """At blocks' ends alone, and the same values; a graph is not cut where it has no such value."""
+    export = exports("tied")
+    (variant,) = export.manifest.variants.values()
+    files, batches = graph_files(export.folder, variant), text_of(export)
+    cuts = {role: [names.block_path(role, number) for number in range(4)] for role in ROLES}
+    run = PiecewiseRun(files, variant, lambda: batches, cuts=cuts)
+    assert [run.graphs[role].streams for role in ROLES] == list(cuts.values())
+    (got, *_), (expected, *_) = (
+        [values["logits"] for _, _, values in each.values({"decoder": ["logits"]})]
+        for each in (run, run_of(export, PIECE_BYTES))
+    )
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(BundleError, match=r"does not compute decoder\.block\.4; export the bundle again"):
+        PiecewiseRun(files, variant, lambda: batches, cuts=cuts | {"decoder": ["decoder.block.4"]})
+    with pytest.raises(BundleError, match=r"does not compute softness; export the bundle again"):
+        next(run.values({"encoder": ["softness"]}))
+
+
+def test_nodes_that_are_added(exports):
+    pieces = GraphPieces(exports("tied").graph("encoder"), 0)
+    stream = ir.convenience.create_value_mapping(pieces.graph)["encoder.block.1"]
+    (largest,) = (node := ir.node("ReduceMax", [stream], {"keepdims": 0})).outputs
+    largest.name = "largest"
+    pieces.append([node])
+    assert pieces.piece_of("largest") == pieces.piece_of("encoder.block.1") + 1  # where the stream is read
+
+
+def test_a_graph_that_the_engine_refuses(exports, tmp_path):
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(exports("tied").graph("encoder").read_bytes())  # without its weights
+    with pytest.raises(BundleError, match=r"ONNX Runtime refuses encoder\.onnx: "):
+        GraphPieces(path, PIECE_BYTES).load(0, ["encoder.block.3"])

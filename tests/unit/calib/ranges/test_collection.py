@@ -9,9 +9,8 @@ from numpy_reference import ACTIVATIONS, NumpySwitch, softmax
 from text import Interrupted, corpus, random_examples
 
 from checkpoints import CHECKPOINTS, weights
-from pointsman.bundle import read_manifest
+from pointsman.bundle import names, read_manifest
 from pointsman.errors import BundleError
-from pointsman_calib.graphs.products import EXPERTS
 from pointsman_calib.graphs.runs import graph_files
 from pointsman_calib.ranges import collection as ranges
 from pointsman_calib.ranges.collection import SOURCE, collect_ranges, variant_products, write_ranges
@@ -74,9 +73,9 @@ def test_every_product_is_seen_as_numpy_sees_it(exports, name):
         if product.weight in seen:
             check(table.tensors[product.tensor], seen.pop(product.weight))
         elif product.layer is not None:
-            projection = product.weight.rpartition(EXPERTS)[2]
+            projection = product.weight.rpartition(".")[2]
             for expert, tokens in enumerate(table.coverage[product.layer]):
-                values = seen.pop(f"{product.layer}.experts.expert_{expert}.{projection}.weight", np.empty(0))
+                values = seen.pop(names.expert_weight(product.layer, expert, projection), np.empty(0))
                 row = table.tensors[expert_tensor(product.tensor, expert)]
                 assert row.count == values.size
                 if tokens:

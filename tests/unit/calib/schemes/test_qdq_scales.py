@@ -15,9 +15,9 @@ from pointsman_calib.schemes.qdq import Clipping
 from pointsman_calib.schemes.qdq.scales import activation_scales, expert_factors
 
 LAYER = "encoder.block.1.layer.1.mlp"
-WI = Product("encoder", f"{LAYER}.experts.wi", "x", 2, layer=LAYER)
-WO = Product("encoder", f"{LAYER}.experts.wo", "h", 2, layer=LAYER)
-DENSE = Product("encoder", "encoder.q.weight", "q", 1)
+WI = Product(role="encoder", weight=f"{LAYER}.experts.wi", inputs="x", width=32, output_axis=2, layer=LAYER)
+WO = Product(role="encoder", weight=f"{LAYER}.experts.wo", inputs="h", width=48, output_axis=2, layer=LAYER)
+DENSE = Product(role="encoder", weight="encoder.q.weight", inputs="q", width=32, output_axis=1)
 RELU, GATED = CHECKPOINTS["tied"].architecture, CHECKPOINTS["gated"].architecture
 
 
@@ -85,4 +85,4 @@ def test_options_out_of_range_are_refused(options, sentence):
 
 def test_a_table_without_the_tensor_is_refused():
     with pytest.raises(BundleError, match="the range table has no tensor decoder:h; calibrate this bundle again"):
-        activation_scales(table(), [Product("decoder", "w", "h", 1)], "mse")
+        activation_scales(table(), [replace(WO, role="decoder", layer=None)], "mse")

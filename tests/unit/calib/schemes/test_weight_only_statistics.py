@@ -33,7 +33,7 @@ def statistics(request, tiny_bundle):
     piece_bytes = PIECE_BYTES if request.param == "whole" else 0
     graphs = graph_files(tiny_bundle, variant)
     run = PiecewiseRun(graphs, variant, lambda: CORPUS.batches(architecture), piece_bytes=piece_bytes)
-    return InputStatistics(run, architecture)
+    return InputStatistics(run, architecture.num_experts)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,13 @@ def test_hessians(statistics, observed, weight):
 
 
 def test_every_quantizable_weight_has_inputs(statistics):
-    weights = quantizable(ir.Model(pieces.graph, ir_version=10) for pieces in statistics.run.graphs.values())
+    weights = quantizable(
+        {role: ir.Model(pieces.graph, ir_version=10) for role, pieces in statistics.run.graphs.items()}
+    )
     assert "shared.weight" in weights  # the embedding, and the head
     assert weights.keys() <= statistics.products.keys()
     assert {name: weight.inputs for name, weight in weights.items()} == {
-        name: statistics.products[name].size for name in weights
+        name: statistics.products[name].width for name in weights
     }
 
 
@@ -89,7 +91,7 @@ def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
     names = sorted(WEIGHTS)
     form = BlockFormat(bits=4, block_size=16)
     drawn = np.random.default_rng(0)
-    weights = {name: drawn.standard_normal((statistics.products[name].size, 8)).astype(np.float32) for name in names}
+    weights = {name: drawn.standard_normal((statistics.products[name].width, 8)).astype(np.float32) for name in names}
     groups = []
     collect = statistics.collect
     monkeypatch.setattr(statistics, "collect", lambda names: groups.append(names) or collect(names))

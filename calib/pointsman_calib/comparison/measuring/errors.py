@@ -1,4 +1,4 @@
-"""Running statistics of how far two variants are apart: bounded memory, whatever the number of documents."""
+"""Running statistics of how far two tensors are apart: bounded memory, whatever the number of documents."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_calib.compare.comparison import TensorErrors
+from pointsman_calib.comparison.records import TensorErrors
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
