@@ -33,6 +33,15 @@ def _place(nodeid: str) -> int:
     return next(matches, len(_LONGEST_FIRST))
 
 
+def pytest_sessionfinish() -> None:
+    """Keep what coverage has measured: a process that takes long to exit after its last test is killed by xdist."""
+    if "coverage" in sys.modules:
+        measuring = sys.modules["coverage"].Coverage.current()
+        if measuring is not None and "PYTEST_XDIST_WORKER" in os.environ:
+            measuring.stop()
+            measuring.save()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded checkpoint with a vocabulary, in Hugging Face form."""
