@@ -8,6 +8,9 @@ DEMO_MODEL := examples/demo_model
 DEMO := build/demo
 CAPABILITIES ?= 8.6 8.9 12.0
 QUANTIZED := $(foreach scheme,int8 int4 int8-qdq,$(DEMO)/variants/$(scheme)/weights.bin)
+WORKERS ?= 2
+SHARED_OUT := pytest --numprocesses $(WORKERS)
+BY_FILES := --dist loadfile --no-loadscope-reorder
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
 EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
@@ -16,7 +19,7 @@ export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow bench gpu-check check format lint types imports clean
+.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow coverage bench gpu-check check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,11 +45,17 @@ compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, o
 engines: $(DEMO)/manifest.json $(VENV)/.engines ## build the demo's TensorRT-RTX plans, no GPU needed (CAPABILITIES="8.9")
 	$(BIN)/pointsman-export engines $(DEMO) --flavour tensorrt-rtx --compute-capability $(CAPABILITIES) --force
 
-test: $(VENV)/.dev ## run the fast tests (ARGS="-k beam")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run the fast tests, two files at a time (ARGS="-k beam", WORKERS=4)
+	$(BIN)/python -m $(SHARED_OUT) $(BY_FILES) $(ARGS)
 
 test-slow: $(VENV)/.dev ## run the heavy tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m $(SHARED_OUT) --dist worksteal -m slow $(ARGS)
+
+coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they take
+	rm -rf build/coverage
+	$(BIN)/python -m coverage run -m $(SHARED_OUT) $(BY_FILES) $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
 	$(BIN)/python benchmarks/decode.py

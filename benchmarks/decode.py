@@ -23,7 +23,7 @@ from typing import Any
 import measurements
 import roofline
 from cases import CASES, QUICK_CASES, Case
-from contestants import Job
+from contestants.job import Job
 from measurements import BUILD, RESULTS, Bar
 from pointsman.bundle import Architecture, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
@@ -88,15 +88,15 @@ def jobs(parsed: argparse.Namespace, cases: tuple[Case, ...]) -> dict[str, Job]:
     """The contestants, by name; what they load is made first where it is not there."""
     shape, dense = ("tiny", "tiny-dense") if parsed.quick else ("switch-base-8", "dense-base")
     checkpoint = prepared_checkpoint(parsed.keep, shape)
-    bundle = prepared_bundle(parsed.keep, shape, forms="both")
-    floor = prepared_bundle(parsed.keep, dense, forms="fused")
+    bundle = prepared_bundle(parsed.keep, checkpoint, forms="both")
+    floor = prepared_bundle(parsed.keep, prepared_checkpoint(parsed.keep, dense), forms="fused")
     common: dict[str, Any] = {"threads": parsed.threads, "repeats": parsed.repeats, "cases": cases}
-    found = {TRANSFORMERS: Job("transformers", str(checkpoint), "", observe_routing=True, **common)}
+    found = {TRANSFORMERS: Job(engine="transformers", path=str(checkpoint), **common)}
     for variant in parsed.variants.split(","):
         if variant in SCHEMES:
             prepared_variant(bundle, SCHEMES[variant])
-        found[variant] = Job("pointsman", str(bundle), variant, observe_routing=False, **common)
-    found[FLOOR] = Job("pointsman", str(floor), MAIN, observe_routing=False, **common)
+        found[variant] = Job(engine="onnxruntime", path=str(bundle), variant=variant, **common)
+    found[FLOOR] = Job(engine="onnxruntime", path=str(floor), variant=MAIN, **common)
     return found
 
 
@@ -109,7 +109,7 @@ def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[
         names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-            measured[name].rounds.append(json.loads(_printed("contestants.py", contestants[name].to_json())))
+            measured[name].rounds.append(json.loads(_printed("contestant.py", given=contestants[name].to_json())))
     return measured, speeds
 
 
@@ -120,10 +120,10 @@ def size_on_disk(job: Job) -> int:
     return sum(file.bytes for file in read_manifest(Path(job.path)).variants[job.variant].files)
 
 
-def _printed(script: str, *arguments: str) -> str:
-    """What a script beside this one prints, run in a process of its own."""
+def _printed(script: str, *arguments: str, given: str = "") -> str:
+    """What a script beside this one prints, run in a process of its own and given something on stdin."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def roofline_seconds(

@@ -3,7 +3,14 @@
 transformers (eager, and compiled with a static cache), ONNX Runtime on CUDA, TensorRT and TensorRT-RTX each run in a
 process of their own, at switch-base-8's real size with random weights, in float32 and bfloat16. Whoever cannot run is
 named with the reason. All that is needed is made here: no network, and ten minutes in all; who no longer fits into
-them is named too. Exit code 1 says that tokens in float32 differ or that a promise is not kept, 2 that there is no GPU.
+them is named too.
+
+In float32 tokens are compared. In bfloat16 they would prove nothing: a random network's tokens turn on the last bits of
+its scores, and three correct programs say three things. There the trained demo model decodes documents of C4 that are
+forced upon it, and its loss is held to that of float32.
+
+Exit code 1 says that tokens in float32 or losses in bfloat16 differ or that a promise is not kept, 2 that there is no
+GPU.
 """
 
 import argparse
@@ -13,25 +20,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import gpu_report
 import measurements
 from cases import CASES, QUICK_CASES, Case
-from gpu_contestants import PARITY, PARITY_LENGTHS, Engine, Job, Precision
+from contestants.forcing import Document
+from contestants.job import Device, Engine, Job, Precision
+from contestants.searches import SEARCHED_LENGTHS, SEARCHES
 from measurements import BUILD, RESULTS
 from pointsman.backends.tensorrt.cuda import CudaDevice
 from pointsman.errors import DeviceError
+from pointsman_calib.corpus.text import Corpus
 from prepared import EXPORTER, prepared_bundle, prepared_checkpoint
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DEMO_MODEL, TEXTS = EXAMPLES / "demo_model", EXAMPLES / "data" / "c4-sample-validation.json.gz"
+DOCUMENTS = 12  # all that the sample has
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+EXACT, LOW = PRECISIONS
 FLAVOURS: tuple[Engine, ...] = ("tensorrt", "tensorrt-rtx")
-STORED: Precision = (
-    "bfloat16"  # of the checkpoint, as the released ones: half the bytes to write, and both precisions hold it
-)
-ROWS = len(PARITY_LENGTHS) * max(options.get("num_beams", 1) for options in PARITY)  # more than any timed case has
+STORED = LOW  # of the checkpoint, as the released ones: half the bytes to write, and both precisions hold it
+ROWS = len(SEARCHED_LENGTHS) * max(options.get("num_beams", 1) for options in SEARCHES)  # more than timed cases have
+WARM_UPS = 2  # beside the first run: a step is recorded when it comes the second time, and replayed the third
 RESERVE = 15.0  # seconds kept for the report
 _COMPILED_CASES = ("greedy", "batch 8", "encoder 64", "encoder 512")
 
@@ -62,7 +75,9 @@ class Check:
         shape: of the network.
         cases: what is timed.
         repeats: timed runs of each case.
+        device: `cuda`, or `cpu` to try the script.
         measured: what each contestant's process printed.
+        forced: what each contestant noted of the documents forced upon the demo model.
         refusals: why the others did not run.
     """
 
@@ -71,65 +86,95 @@ class Check:
     shape: str
     cases: tuple[Case, ...]
     repeats: int
+    device: Device = "cuda"
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    forced: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Everything, what matters most first: bfloat16's engines are what is promised."""
         checkpoint = prepared_checkpoint(self.keep, self.shape, STORED)
         for precision in PRECISIONS:
-            self._contestant(f"transformers {precision}", "transformers", checkpoint, "", precision)
-        for precision in reversed(PRECISIONS):
-            bundle = self._bundle(precision)
-            if bundle is None:
-                continue
-            for form in ("fused", "portable"):
-                variant = f"{form}-{precision}"
-                self._contestant(f"onnxruntime {variant}", "onnxruntime", bundle, variant, precision)
-            for flavour in FLAVOURS:
-                self._engines(flavour, bundle, precision)
+            self._time(self._transformers(checkpoint, precision))
+        self._each_engine(checkpoint, LOW, self._time)
+        self._force_documents()
+        self._each_engine(checkpoint, EXACT, self._time)
         compiled = tuple(case for case in self.cases if case.name in _COMPILED_CASES)
-        self._contestant("transformers compiled bfloat16", "compiled", checkpoint, "", "bfloat16", cases=compiled)
+        self._time(replace(self._transformers(checkpoint, LOW), engine="compiled", cases=compiled))
 
-    def _bundle(self, precision: Precision) -> Path | None:
+    def _transformers(self, checkpoint: Path, precision: Precision) -> Job:
+        return Job(engine="transformers", path=str(checkpoint), precision=precision, device=self.device)
+
+    def _each_engine(self, checkpoint: Path, precision: Precision, do: Callable[[Job], None]) -> None:
+        """Export a checkpoint, build plans for this GPU, and do something with each of its variants on each engine."""
+        bundle = self._bundle(checkpoint, precision)
+        if bundle is None:
+            return
+        job = Job(engine="onnxruntime", path=str(bundle), precision=precision, device=self.device)
+        for form in ("fused", "portable"):
+            do(replace(job, variant=f"{form}-{precision}"))
+        for flavour in FLAVOURS:
+            planned = replace(job, engine=flavour, variant=f"portable-{precision}")
+            if self._build(planned):
+                do(planned)
+
+    def _force_documents(self) -> None:
+        """Losses of the demo model in low precision, and transformers' in float32 for what they are held to."""
+        bundle = self._bundle(DEMO_MODEL, LOW)
+        if bundle is None:
+            return
+        documents = read_documents(bundle)
+
+        def force(job: Job) -> None:
+            printed = self._contestant(replace(job, documents=documents), f"{name_of(job)}, demo model")
+            if printed is not None:
+                self.forced[name_of(job)] = printed["forced"]
+
+        for precision in PRECISIONS:
+            force(self._transformers(DEMO_MODEL, precision))
+        self._each_engine(DEMO_MODEL, LOW, force)
+
+    def _time(self, job: Job) -> None:
+        """Run the cases, and in float32 the searches whose tokens are compared."""
+        is_eager = job.engine == "transformers"
+        timed = replace(
+            job,
+            cases=job.cases or self.cases,
+            warm_ups=WARM_UPS,
+            repeats=self.repeats,
+            search=job.precision == EXACT,
+            bandwidth=is_eager,
+        )
+        printed = self._contestant(timed, name_of(job))
+        if printed is not None:
+            self.measured[name_of(job)] = printed
+
+    def _bundle(self, checkpoint: Path, precision: Precision) -> Path | None:
         """Both forms at a precision; where that fails, everyone who needs them is named."""
-        name, seconds = f"whatever runs the {precision} bundle", self.clock.left - RESERVE
-        print(f"exporting in {precision} ({self.clock.left:.0f} s left)", file=sys.stderr, flush=True)
+        name, seconds = f"whatever runs {checkpoint.name} in {precision}", self.clock.left - RESERVE
+        print(
+            f"{checkpoint.name}: exporting in {precision} ({self.clock.left:.0f} s left)", file=sys.stderr, flush=True
+        )
         try:
-            return prepared_bundle(
-                self.keep, self.shape, forms="both", dtype=precision, stored=STORED, timeout=max(seconds, 0.0)
-            )
+            return prepared_bundle(self.keep, checkpoint, forms="both", dtype=precision, timeout=max(seconds, 0.0))
         except subprocess.CalledProcessError as error:
             self.refusals[name] = f"the export failed (exit code {error.returncode})"
         except subprocess.TimeoutExpired:
             self.refusals[name] = f"the export was not done after {seconds:.0f} s, when the time was up"
         return None
 
-    def _engines(self, flavour: Engine, bundle: Path, precision: Precision) -> None:
-        """Build a flavour's plans for this GPU, and run them."""
-        name, variant = f"{flavour} portable-{precision}", f"portable-{precision}"
-        build = [EXPORTER, "engines", str(bundle), "--flavour", flavour, "--variant", variant]
-        build += ["--max-rows", str(ROWS), "--force"]
-        if self._process(f"{name}: building", name, build) is not None:
-            self._contestant(name, flavour, bundle, variant, precision)
+    def _build(self, job: Job) -> bool:
+        """Build a flavour's plans of a variant for this GPU."""
+        command = [EXPORTER, "engines", job.path, "--flavour", job.engine, "--variant", job.variant]
+        command += ["--max-rows", str(ROWS), "--force"]
+        return self._process(f"{name_of(job)}: building", name_of(job), command) is not None
 
-    def _contestant(
-        self,
-        name: str,
-        engine: Engine,
-        path: Path,
-        variant: str,
-        precision: Precision,
-        *,
-        cases: tuple[Case, ...] | None = None,
-    ) -> None:
-        job = Job(engine, str(path), variant, precision, self.repeats, cases or self.cases)
-        script = str(Path(__file__).with_name("gpu_contestants.py"))
-        printed = self._process(name, name, [sys.executable, script, job.to_json()])
-        if printed is not None:
-            self.measured[name] = json.loads(printed)
+    def _contestant(self, job: Job, name: str) -> dict[str, Any] | None:
+        script = str(Path(__file__).with_name("contestant.py"))
+        printed = self._process(name, name, [sys.executable, script], given=job.to_json())
+        return None if printed is None else json.loads(printed)
 
-    def _process(self, doing: str, name: str, command: Sequence[str]) -> str | None:
+    def _process(self, doing: str, name: str, command: Sequence[str], *, given: str = "") -> str | None:
         """What a process prints; None where it fails, and then the reason is noted under `name`."""
         seconds = self.clock.left - RESERVE
         if seconds <= 0:
@@ -137,7 +182,7 @@ class Check:
             return None
         print(f"{doing} ({self.clock.left:.0f} s left)", file=sys.stderr, flush=True)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+            done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
             self.refusals[name] = f"not done after {seconds:.0f} s, when the time was up"
             return None
@@ -145,6 +190,19 @@ class Check:
             self.refusals[name] = _reason(done)
             return None
         return done.stdout
+
+
+def name_of(job: Job) -> str:
+    """A contestant, with its precision at the end."""
+    if job.engine == "compiled":
+        return f"transformers compiled {job.precision}"
+    return f"{job.engine} {job.variant or job.precision}"
+
+
+def read_documents(bundle: Path) -> tuple[Document, ...]:
+    """Documents of C4 as a bundle's model sees them, with T5's spans corrupted."""
+    read = Corpus.read(bundle, [TEXTS], documents=DOCUMENTS)
+    return tuple(Document(tuple(each.inputs.tolist()), tuple(each.targets.tolist())) for each in read.examples)
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -184,12 +242,13 @@ def main(find_gpu: Callable[[], CudaDevice] = CudaDevice) -> int:
     shape, cases = ("tiny", QUICK_CASES) if parsed.quick else ("switch-base-8", CASES)
     check = Check(Clock(time.monotonic() + 60 * parsed.minutes), parsed.keep, shape, cases, parsed.repeats)
     check.run()
-    report = gpu_report.Report(gpu, cases, check.measured, check.refusals, shape)
+    report = gpu_report.Report(gpu, cases, check.measured, check.forced, check.refusals, shape)
     folder = parsed.output or (BUILD / "quick" if parsed.quick else RESULTS)
     measurements.write(folder / f"{file_name(gpu['name'])}.json", started, report.to_json())
     (folder / f"{file_name(gpu['name'])}.md").write_text(report.to_markdown(started), encoding="utf-8")
     print(report.to_markdown(started))
-    return 0 if measurements.print_bars([] if parsed.quick else report.bars()) and report.tokens_agree() else 1
+    kept = measurements.print_bars([] if parsed.quick else report.bars())
+    return 0 if kept and report.tokens_agree() and report.losses_agree() else 1
 
 
 def _parser() -> argparse.ArgumentParser:

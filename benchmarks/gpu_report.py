@@ -1,19 +1,44 @@
 """What the check of a GPU found, in JSON and as a page: who ran, whose tokens are right, and how fast."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import asdict, dataclass
+from statistics import mean, median
 from typing import Any
 
 import roofline
 from cases import Case
-from gpu_contestants import PARITY
+from contestants.searches import SEARCHES
 from measurements import Bar
 from shapes import SHAPES
 
+Forced = Sequence[Mapping[str, Any]]
+
+EXACT, LOW = "float32", "bfloat16"
+MOST_LOSS_CHANGE = 0.001  # of the demo model's C4 loss in low precision, as a part of float32's
 LEAST_SPEEDUP = 10.0  # of the fastest engine over transformers eager, bfloat16, one input
-_BYTES = {"float32": 4, "bfloat16": 2}
-_FLOAT32_BYTES = 4
+_BYTES = {EXACT: 4, LOW: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What a contestant loses on documents forced upon the demo model.
+
+    Attributes:
+        loss: mean over target tokens, in nats.
+        change: the difference to the exact loss, as a part of it.
+        agreement: the share of positions at which the likeliest token is the exact one's.
+    """
+
+    loss: float
+    change: float
+    agreement: float
+
+    @classmethod
+    def of(cls, forced: Forced, exact: Forced) -> "Fidelity":
+        """Compare two contestants."""
+        loss, reference = _mean_loss(forced), _mean_loss(exact)
+        pairs = [pair for ours, theirs in zip(forced, exact, strict=True) for pair in _likeliest(ours, theirs)]
+        return cls(loss, loss / reference - 1, sum(one == other for one, other in pairs) / len(pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +49,7 @@ class Report:
         gpu: name, compute capability, driver, memory.
         cases: what was timed.
         measured: by contestant, what its process printed; names end with the precision.
+        forced: by contestant, what it noted of each document.
         refusals: by contestant, why it did not run.
         shape: of the network.
     """
@@ -31,6 +57,7 @@ class Report:
     gpu: Mapping[str, Any]
     cases: Sequence[Case]
     measured: Mapping[str, Mapping[str, Any]]
+    forced: Mapping[str, Forced]
     refusals: Mapping[str, str]
     shape: str
 
@@ -42,6 +69,7 @@ class Report:
             "contestants": dict(self.measured),
             "refusals": dict(self.refusals),
             "equal_tokens": self.equal_tokens(),
+            "forced": {name: asdict(each) for name, each in self.fidelities().items()},
             "bars": [bar.to_json() for bar in self.bars()],
         }
 
@@ -51,32 +79,43 @@ class Report:
         return median(cases[case]["seconds"]) if case in cases else None
 
     def equal_tokens(self) -> dict[str, dict[str, list[int]]]:
-        """For each contestant and what it generated, how many tokens are those of transformers, and of how many."""
+        """For each contestant in float32 and what it generated, how many tokens are transformers', and of how many."""
         found: dict[str, dict[str, list[int]]] = {}
+        reference = f"transformers {EXACT}"
         for name in self.measured:
-            reference = self._reference(name)
-            if name != reference and reference in self.measured:
+            if name.endswith(EXACT) and name != reference and reference in self.measured:
                 pairs = _generated(self.measured[name]), _generated(self.measured[reference])
                 found[name] = {what: _equal(pairs[0][what], pairs[1][what]) for what in pairs[0] if what in pairs[1]}
         return found
 
     def tokens_agree(self) -> bool:
         """Whether some engine ran in float32, and all tokens of all that did are those of transformers."""
-        counts = [counts for name, counts in self.equal_tokens().items() if name.endswith("float32")]
+        counts = self.equal_tokens().values()
         return bool(counts) and all(same == total for each in counts for same, total in each.values())
+
+    def fidelities(self) -> dict[str, Fidelity]:
+        """What each contestant loses beside transformers in float32."""
+        exact = self.forced.get(f"transformers {EXACT}")
+        low = {name: forced for name, forced in self.forced.items() if name.endswith(LOW)}
+        return {} if exact is None else {name: Fidelity.of(forced, exact) for name, forced in low.items()}
+
+    def losses_agree(self) -> bool:
+        """Whether some engine ran in low precision, and the losses of all that did are near enough to float32's."""
+        ours = [each for name, each in self.fidelities().items() if not name.startswith("transformers")]
+        return bool(ours) and all(abs(each.change) <= MOST_LOSS_CHANGE for each in ours)
 
     def bars(self) -> list[Bar]:
         """What is promised, where there is something to compare."""
-        reference = self.seconds("transformers bfloat16", "greedy")
+        reference = self.seconds(f"transformers {LOW}", "greedy")
         ours = [
             seconds
             for name in self.measured
-            if name.endswith("bfloat16") and not name.startswith("transformers")
+            if name.endswith(LOW) and not name.startswith("transformers")
             if (seconds := self.seconds(name, "greedy")) is not None
         ]
         if reference is None or not ours:
             return []
-        name = "the fastest engine: times the speed of transformers eager, greedy, bfloat16"
+        name = f"the fastest engine: times the speed of transformers eager, greedy, {LOW}"
         return [Bar(name, reference / min(ours), LEAST_SPEEDUP, at_least=True)]
 
     def to_markdown(self, started: Mapping[str, Any]) -> str:
@@ -85,7 +124,7 @@ class Report:
         versions = ", ".join(f"{package} {version}" for package, version in started["versions"].items())
         lines = [f"# {self.gpu['name']}", "", f"{started['date']}; {about}; {versions}. Shape: {self.shape}.", ""]
         lines += _table(["case", "contestant", "ms", "ms a token", "speed of eager", "roofline"], [*self._rows()])
-        lines += ["", *self._token_lines(), "", *self._refusal_lines()]
+        lines += ["", *self._token_lines(), *self._loss_lines(), "", *self._refusal_lines()]
         return "\n".join(lines).rstrip() + "\n"
 
     def _rows(self) -> Iterator[list[str]]:
@@ -111,7 +150,7 @@ class Report:
         routing = reference.get("cases", {}).get(case.name, {}).get("routing")
         if routing is None or not case.new_tokens:
             return None
-        size = roofline.request_bytes(SHAPES[self.shape], case, routing) * _BYTES[_precision(name)] / _FLOAT32_BYTES
+        size = roofline.request_bytes(SHAPES[self.shape], case, routing) * _BYTES[_precision(name)] / _BYTES[EXACT]
         seconds: float = size / reference["bytes_a_second"]
         return seconds
 
@@ -121,6 +160,13 @@ class Report:
             others = ", ".join(what for what, (one, all_of) in counts.items() if one != all_of)
             yield f"- {name}: {same} of {total} tokens are those of transformers" + (
                 f"; not in {others}" if others else ""
+            )
+
+    def _loss_lines(self) -> Iterator[str]:
+        for name, each in self.fidelities().items():
+            yield (
+                f"- {name}: the demo model's loss on C4 is {each.loss:.4f}, {each.change:+.3%} beside float32; "
+                f"{each.agreement:.1%} of the likeliest tokens agree"
             )
 
     def _refusal_lines(self) -> Iterator[str]:
@@ -138,10 +184,10 @@ def _precision(name: str) -> str:
 
 
 def _generated(measured: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-    """Tokens of each timed case, and of each case of the parity grid."""
+    """Tokens of each timed case, and of each way of searching."""
     timed = {name: case["tokens"] for name, case in measured["cases"].items() if case["tokens"]}
-    named = (", ".join(f"{key} {value}" for key, value in options.items()) or "greedy search" for options in PARITY)
-    return timed | dict(zip(named, measured.get("parity", []), strict=False))
+    named = (", ".join(f"{key} {value}" for key, value in options.items()) or "greedy search" for options in SEARCHES)
+    return timed | dict(zip(named, measured.get("searched", []), strict=False))
 
 
 def _equal(ours: list[list[int]], theirs: list[list[int]]) -> list[int]:
@@ -149,6 +195,15 @@ def _equal(ours: list[list[int]], theirs: list[list[int]]) -> list[int]:
     pairs = list(zip(ours, theirs, strict=True))
     same = sum(one == other for pair in pairs for one, other in zip(*pair, strict=False))
     return [same, sum(max(map(len, pair)) for pair in pairs)]
+
+
+def _mean_loss(forced: Forced) -> float:
+    losses: list[float] = [loss for document in forced for loss in document["losses"]]
+    return mean(losses)
+
+
+def _likeliest(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    return zip(ours["likeliest"], theirs["likeliest"], strict=True)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,7 +20,7 @@ import measurements
 from cases import CASES, Case
 from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends.onnxruntime import OnnxRuntimeBackend
-from prepared import prepared_bundle
+from prepared import prepared_bundle, prepared_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,11 @@ def by_place(event: Event) -> str:
     return re.sub(r"\.\d+|_\d+", "", event.name)
 
 
+def _prepared() -> Path:
+    checkpoint = prepared_checkpoint(measurements.BUILD, "switch-base-8")
+    return prepared_bundle(measurements.BUILD, checkpoint, forms="both")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Show where a decoder step's time goes.")
     parser.add_argument("--bundle", type=Path, help="switch-base-8's synthetic bundle by default")
@@ -127,7 +132,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--places", action="store_true", help="add up by place in the network too")
     parsed = parser.parse_args()
-    bundle = parsed.bundle or prepared_bundle(measurements.BUILD, "switch-base-8", forms="both")
+    bundle = parsed.bundle or _prepared()
     case = next(case for case in CASES if case.name == parsed.case)
     events = profile(bundle, parsed.variant, case, parsed.threads)
     print_totals(events, case.new_tokens, by_operator, most=40)

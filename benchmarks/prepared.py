@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pointsman.bundle import names
 from shapes import SHAPES, Dtype, write_checkpoint
 
 HERE = Path(__file__).parent
@@ -26,33 +27,30 @@ def prepared_checkpoint(folder: Path, shape: str, dtype: Dtype = "float32") -> P
 
 def prepared_bundle(
     folder: Path,
-    shape: str,
+    checkpoint: Path,
     *,
     forms: Literal["fused", "portable", "both"],
     dtype: Dtype = "float32",
-    stored: Dtype = "float32",
     timeout: float | None = None,
 ) -> Path:
-    """The bundle of a shape's checkpoint, in `folder`, written by the installed exporter.
+    """The bundle of a checkpoint, in `folder`, written by the installed exporter.
 
     Args:
-        folder: where checkpoints and bundles are kept.
-        shape: of the checkpoint.
+        folder: where bundles are kept.
+        checkpoint: what is exported.
         forms: of the network.
         dtype: of the variants.
-        stored: of the checkpoint.
         timeout: seconds that the export may take.
 
     Raises:
         CalledProcessError: the export fails.
         TimeoutExpired: it takes too long.
     """
-    checkpoint = prepared_checkpoint(folder, shape, stored)
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
     exporter = (HERE.parent / "export" / "pointsman_export").rglob("*.py")
-    contract = (HERE.parent / "runtime" / "pointsman" / "manifest").glob("*.py")
+    contract = (HERE.parent / "runtime" / "pointsman" / "bundle").glob("*.py")
     makers = [*exporter, *contract, checkpoint / "config.json"]
-    if not _is_newer(bundle / "manifest.json", makers):
+    if not _is_newer(bundle / names.MANIFEST, makers):
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
         subprocess.run(command, check=True, timeout=timeout)
     return bundle
@@ -60,9 +58,8 @@ def prepared_bundle(
 
 def prepared_variant(bundle: Path, scheme: str) -> None:
     """Add a weight-only variant, rounded to nearest, to a prepared bundle, by the installed calibrator."""
-    variants = bundle / "variants"
-    makers = [*(HERE.parent / "calib" / "pointsman_calib").rglob("*.py"), variants / "float32" / "weights.bin"]
-    if not _is_newer(variants / scheme / "weights.bin", makers):
+    calibrator = (HERE.parent / "calib" / "pointsman_calib").rglob("*.py")
+    if not _is_newer(bundle / names.weights_file(scheme), [*calibrator, bundle / names.weights_file("float32")]):
         subprocess.run([CALIBRATOR, "quantize", str(bundle), "--scheme", scheme, "--force"], check=True)
 
 

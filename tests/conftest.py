@@ -1,29 +1,52 @@
-"""What several kinds of tests share: a small exported bundle, and one thread pool that leaves room for others."""
+"""What several kinds of tests share: a small exported bundle, one thread a process, and the order of the files."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Matrices are small here, and processes that share the tests out have a core each: threads would wait for each other.
+# Set before NumPy and torch are loaded; the commands that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 # Background jobs of a shell ignore interrupts, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Processes share out whole files in this order: those that begin with what takes longest end together.
+_LONGEST_FIRST = ("tests/e2e/", "tests/parity/", "tests/unit/export/", "tests/contract/", "tests/unit/calib/")
 
 if TYPE_CHECKING:
     from exports import Exports
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the kinds of tests that take longest first; within a kind the order stays."""
+    items.sort(key=lambda item: _place(item.nodeid))
+
+
+def _place(nodeid: str) -> int:
+    matches = (place for place, kind in enumerate(_LONGEST_FIRST) if nodeid.startswith(kind))
+    return next(matches, len(_LONGEST_FIRST))
+
+
+def pytest_sessionfinish() -> None:
+    """Keep what coverage has measured: a process that takes long to exit after its last test is killed by xdist."""
+    if "coverage" in sys.modules:
+        measuring = sys.modules["coverage"].Coverage.current()
+        if measuring is not None and "PYTEST_XDIST_WORKER" in os.environ:
+            measuring.stop()
+            measuring.save()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded checkpoint with a vocabulary, in Hugging Face form."""
-    import torch
-
     from checkpoints import CHECKPOINTS, write_checkpoint
 
-    torch.set_num_threads(2)
     return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", CHECKPOINTS["tied"], tokenizer=True)
 
 
@@ -39,11 +62,8 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> "Exports":
     """Gives the bundle of a named test checkpoint: `exports("tied", "portable", capacity=2)`."""
-    import torch
-
     from exports import Exports
 
-    torch.set_num_threads(2)
     return Exports(tmp_path_factory.mktemp("exports"))
 
 

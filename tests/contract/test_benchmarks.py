@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from places import ROOT
+from pointsman import DecodingOptions
+from tolerances import SCORE
 
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 CASES = ("greedy", "batch 8", "4 beams", "encoder 512")
 
 
-def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def script(name: str, *arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -281,36 +283,63 @@ def gpu_measured(tokens, milliseconds, **more):
     return {"load_seconds": 1.0, "cases": {"greedy": {"tokens": tokens, "seconds": [milliseconds / 1e3], **more}}}
 
 
+def forced(losses, likeliest):
+    return [{"losses": losses[:2], "likeliest": likeliest[:2]}, {"losses": losses[2:], "likeliest": likeliest[2:]}]
+
+
 @pytest.fixture
 def gpu_report(load):
-    """Of made-up figures: transformers takes 400 ms, TensorRT 30 ms with one other token."""
+    """Of made-up figures: transformers takes 400 ms, TensorRT 30 ms with a loss 0.05 % higher."""
     routing = {"encoder_experts_hit": 8.0, "decoder_experts_hit": 1.0}
     reference = gpu_measured([[5, 6, 7, 8]], 400.0, routing=routing) | {"bytes_a_second": 1e12}
     measured = {
         "transformers bfloat16": reference,
         "tensorrt portable-bfloat16": gpu_measured([[5, 6, 9, 8]], 30.0),
-        "transformers float32": reference | {"parity": [[[3, 1]], [[4, 4]]]},
-        "onnxruntime fused-float32": gpu_measured([[5, 6, 7, 8]], 100.0) | {"parity": [[[3, 1]], [[4]]]},
+        "transformers float32": reference | {"searched": [[[3, 1]], [[4, 4]]]},
+        "onnxruntime fused-float32": gpu_measured([[5, 6, 7, 8]], 100.0) | {"searched": [[[3, 1]], [[4]]]},
+    }
+    documents = {
+        "transformers float32": forced([2.0, 4.0, 6.0], [7, 7, 9]),
+        "transformers bfloat16": forced([3.0, 4.0, 6.0], [7, 7, 9]),
+        "tensorrt portable-bfloat16": forced([2.006, 4.0, 6.0], [7, 8, 9]),
     }
     refusals = {"tensorrt-rtx portable-bfloat16": "it is not installed"}
-    cases = [load("cases").Case("greedy")]
-    return load("gpu_report").Report({"name": "GPU", "driver": "600"}, cases, measured, refusals, "switch-base-8")
+    cases, gpu = [load("cases").Case("greedy")], {"name": "GPU", "driver": "600"}
+    return load("gpu_report").Report(gpu, cases, measured, documents, refusals, "switch-base-8")
 
 
-def test_the_gpu_report_counts_and_compares(gpu_report):
+def test_the_gpu_report_compares_tokens_in_float32(gpu_report):
     assert gpu_report.equal_tokens() == {
-        "tensorrt portable-bfloat16": {"greedy": [3, 4]},
         "onnxruntime fused-float32": {
             "greedy": [4, 4],
             "greedy search": [2, 2],
             "min_new_tokens 10, repetition_penalty 1.3": [1, 2],
         },
     }
-    assert not gpu_report.tokens_agree()  # one of float32 is missing
-    del gpu_report.measured["onnxruntime fused-float32"]["parity"]
+    assert not gpu_report.tokens_agree()  # one is missing
+    del gpu_report.measured["onnxruntime fused-float32"]["searched"]
     assert gpu_report.tokens_agree()
     del gpu_report.measured["onnxruntime fused-float32"]
     assert not gpu_report.tokens_agree()  # nothing was compared
+
+
+def test_the_gpu_report_compares_losses_in_low_precision(gpu_report):
+    ours = gpu_report.fidelities()["tensorrt portable-bfloat16"]
+    assert (ours.loss, ours.change, ours.agreement) == pytest.approx((4.002, 0.0005, 2 / 3))
+    assert gpu_report.losses_agree()  # transformers' own loss in bfloat16, a twelfth higher, is not held to anything
+    gpu_report.forced["tensorrt portable-bfloat16"] = forced([1.98, 4.0, 6.0], [7, 7, 9])
+    assert not gpu_report.losses_agree()  # lower is as wrong as higher
+    del gpu_report.forced["tensorrt portable-bfloat16"]
+    assert not gpu_report.losses_agree()  # nothing was compared
+
+
+def test_the_gpu_report_without_an_exact_loss(gpu_report):
+    del gpu_report.forced["transformers float32"]
+    assert gpu_report.fidelities() == {}
+    assert not gpu_report.losses_agree()
+
+
+def test_the_gpu_report_compares_speed(gpu_report):
     (bar,) = gpu_report.bars()
     assert (round(bar.value, 2), bar.held) == (13.33, True)
 
@@ -327,7 +356,11 @@ def test_the_gpu_report_as_a_page(gpu_report):
     page = gpu_report.to_markdown({"date": "2026-01-01", "versions": {"torch": "2.13.0"}})
     assert page.startswith("# GPU\n\n2026-01-01; driver 600; torch 2.13.0. Shape: switch-base-8.\n")
     assert "| greedy | tensorrt portable-bfloat16 | 30.00 | 0.94 | 13.3× | 28% |" in page
-    assert "- tensorrt portable-bfloat16: 3 of 4 tokens are those of transformers; not in greedy\n" in page
+    assert "- onnxruntime fused-float32: 7 of 8 tokens are those of transformers; not in min_new_tokens 10, " in page
+    assert (
+        "- tensorrt portable-bfloat16: the demo model's loss on C4 is 4.0020, +0.050% beside float32; "
+        "66.7% of the likeliest tokens agree\n"
+    ) in page
     assert "- tensorrt-rtx portable-bfloat16 did not run: it is not installed\n" in page
 
 
@@ -335,24 +368,57 @@ def test_the_gpus_name_as_a_file(load):
     assert load("gpu").file_name("NVIDIA GeForce RTX 4090") == "nvidia-geforce-rtx-4090"
 
 
-@pytest.mark.slow
-def test_contestants_of_the_gpu_check_run_on_a_cpu_and_agree(load, tmp_path):
-    """That shows that the scripts work; the figures are a CPU's, and are thrown away."""
-    prepared, contestants = load("prepared"), load("gpu_contestants")
-    checkpoint = prepared.prepared_checkpoint(tmp_path, "tiny", "bfloat16")
-    bundle = prepared.prepared_bundle(tmp_path, "tiny", forms="fused", stored="bfloat16")
-    found = {}
-    for engine, path, variant in (("transformers", checkpoint, ""), ("onnxruntime", bundle, "fused-float32")):
-        job = contestants.Job(engine, str(path), variant, "float32", 1, load("cases").QUICK_CASES, "cpu")
-        ran = script("gpu_contestants", job.to_json())
-        assert ran.returncode == 0, ran.stderr
-        found[engine] = json.loads(ran.stdout)
-    ours, theirs = found["onnxruntime"], found["transformers"]
-    assert ours["parity"] == theirs["parity"]
-    assert len(ours["parity"]) == len(contestants.PARITY)
-    assert {name: case["tokens"] for name, case in ours["cases"].items()} == {
-        name: case["tokens"] for name, case in theirs["cases"].items()
-    }
-    assert theirs["bytes_a_second"] > 1e8
-    refused = script("gpu_contestants", contestants.Job("tensorrt", str(bundle), "", "float32", 1, ()).to_json())
+def test_forcing_notes_what_a_model_would_have_said(load, exports):
+    """The loss of a target is its score, and what is likeliest at first is what greedy search says first."""
+    model, target = exports.model("tied", "fused"), load("contestants.forcing").ForcedTarget((9, 8, 7, 1))
+    model.generate([[5, 6, 1]], DecodingOptions(max_new_tokens=4), constraint=target)
+    (scores,) = model.score([[5, 6, 1]], [[9, 8, 7, 1]])
+    SCORE.check(target.losses, -scores)
+    ((greedy,),) = model.generate([[5, 6, 1]], DecodingOptions(max_new_tokens=1))
+    assert target.likeliest[0] == greedy.token_ids[0]
+
+
+def test_contestants_note_the_same_of_forced_documents(load, exports):
+    job, document = load("contestants.job").Job, load("contestants.forcing").Document
+    texts = (document((5, 6, 7, 1), (9, 8, 7, 1)), document((11, 12, 1), (13, 14)))
+    export = exports("tied", "fused")
+    ours, theirs = (
+        load("contestants.measuring").measure(job.from_json(each.to_json()))["forced"]
+        for each in (
+            job(engine="onnxruntime", path=str(export.folder), variant="fused-float32", threads=1, documents=texts),
+            job(engine="transformers", path=str(export.checkpoint), threads=1, documents=texts),
+        )
+    )
+    assert [len(each["losses"]) for each in ours] == [4, 2]
+    for one, other in zip(ours, theirs, strict=True):
+        SCORE.check(one["losses"], other["losses"])
+        assert one["likeliest"] == other["likeliest"]
+
+
+def test_a_contestant_that_cannot_run_says_why(load, exports):
+    bundle = exports("tied", "fused").folder
+    job = load("contestants.job").Job(engine="tensorrt", path=str(bundle), device="cuda")
+    refused = script("contestant", given=job.to_json())
+    assert refused.returncode == 3
     assert json.loads(refused.stdout)["refusal"].startswith("the bundle has no ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_gpu_check_runs_on_a_cpu(load, tmp_path):
+    """That shows that the scripts work and agree; the figures are a CPU's, and are thrown away."""
+    gpu, cases = load("gpu"), load("cases").QUICK_CASES
+    check = gpu.Check(gpu.Clock(time.monotonic() + 1500), tmp_path, "tiny", cases, 1, "cpu")
+    check.run()
+    report = load("gpu_report").Report({"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny")
+    eager, compiled = (check.measured[f"transformers {kind}bfloat16"]["cases"] for kind in ("", "compiled "))
+    assert set(compiled) == {"greedy", "batch 8", "encoder 64", "encoder 512"}
+    assert all(compiled[case]["tokens"] == eager[case]["tokens"] for case in compiled)
+    assert report.tokens_agree()
+    assert set(report.equal_tokens()) == {"onnxruntime fused-float32", "onnxruntime portable-float32"}
+    assert len(report.equal_tokens()["onnxruntime fused-float32"]) == 3 + 8  # cases that generate, and searches
+    assert abs(report.fidelities()["transformers bfloat16"].change) < 0.001
+    assert check.measured["transformers float32"]["bytes_a_second"] > 1e8
+    no_bfloat16 = "ONNX Runtime does not run bfloat16 on the CPU"
+    assert check.refusals["onnxruntime fused-bfloat16"].startswith(no_bfloat16)
+    assert check.refusals["onnxruntime fused-bfloat16, demo model"].startswith(no_bfloat16)

@@ -21,6 +21,13 @@ EOS = 1
 ROWS, VOCABULARY = 5, 997
 
 
+def named(parameter) -> str:
+    """Options as they stand, processors by their class: what they print holds addresses, other ones in each process."""
+    if isinstance(parameter, dict):
+        return str(parameter)
+    return " then ".join(type(processor).__name__ for processor in parameter) or "nothing"
+
+
 def softmax(scores: np.ndarray) -> np.ndarray:
     return torch.softmax(torch.from_numpy(scores).double(), dim=-1).numpy()
 
@@ -49,7 +56,7 @@ def theirs(processors, prefixes: np.ndarray, scores: np.ndarray) -> np.ndarray:
             [TemperatureLogitsWarper(0.7), TopKLogitsWarper(40), TopPLogitsWarper(0.8)],
         ),
     ],
-    ids=str,
+    ids=named,
 )
 def test_warped_distributions(options, reference, spread):
     scores = np.random.default_rng(3).normal(scale=spread, size=(ROWS, VOCABULARY)).astype(np.float32)
@@ -80,7 +87,7 @@ def test_warped_distributions(options, reference, spread):
             ],
         ),
     ],
-    ids=str,
+    ids=named,
 )
 def test_processed_scores(options, reference, length):
     rng = np.random.default_rng(length)

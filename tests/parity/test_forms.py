@@ -43,15 +43,6 @@ CASES = [
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads spend their time waiting for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def plain(name: str, capacity: int | str | None = "reference") -> NumpySwitch:
     """The numpy model of a checkpoint."""
     spec = CHECKPOINTS[name]

@@ -81,15 +81,6 @@ def sample(name: str) -> list[int]:
     return [*rng.choice(greedy, some, replace=False), *rng.choice(beams, PER_CHECKPOINT - some, replace=False)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads spend their time waiting for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def expected(exports):
     """What transformers generates, in float32, for a case; the same for both forms."""
