@@ -15,6 +15,8 @@ from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint.stored import OpenFiles
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_LENGTH_BYTES = 4
 _BLOCK_BYTES = 1 << 15
 _PIECE_BYTES = 1 << 20
 _ASKED = "that its .zarray asks for; fetch both again"
@@ -61,7 +63,7 @@ class ChunkReader:
         if not chunk.compressed:
             _read_plain(chunk, start, target, files)
             return
-        stream = self._take(chunk.file, start) or _Inflation(chunk, files)
+        stream = self._take(chunk.file, start) or _begun(chunk, files)
         stream.skip(start - stream.position)
         stream.fill(target)
         if stream.position >= chunk.used:
@@ -98,6 +100,20 @@ def _read_plain(chunk: Chunk, start: int, target: memoryview, files: OpenFiles) 
     if files.read_up_to(chunk.file, chunk.size, 1).size:
         raise CheckpointError(f"{chunk.file} holds more than the {chunk.size} bytes {_ASKED}")
     target[:] = files.read(chunk.file, start, len(target)).data
+
+
+def _begun(chunk: Chunk, files: OpenFiles) -> "_Inflation":
+    """A stream at its first byte.
+
+    A gzip file ends in its length. Where that speaks against the chunk's, the file is decompressed to say what is wrong
+    with it before any of its bytes are taken for numbers.
+    """
+    if files.read_up_to(chunk.file, 0, len(_GZIP_MAGIC)).tobytes() == _GZIP_MAGIC:
+        place = max(0, chunk.file.stat().st_size - _GZIP_LENGTH_BYTES)
+        said = int.from_bytes(files.read_up_to(chunk.file, place, _GZIP_LENGTH_BYTES).tobytes(), "little")
+        if said != chunk.size % (1 << 8 * _GZIP_LENGTH_BYTES):
+            _Inflation(chunk, files).finish()
+    return _Inflation(chunk, files)
 
 
 class _Inflation:
