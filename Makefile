@@ -13,7 +13,7 @@ SHARED_OUT := pytest --numprocesses $(WORKERS)
 BY_FILES := --dist loadfile --no-loadscope-reorder
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
-EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
+EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py export/pointsman_export/*/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
 TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
 export SENTENCE := $(value TEXT)
 
