@@ -40,20 +40,20 @@ class SpanReader:
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         self._template, self._tokenizer = template, tokenizer
         self._parts = [_Part(tokenizer.sentinel_id(index)) for index in template.sentinels]
+        self._ending = frozenset((tokenizer.pad_id, tokenizer.eos_id, *tokenizer.sentinel_ids))
         self._open: _Part | None = None
         self._is_over = False
         self._reported: dict[int, tuple[int, str, SpanState]] = {}
 
     def read(self, token_id: int, logprob: float) -> None:
         """Take the next token."""
-        tokenizer = self._tokenizer
-        if token_id in tokenizer.sentinel_ids or token_id in (tokenizer.pad_id, tokenizer.eos_id):
+        if token_id in self._ending:
             self._open = None if self._is_over else self._begun(token_id)
-            self._is_over |= token_id == tokenizer.eos_id
+            self._is_over |= token_id == self._tokenizer.eos_id
         elif self._open is not None:
             self._open.token_ids.append(token_id)
             self._open.logprobs.append(logprob)
-            self._open.text += tokenizer.decode_span([token_id])
+            self._open.text += self._tokenizer.decode_span([token_id])
 
     def _begun(self, token_id: int) -> _Part | None:
         """The span that a sentinel begins; none if it is no blank's, or not the first of its kind."""

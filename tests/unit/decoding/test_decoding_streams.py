@@ -110,14 +110,14 @@ SEARCHES = [{}, {"do_sample": True}, {"num_beams": 3}]
 
 
 class Breaking:
-    """A state that computes one logit that is not finite, from the second token on."""
+    """A state that computes one logit that is not finite in its second step."""
 
     def __init__(self, value: float) -> None:
-        self.value = value
+        self.later = [5.0, value]
 
     def step(self, token_ids, beam_rows):
         logits = np.zeros((*token_ids.shape, VOCABULARY), np.float32)
-        logits[-1, :, 7] = self.value if token_ids[-1, 0] != TOKENS.decoder_start_id else 5
+        logits[-1, :, 7] = self.later.pop(0)
         return logits
 
 
