@@ -404,19 +404,30 @@ def test_a_contestant_that_cannot_run_says_why(load, exports):
 
 
 @pytest.mark.slow
+def test_compiled_steps_say_what_eager_ones_say(load, tmp_path):
+    """Also when a second request meets the caches of the first."""
+    checkpoint = load("prepared").prepared_checkpoint(tmp_path, "tiny")
+    case, run = load("cases").QUICK_CASES[0], load("contestants.protocol").run
+    eager, compiled = (
+        load("contestants.measuring").load(load("contestants.job").Job(engine=engine, path=str(checkpoint), threads=1))
+        for engine in ("transformers", "compiled")
+    )
+    assert run(compiled, case) == run(compiled, case) == run(eager, case)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_gpu_check_runs_on_a_cpu(load, tmp_path):
     """That shows that the scripts work and agree; the figures are a CPU's, and are thrown away."""
-    gpu, cases = load("gpu"), load("cases").QUICK_CASES
-    check = gpu.Check(gpu.Clock(time.monotonic() + 1500), tmp_path, "tiny", cases, 1, "cpu")
+    gpu = load("gpu")
+    cases = tuple(case for case in load("cases").QUICK_CASES if case.name in {"greedy", "4 beams", "encoder 64"})
+    check = gpu.Check(gpu.Clock(time.monotonic() + 1700), tmp_path, "tiny", cases, 1, "cpu")
     check.run()
     report = load("gpu_report").Report({"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny")
-    eager, compiled = (check.measured[f"transformers {kind}bfloat16"]["cases"] for kind in ("", "compiled "))
-    assert set(compiled) == {"greedy", "batch 8", "encoder 64", "encoder 512"}
-    assert all(compiled[case]["tokens"] == eager[case]["tokens"] for case in compiled)
+    assert set(check.measured["transformers compiled bfloat16"]["cases"]) == {"greedy", "encoder 64"}
     assert report.tokens_agree()
     assert set(report.equal_tokens()) == {"onnxruntime fused-float32", "onnxruntime portable-float32"}
-    assert len(report.equal_tokens()["onnxruntime fused-float32"]) == 3 + 8  # cases that generate, and searches
+    assert len(report.equal_tokens()["onnxruntime fused-float32"]) == 2 + 8  # cases that generate, and searches
     assert abs(report.fidelities()["transformers bfloat16"].change) < 0.001
     assert check.measured["transformers float32"]["bytes_a_second"] > 1e8
     no_bfloat16 = "ONNX Runtime does not run bfloat16 on the CPU"

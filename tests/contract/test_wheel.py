@@ -15,7 +15,11 @@ from places import ROOT
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 DIST_INFO = f"pointsman-{VERSION}.dist-info"
-RUNTIME_TESTS = ("tests/unit/runtime", "tests/unit/decoding")
+# What goes from text to text goes through all rooms of the runtime; the rest is in the slow run.
+RUNTIME_TESTS = {
+    "from text to text": ("tests/unit/runtime/test_cli.py", "tests/unit/runtime/test_infill.py"),
+    "all": ("tests/unit/runtime", "tests/unit/decoding"),
+}
 TEXT = "The <extra_id_0> waits by <extra_id_1> box."
 
 PACKAGES = {"pointsman": "runtime", "pointsman_export": "export", "pointsman_calib": "calib"}
@@ -39,7 +43,8 @@ def clean_python(wheel, tmp_path_factory):
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet")
-    run(*pip, "install", "-c", ROOT / "constraints.txt", f"{wheel}[cpu]", "pytest", "pytest-timeout")
+    asked_for = (f"{wheel}[cpu]", "pytest", "pytest-timeout")
+    run(*pip, "install", "--no-compile", "-c", ROOT / "constraints.txt", *asked_for)  # most modules are never imported
     return python
 
 
@@ -107,12 +112,12 @@ def test_building_engines_says_what_it_lacks(clean_python, arguments):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_runtimes_own_tests_pass_there(clean_python):
+@pytest.mark.parametrize("which", ["from text to text", pytest.param("all", marks=pytest.mark.slow)])
+def test_the_runtimes_own_tests_pass_there(clean_python, which):
     # The checkout's packages must not stand in for the installed ones.
     helpers = "pythonpath=tests tests/unit/decoding tests/unit/runtime"
-    closing = run(
-        clean_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", helpers, *RUNTIME_TESTS, cwd=ROOT
-    ).splitlines()[-1]
+    pytest_there = (clean_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", helpers)
+    closing = run(*pytest_there, *RUNTIME_TESTS[which], cwd=ROOT).splitlines()[-1]
     assert "passed" in closing
     assert "skipped" not in closing
 

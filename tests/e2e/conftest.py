@@ -1,19 +1,38 @@
-"""The demo bundle, exported once by the installed command."""
+"""The demo bundle as the README's commands make it, each of them run once for all tests: exported, quantized, planned.
 
-import subprocess
-import sys
+Nobody changes these folders; a test that does copies the bundle first.
+"""
+
+import shutil
 from pathlib import Path
 
 import pytest
 
-from places import ROOT
+from e2e.readme import follow, of
+from once import made_once
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """A folder in which the README's first command of the exporter has been run."""
-    folder = tmp_path_factory.mktemp("demo")
-    (folder / "examples").symlink_to(ROOT / "examples")
-    command = [Path(sys.executable).with_name("pointsman-export"), "bundle", "examples/demo_model", "-o", "build/demo"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return folder
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's first command has been run: it has `build/demo`."""
+    return made_once(tmp_path_factory, "demo", lambda folder: follow(folder, of("pointsman-export bundle ")))
+
+
+@pytest.fixture(scope="session")
+def quantized(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the variants that its commands add: `int8`, rounded to nearest, and `int8-qdq`."""
+    return _next(tmp_path_factory, "quantized", demo, "pointsman-calib quantize ")
+
+
+@pytest.fixture(scope="session")
+def planned(quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with plans of both portable variants for compute capability 8.9."""
+    return _next(tmp_path_factory, "planned", quantized, "pointsman-export engines ")
+
+
+def _next(factory: pytest.TempPathFactory, name: str, before: Path, program: str) -> Path:
+    def make(folder: Path) -> None:
+        shutil.copytree(before, folder, symlinks=True, dirs_exist_ok=True)
+        follow(folder, of(program))
+
+    return made_once(factory, name, make)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,21 +24,23 @@ def calib(*arguments):
 
 
 @pytest.fixture(scope="module")
-def bundle(demo, tmp_path_factory):
+def bundle(quantized):
     """The demo bundle with int8 weights, rounded to nearest."""
-    copy = shutil.copytree(demo / "build" / "demo", tmp_path_factory.mktemp("compared") / "demo")
-    done = calib("quantize", copy, "--scheme", "int8", "--force")
-    assert done.returncode == 0, done.stderr
-    return copy
+    return quantized / "build" / "demo"
 
 
 @pytest.fixture(scope="module")
-def compared(bundle):
+def folder(tmp_path_factory):
+    """Where the comparison writes."""
+    return tmp_path_factory.mktemp("compared")
+
+
+@pytest.fixture(scope="module")
+def compared(bundle, folder):
     """What one run with all outputs and limits that hold left behind."""
-    report, commands = bundle.parent / "report.html", bundle.parent / "commands"
     return calib(
         "compare", bundle, "--candidate", "portable-float32", "fused-int8", "--corpus", UNSEEN, "--generations", 2,
-        "--json", "--report", report, "--commands", commands,
+        "--json", "--report", folder / "report.html", "--commands", folder / "commands",
         "--max-loss-increase", 2, "--min-agreement", 95, "--min-expert-agreement", 95, "--min-sqnr", 25,
     )  # fmt: skip
 
@@ -62,15 +63,15 @@ def test_the_tables_are_beside_them(compared):
     assert re.search(r"^fused-int8 +\d+\.\d MB \(0\.\d{3}x\)", compared.stderr, re.MULTILINE)
 
 
-def test_the_page(compared, bundle):
-    page = (bundle.parent / "report.html").read_text(encoding="utf-8")
+def test_the_page(compared, folder):
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 5
     assert "demo_model: variants compared on C4" in page
     assert "All limits hold" in page
 
 
-def test_a_written_command(compared, bundle):
-    *_, last, _ = (bundle.parent / "commands" / "commands.sh").read_text().splitlines()
+def test_a_written_command(compared, folder):
+    *_, last, _ = (folder / "commands" / "commands.sh").read_text().splitlines()
     assert "int8/fused.decoder.onnx" in last
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

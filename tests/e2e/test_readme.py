@@ -1,48 +1,25 @@
 """The README's commands and Python, run as they stand there."""
 
-import os
 import re
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from e2e.readme import COMMANDS, MAKES, PROGRAMS, README, SHOWN, said, sh
 from places import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
-(SHOWN,) = (block for language, block in BLOCKS if language == "text" and block.startswith("The "))
-PROGRAMS = [block for language, block in BLOCKS if language == "python"]
-
 NUMBER = re.compile(r"-?\d+\.\d+")
-ACTIVATE = ". .venv/bin/activate"
-EXPORT = "pointsman-export bundle examples/demo_model -o build/demo"
 
 
-def sh(command, folder):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=os.environ | {"PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def clone(planned, tmp_path_factory):
+    """A folder in which all commands that write into the bundle have been run."""
+    return shutil.copytree(planned, tmp_path_factory.mktemp("clone"), symlinks=True, dirs_exist_ok=True)
 
 
-def of_kind(kind):
-    kinds = {line: "make" if line.startswith("make ") else "shell" for line in COMMANDS if line != ACTIVATE}
-    return [line for line in kinds if kinds[line] == kind]
-
-
-@pytest.mark.parametrize("command", of_kind("make"))
+@pytest.mark.parametrize("command", MAKES)
 def test_make_knows(command):
     # Not run: they set up what this test runs in.
     assert sh(command.replace("make ", "make --dry-run --always-make ", 1), ROOT)
@@ -55,17 +32,17 @@ def test_what_make_compare_holds_variants_to(given, limits):
 
 
 def test_the_demo_is_exported_first():
-    assert of_kind("shell")[0] == EXPORT
+    assert COMMANDS[0] == "pointsman-export bundle examples/demo_model -o build/demo"
 
 
-@pytest.mark.parametrize("command", of_kind("shell")[1:])
-def test_commands(demo, command):
-    assert sh(command, demo)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(clone, command):
+    assert said(clone).get(command) or sh(command, clone)
 
 
-def test_the_sentence_that_is_shown(demo):
+def test_the_sentence_that_is_shown(clone):
     (text,) = re.findall(r"^TEXT \?= (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    printed = sh(f"pointsman infill build/demo '{text}' --num-beams 4", demo)
+    printed = sh(f"pointsman infill build/demo '{text}' --num-beams 4", clone)
     assert NUMBER.sub("", printed) == NUMBER.sub("", SHOWN)
     assert numbers(printed) == pytest.approx(numbers(SHOWN), abs=2e-3)
 
@@ -75,9 +52,9 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_programs(demo, program):
+def test_programs(clone, program):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=demo, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", program], cwd=clone, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -1,29 +1,18 @@
 """The demo model's `int8-qdq` graphs become TensorRT-RTX plans that hold INT8 codes, and no float copies of them."""
 
-import shutil
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from places import EXAMPLES
-from plans import build
 from pointsman.bundle import read_manifest
-from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.schemes.qdq import NAME, SOURCE
 from pointsman_export.plans.build import ROLES
 
-SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
-
 
 @pytest.fixture(scope="module")
-def bundle(demo, tmp_path_factory):
-    """The demo bundle with the variant and plans of both portable variants for compute capability 8.9."""
-    folder = shutil.copytree(demo / "build" / "demo", tmp_path_factory.mktemp("int8") / "demo")
-    quantize_bundle(folder, "int8-qdq", corpus=Corpus.read(folder, [SAMPLE], documents=16))
-    build(folder, "--compute-capability", "8.9")
-    return folder
+def bundle(planned):
+    """The demo bundle with the variant, and plans of both portable variants."""
+    return planned / "build" / "demo"
 
 
 def plan(bundle, variant, role):

@@ -17,7 +17,7 @@ LENGTHS = (5, 12, 3)
 OPTIONS = (DecodingOptions(max_new_tokens=14), DecodingOptions(max_new_tokens=14, num_beams=4))
 
 
-@pytest.mark.parametrize("checkpoint", ["tied", "all-sparse"])
+@pytest.mark.parametrize("checkpoint", ["tied", pytest.param("all-sparse", marks=pytest.mark.slow)])
 def test_tokens_of_what_was_built_from(exports, tmp_path, checkpoint):
     export = exports(checkpoint, "portable")
     folder = Path(shutil.copytree(export.folder, tmp_path / "bundle"))
