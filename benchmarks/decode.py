@@ -213,8 +213,8 @@ def main() -> int:
     promised = [] if parsed.quick else bars(measured)
     print_report(measured, cases, least_seconds)
     for name, counts in equal.items():
-        told = ", ".join(f"{case} {same} of {total}" for case, (same, total) in counts.items())
-        print(f"tokens of {name} equal to those of transformers: {told}")
+        counted = ", ".join(f"{case} {same} of {total}" for case, (same, total) in counts.items())
+        print(f"tokens of {name} equal to those of transformers: {counted}")
     body = {
         "settings": {"threads": parsed.threads, "rounds": parsed.rounds, "repeats": parsed.repeats},
         "cases": {

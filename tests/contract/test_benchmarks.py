@@ -344,7 +344,7 @@ def test_the_gpu_report_compares_speed(gpu_report):
     assert (round(bar.value, 2), bar.held) == (13.33, True)
 
 
-def test_the_gpu_report_tells_the_share_of_the_roofline(gpu_report, load):
+def test_the_gpu_report_has_the_share_of_the_roofline(gpu_report, load):
     greedy = gpu_report.cases[0]
     halves = [gpu_report.roofline_seconds(name, greedy) for name in gpu_report.measured]
     assert halves[0] == halves[1] == halves[2] / 2
