@@ -9,6 +9,7 @@ from typing import Final, get_args
 from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, verify_files, write_manifest
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
+from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.ranges.table import RangeTable
 from pointsman_calib.schemes import qdq, weight_only
@@ -40,6 +41,7 @@ def recipe_of(
     limits: Limits | None,
     table: RangeTable | None,
     clipping: qdq.Clipping | None,
+    coverage: CoverageRule | None = None,
 ) -> Recipe:
     """The recipe of a scheme; arguments as of `quantize_bundle`.
 
@@ -47,16 +49,21 @@ def recipe_of(
         OptionsError: what is given to a scheme is of no use to it.
     """
     if scheme == qdq.SCHEME:
+        if coverage is not None:
+            raise OptionsError(f"{scheme} has its rule of coverage in its clipping: leave coverage out")
         write = functools.partial(
             qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT, limits=limits
         )
         return Recipe(qdq.NAME, qdq.SOURCE, write)
     if table is not None or clipping is not None:
         raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
+    rule = coverage or CoverageRule()
     return Recipe(
         f"fused-{scheme}",
         weight_only.SOURCE,
-        lambda bundle, manifest, place: weight_only.write_variant(bundle, manifest, scheme, corpus, limits, place),
+        lambda bundle, manifest, place: weight_only.write_variant(
+            bundle, manifest, scheme, place, corpus=corpus, limits=limits, coverage=rule
+        ),
     )
 
 
@@ -68,6 +75,7 @@ def quantize_bundle(
     limits: Limits | None = None,
     table: RangeTable | None = None,
     clipping: qdq.Clipping | None = None,
+    coverage: CoverageRule | None = None,
     force: bool = False,
 ) -> Variant:
     """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
@@ -79,6 +87,7 @@ def quantize_bundle(
         limits: what to hold to on the corpus; the scheme's own where None.
         table: for `int8-qdq` in the corpus's place, ranges that were collected before.
         clipping: for `int8-qdq`, how ranges become scales.
+        coverage: for the other schemes, how well the corpus must reach the experts.
         force: whether to replace the variant if it is there.
 
     Raises:
@@ -90,10 +99,12 @@ def quantize_bundle(
         OutputError: it cannot be written.
         KeyboardInterrupt: interrupted; has a message where the bundle is not as it was.
     """
-    if limits is not None and corpus is None:
+    if (limits is not None or coverage is not None) and corpus is None:
         raise OptionsError("limits are checked on a corpus: give one, or leave the limits out")
+    if limits is not None and limits.min_sqnr is not None:
+        raise OptionsError("the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out")
     folder = Path(bundle)
-    recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping)
+    recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping, coverage=coverage)
     manifest = open_bundle(folder, recipe, force=force)
     verify_files(folder, manifest.variants[recipe.source].files)
     try:

@@ -5,17 +5,16 @@ Exit code 0: all limits hold; 1: one does not, or a variant gives values that ar
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tqdm import tqdm
-
-from pointsman.errors import OptionsError, OutputError
+from pointsman.bundle import read_manifest
+from pointsman.errors import OutputError
 from pointsman_calib.cli import corpus_arguments, outputs
-from pointsman_calib.comparison.evaluation import Settings, compare_bundle
+from pointsman_calib.comparison import Comparison, Limits, compare
 from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
-from pointsman_calib.comparison.records import Comparison, Limits
-from pointsman_calib.comparison.subject import Subject, open_subject, survey
+from pointsman_calib.comparison.subject import choose_variants
 from pointsman_calib.comparison.table import as_text
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.report import render
@@ -38,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_corpus(group: "argparse._ArgumentGroup") -> None:
     corpus_arguments.add(group, required=True, use="what to compare on", split=SPLIT)
-    group.add_argument("--batch-size", type=int, default=4, help="documents run together (default: 4)")
+    group.add_argument("--batch-size", type=_at_least(1), default=4, help="documents run together (default: 4)")
     group.add_argument(
-        "--generations", type=int, default=4, help="documents to generate from and time; 0: none (default: 4)"
+        "--generations", type=_at_least(0), default=4, help="documents to generate from and time; 0: none (default: 4)"
     )
 
 
@@ -68,49 +67,46 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--min-sqnr", metavar="DB", type=float, help="least signal to error of the logits")
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (given := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{given} is too small; give {least} or more")
+        return given
+
+    return number
+
+
 def run(parsed: argparse.Namespace) -> int:
     """Compare, and print and write what was asked for; 0 where every limit holds, 1 where one does not."""
-    settings = _settings(parsed)
+    limits = _limits(parsed)
     _check_outputs(parsed)
-    subject = open_subject(parsed.bundle, parsed.baseline, parsed.candidate)
+    choose_variants(read_manifest(parsed.bundle), parsed.baseline, parsed.candidate)  # before a corpus is fetched
     corpus = corpus_arguments.read(parsed, split=SPLIT)
-    evaluation = survey(subject, corpus, parsed.corpus)
-    with tqdm(total=len(corpus.examples), desc="documents", unit="", disable=None) as bar:
-        comparison = compare_bundle(subject, corpus, evaluation, settings, progress=bar.update)
+    comparison = compare(
+        parsed.bundle,
+        corpus,
+        baseline=parsed.baseline,
+        candidates=parsed.candidate,
+        limits=limits,
+        layers=parsed.layers or parsed.report is not None,
+        batch_size=parsed.batch_size,
+        generations=parsed.generations,
+    )
     _print(comparison, as_json=parsed.json)
     if parsed.report is not None:
         _write_report(parsed.report, comparison)
     if parsed.commands is not None:
-        _write_commands(parsed.commands, subject, corpus)
+        _write_commands(parsed.commands, comparison, corpus)
     return 0 if comparison.passed else 1
 
 
-def _settings(parsed: argparse.Namespace) -> Settings:
-    return Settings(
-        layers=parsed.layers or parsed.report is not None,
-        limits=Limits(
-            max_loss_increase=_in_range(parsed.max_loss_increase, "--max-loss-increase", "a percentage from 0"),
-            min_agreement=_in_range(parsed.min_agreement, "--min-agreement", "a percentage from 0 to 100", 100),
-            min_expert_agreement=_in_range(
-                parsed.min_expert_agreement, "--min-expert-agreement", "a percentage from 0 to 100", 100
-            ),
-            min_sqnr=_in_range(parsed.min_sqnr, "--min-sqnr", "decibels from 0"),
-        ),
-        batch_size=_at_least(1, parsed.batch_size, "--batch-size"),
-        generated=_at_least(0, parsed.generations, "--generations"),
+def _limits(parsed: argparse.Namespace) -> Limits:
+    return Limits(
+        max_loss_increase=parsed.max_loss_increase,
+        min_agreement=parsed.min_agreement,
+        min_expert_agreement=parsed.min_expert_agreement,
+        min_sqnr=parsed.min_sqnr,
     )
-
-
-def _in_range(number: float | None, option: str, wanted: str, most: float = sys.float_info.max) -> float | None:
-    if number is not None and not 0 <= number <= most:
-        raise OptionsError(f"{option} is {number:g}; give {wanted}")
-    return number
-
-
-def _at_least(least: int, number: int, option: str) -> int:
-    if number < least:
-        raise OptionsError(f"{option} is {number}; give {least} or more")
-    return number
 
 
 def _check_outputs(parsed: argparse.Namespace) -> None:
@@ -132,14 +128,17 @@ def _write_report(path: Path, comparison: Comparison) -> None:
         path.write_text(render(comparison), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path} ({error.strerror}); free some space or name another file") from error
-    _tell(f"wrote {path}")
+    _say(f"wrote {path}")
 
 
-def _write_commands(folder: Path, subject: Subject, corpus: Corpus) -> None:
-    document = next(corpus.batches(subject.manifest.architecture, 1))
-    write_commands(folder, subject.bundle, subject.variants, document)
-    _tell(f"wrote {folder}; compare again with `sh {folder / COMMANDS}`")
+def _write_commands(folder: Path, comparison: Comparison, corpus: Corpus) -> None:
+    manifest = read_manifest(Path(comparison.bundle))
+    results = (comparison.baseline, *(candidate.variant for candidate in comparison.candidates))
+    variants = {result.name: manifest.variants[result.name] for result in results}
+    document = next(corpus.batches(manifest.architecture, 1))
+    write_commands(folder, Path(comparison.bundle), variants, document)
+    _say(f"wrote {folder}; compare again with `sh {folder / COMMANDS}`")
 
 
-def _tell(sentence: str) -> None:
+def _say(sentence: str) -> None:
     print(f"pointsman-calib: {sentence}", file=sys.stderr)

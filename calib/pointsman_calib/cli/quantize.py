@@ -8,6 +8,7 @@ from pathlib import Path
 from pointsman.bundle import Fidelity, Quantization, Variant
 from pointsman.errors import OptionsError
 from pointsman_calib.cli import corpus_arguments
+from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.quantize import SCHEMES, Recipe, open_bundle, quantize_bundle, recipe_of
 from pointsman_calib.ranges import METHODS
 from pointsman_calib.ranges.table import read_range_table
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     def defaults(field: str) -> str:
-        return ", ".join(f"{getattr(limits, field):g} for {scheme}" for scheme, limits in DEFAULT_LIMITS.items())
+        chosen = {scheme: getattr(limits, field) for scheme, limits in DEFAULT_LIMITS.items()}
+        return ", ".join(f"{limit:g} for {scheme}" for scheme, limit in chosen.items() if limit is not None)
 
     group.add_argument(
         "--max-loss-increase",
@@ -71,7 +73,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Quantize; print the new variant's name and size, and how many experts had too few tokens."""
     table = None if parsed.ranges is None else read_range_table(parsed.ranges)
-    limits, clipping = _limits(parsed), _clipping(parsed)
+    limits, clipping, coverage = _limits(parsed), _clipping(parsed), _coverage(parsed)
     recipe = recipe_of(parsed.scheme, corpus=None, limits=limits, table=table, clipping=clipping)
     manifest = open_bundle(Path(parsed.bundle), recipe, force=parsed.force)  # before a corpus is fetched and read
     _refuse_unused(parsed)
@@ -82,6 +84,7 @@ def run(parsed: argparse.Namespace) -> int:
         limits=limits,
         table=table,
         clipping=clipping,
+        coverage=coverage,
         force=parsed.force,
     )
     print(f"{recipe.name}: {_size(variant) / 1e6:,.1f} MB")
@@ -151,9 +154,7 @@ def _beside_float(fidelity: Fidelity) -> str:
 
 def _limits(parsed: argparse.Namespace) -> Limits | None:
     """What was asked for, with the scheme's own for the rest; None where nothing was."""
-    names = ["max_loss_increase", "min_agreement", "min_expert_agreement"]
-    if parsed.scheme != SCHEME:
-        names += ["min_expert_tokens", "max_thin_experts"]
+    names = ("max_loss_increase", "min_agreement", "min_expert_agreement")
     given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
     return replace(DEFAULT_LIMITS[parsed.scheme], **given) if given else None
 
@@ -165,3 +166,10 @@ def _clipping(parsed: argparse.Namespace) -> Clipping | None:
         options |= {"fewest_tokens": parsed.min_expert_tokens, "most_thin": parsed.max_thin_experts}
     given = {name: value for name, value in options.items() if value is not None}
     return Clipping(**given) if given else None
+
+
+def _coverage(parsed: argparse.Namespace) -> CoverageRule | None:
+    """What was asked for of the schemes without ranges; None where nothing was."""
+    options = {"fewest_tokens": parsed.min_expert_tokens, "most_thin": parsed.max_thin_experts}
+    given = {name: value for name, value in options.items() if value is not None}
+    return CoverageRule(**given) if given and parsed.scheme != SCHEME else None

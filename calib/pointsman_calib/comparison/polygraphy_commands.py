@@ -2,37 +2,34 @@
 
 For every graph of every variant, `commands.sh` holds a line that runs the graph through ONNX Runtime on one document
 and compares each output with the baseline's. All decoders are fed the baseline's cross keys and values, so a line
-judges one graph alone. Tolerances are twice the errors that were measured: the lines tell whether a graph, an engine or
-a machine changes what was measured, and nothing about whether that was good.
+judges one graph alone. Tolerances are twice the errors that were measured: the lines show whether a graph, an engine or
+a machine changes what was measured, and say nothing about whether that was good.
 """
 
 import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 
-from pointsman.bundle import Variant
+from pointsman.bundle import Role, Variant, names
 from pointsman.bundle.writing import replacing
 from pointsman.errors import OutputExistsError
-from pointsman_calib.comparison.metrics import Array
-from pointsman_calib.comparison.records import Side
-from pointsman_calib.comparison.runners import decoder_feeds
+from pointsman_calib.comparison.polygraphy_runner import Arrays, decoder_feeds
 from pointsman_calib.corpus.batches import Batch
-
-Arrays = OrderedDict[str, Array]
 
 COMMANDS: Final = "commands.sh"
 _HEADER: Final = """\
 #!/bin/sh
 # Each graph on one document, beside the baseline's outputs. Tolerances are twice the errors that were measured when
-# this was written: a line that fails tells of a change, and one that passes not of quality. All lines are run.
+# this was written: a line that fails shows a change, and one that passes says nothing of quality. All lines are run.
 failed=0
 """
 _HEADROOM: Final = 2.0  # over the error measured here: other machines round otherwise
@@ -64,13 +61,13 @@ def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], 
     """
     check_commands_folder(folder)
     baseline = next(iter(variants.values()))
-    encoder_feeds = OrderedDict(input_ids=document.input_ids, attention_mask=document.attention_mask)
+    tokens = {names.INPUT_IDS: document.input_ids, names.ATTENTION_MASK: document.attention_mask}
     with replacing(folder) as partial, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         graphs = {name: _path(bundle, variant.encoder.file) for name, variant in variants.items()}
-        encoded, lines = _write_side(partial, folder, "encoder", graphs, encoder_feeds)
+        encoded, lines = _write_role(partial, folder, "encoder", graphs, OrderedDict(tokens))
         graphs = {name: _path(bundle, variant.decoder.file) for name, variant in variants.items()}
         feeds = decoder_feeds(baseline, document.decoder_input_ids, document.attention_mask, encoded)
-        _, more = _write_side(partial, folder, "decoder", graphs, feeds)
+        _, more = _write_role(partial, folder, "decoder", graphs, feeds)
         text = _HEADER + "".join(f"{line} || failed=1\n" for line in (*lines, *more)) + "exit $failed\n"
         (partial / COMMANDS).write_text(text, encoding="utf-8")
 
@@ -79,8 +76,8 @@ def _path(bundle: Path, file: str) -> str:
     return str((bundle / file).resolve())
 
 
-def _write_side(
-    partial: Path, folder: Path, side: Side, graphs: Mapping[str, str], feeds: Arrays
+def _write_role(
+    partial: Path, folder: Path, role: Role, graphs: Mapping[str, str], feeds: Arrays
 ) -> tuple[Arrays, list[str]]:
     """Run the graphs, and write what they were given and what the baseline's gave, and return that and the lines."""
     runners = [OnnxrtRunner(SessionFromOnnx(path), name=name) for name, path in graphs.items()]
@@ -90,22 +87,22 @@ def _write_side(
     baseline = next(iter(graphs))
     results = RunResults()
     results.add([outputs[baseline]], runner_name=baseline)
-    results.save(str(partial / f"{side}.outputs.json"))
-    save_json([feeds], str(partial / f"{side}.inputs.json"))
+    results.save(str(partial / f"{role}.outputs.json"))
+    save_json([feeds], str(partial / f"{role}.inputs.json"))
     return outputs[baseline], [
-        _line(folder.resolve(), side, graphs[name], _tolerances(outputs[baseline], outputs[name])) for name in graphs
+        _line(folder.resolve(), role, graphs[name], _tolerances(outputs[baseline], outputs[name])) for name in graphs
     ]
 
 
-def _line(folder: Path, side: Side, graph: str, tolerances: Iterator[str]) -> str:
+def _line(folder: Path, role: Role, graph: str, tolerances: Iterator[str]) -> str:
     command = ["polygraphy", "run", graph, "--onnxrt"]
-    command += ["--load-inputs", str(folder / f"{side}.inputs.json")]
-    command += ["--load-outputs", str(folder / f"{side}.outputs.json")]
+    command += ["--load-inputs", str(folder / f"{role}.inputs.json")]
+    command += ["--load-outputs", str(folder / f"{role}.outputs.json")]
     command += ["--validate", "--compare", "simple", "--check-error-stat", "max", "--rtol", "0", "--atol"]
     return shlex.join([*command, *tolerances])
 
 
-def _tolerances(baseline: Mapping[str, Array], candidate: Mapping[str, Array]) -> Iterator[str]:
+def _tolerances(baseline: Mapping[str, NDArray[Any]], candidate: Mapping[str, NDArray[Any]]) -> Iterator[str]:
     """Of each output, twice the error measured here; values that are not finite get no room and so fail."""
     for name, value in baseline.items():
         error = float(np.abs(value.astype(np.float64) - candidate[name]).max())

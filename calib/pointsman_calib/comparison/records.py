@@ -9,11 +9,11 @@ from typing import Final, Literal
 
 from pointsman.bundle import Form, Precision, Sensitivity
 from pointsman.bundle.records import to_json
+from pointsman_calib.settle.limits import Limits
 
 SCHEMA: Final = 1
 
 Search = Literal["greedy", "4 beams"]
-Side = Literal["encoder", "decoder"]
 Instead = Literal["rounded to nearest", "given their layer's range"]
 
 
@@ -60,8 +60,13 @@ class NonFinite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertCoverage:
-    """How many tokens each expert of a sparse layer was chosen for."""
+class LayerCoverage:
+    """How many tokens each expert of a sparse layer was chosen for.
+
+    Attributes:
+        layer: the block that it is in, such as `encoder.block.1`.
+        tokens: of each expert.
+    """
 
     layer: str
     tokens: tuple[int, ...]
@@ -111,7 +116,7 @@ class CalibratedExperts:
         instead: what was done with those.
     """
 
-    coverage: tuple[ExpertCoverage, ...]
+    coverage: tuple[LayerCoverage, ...]
     fewest_tokens: int
     thin: int
     instead: Instead
@@ -133,7 +138,7 @@ class VariantResult:
         quantized: how many of its weights are.
         kept: weights of products that stayed in float; none for float variants, which have no others.
         sensitivity: what was measured on the calibration text, beside rounding to nearest, how layers were ranked by
-            it, and what was spared; null where nothing was measured.
+            it, and what was kept more precise; null where nothing was measured.
         non_finite: tensors with NaN or infinity; nothing else is measured then.
         loss: nats per span token.
         coverage: of each sparse layer.
@@ -153,7 +158,7 @@ class VariantResult:
     sensitivity: Sensitivity | None
     non_finite: tuple[NonFinite, ...]
     loss: Interval | None
-    coverage: tuple[ExpertCoverage, ...]
+    coverage: tuple[LayerCoverage, ...]
     ms_per_token: float | None
 
 
@@ -209,23 +214,6 @@ class Evaluation:
     source_tokens: int
     label_tokens: int
     span_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What candidates must hold; null holds always.
-
-    Attributes:
-        max_loss_increase: percent of the baseline's loss.
-        min_agreement: percent of label positions.
-        min_expert_agreement: percent of tokens, of all sparse layers.
-        min_sqnr: dB, of the logits.
-    """
-
-    max_loss_increase: float | None = None
-    min_agreement: float | None = None
-    min_expert_agreement: float | None = None
-    min_sqnr: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ def quantized_variants(comparison: Comparison) -> Iterator[VariantResult]:
 
 
 def quantization_rows(comparison: Comparison) -> Iterator[Row]:
-    """How each quantized variant came to be: what was spared, what was thin, and what was measured on the way."""
+    """How each quantized variant came to be: what was kept more precise, what was thin, what was measured."""
     for variant in quantized_variants(comparison):
         experts, found = variant.calibrated_experts, variant.sensitivity
         given = sum(len(layer.tokens) for layer in experts.coverage) if experts else 0

@@ -2,13 +2,38 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from pointsman.errors import CorpusError
+from pointsman.errors import CorpusError, OptionsError
 
 Counts = Mapping[str, tuple[int, ...]]
 """For each sparse layer, the tokens that each of its experts was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageRule:
+    """How well a text must reach the experts.
+
+    Attributes:
+        fewest_tokens: an expert that is given fewer is thin.
+        most_thin: share of all experts that may be, 0 … 1.
+    """
+
+    fewest_tokens: int = 64
+    most_thin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            OptionsError: one is out of range.
+        """
+        if self.fewest_tokens < 0:
+            raise OptionsError(f"the fewest tokens of an expert are {self.fewest_tokens}; give 0 or more")
+        if not 0 <= self.most_thin <= 1:
+            raise OptionsError(f"the share of thin experts is {self.most_thin:g}; give 0 to 1")
 
 
 def thin_experts(counts: Counts, fewest_tokens: int) -> dict[str, tuple[int, ...]]:

@@ -24,11 +24,13 @@ class Corpus:
         examples: the documents, in order.
         seed: of the corruption.
         window: the most encoder inputs.
+        sources: files, patterns or datasets that they were read from, as they were given.
     """
 
     examples: Sequence[Example]
     seed: int
     window: int
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -67,7 +69,7 @@ class Corpus:
         tokenizer = Tokenizer.load(folder / names.TOKENIZER, extra_ids=manifest.extra_ids)
         read = read_documents(sources, split=split)
         chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)
-        return cls(list(chosen), seed, window)
+        return cls(list(chosen), seed, window, tuple(map(str, sources)))
 
     def batches(self, architecture: Architecture, batch_size: int = BATCH_SIZE) -> Iterator[Batch]:
         """The examples side by side, as the decoder starts from them."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pointsman_calib.comparison.records import CalibratedExperts, CandidateResult, Comparison, ExpertCoverage, Side
+from pointsman.bundle import Role
+from pointsman_calib.comparison.records import CalibratedExperts, CandidateResult, Comparison, LayerCoverage
 from pointsman_calib.comparison.table import notes
 from pointsman_calib.report.cost_plot import cost_plot
 from pointsman_calib.report.heat_map import heat_map, per_column
@@ -12,7 +13,7 @@ from pointsman_calib.report.tables import table
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
-_SIDES: tuple[Side, ...] = ("encoder", "decoder")
+_ROLES: tuple[Role, ...] = ("encoder", "decoder")
 
 
 def figures(comparison: Comparison) -> Iterator[Markup]:
@@ -45,7 +46,7 @@ def _layers(candidates: Sequence[CandidateResult]) -> Iterator[Markup]:
     yield _figure(
         "Signal to quantization noise of the residual stream after each block, in dB: higher is nearer to the "
         f"baseline. A block where nothing differs has no mark.{_only_numbers(left_out)}",
-        line_plot(_by_side(names, series), "Signal to noise of the residual stream after each block", "dB", left_out),
+        line_plot(_by_stack(names, series), "Signal to noise of the residual stream after each block", "dB", left_out),
         _table("after", names, series, "{:.1f}".format, "equal"),
     )
 
@@ -91,7 +92,7 @@ def _router_agreement(comparison: Comparison, candidates: Sequence[CandidateResu
     series = {found.variant.name: [100 * layer.share for layer in found.experts] for found in candidates}
     return _figure(
         "Share of tokens that each sparse layer's router sends to the baseline's expert.",
-        line_plot(_by_side(names, series), "Agreement of each sparse layer's router with the baseline's", "%"),
+        line_plot(_by_stack(names, series), "Agreement of each sparse layer's router with the baseline's", "%"),
         _table("layer", names, series, "{:.3f} %".format, "-"),
     )
 
@@ -105,7 +106,7 @@ def _calibration_coverage(name: str, seen: CalibratedExperts) -> Markup:
     )
 
 
-def _coverage(words: str, coverage: Sequence[ExpertCoverage]) -> Markup:
+def _coverage(words: str, coverage: Sequence[LayerCoverage]) -> Markup:
     width = per_column(len(coverage[0].tokens))
     experts = "each expert" if width == 1 else f"each {width} neighbouring experts"
     rows = [
@@ -119,15 +120,15 @@ def _coverage(words: str, coverage: Sequence[ExpertCoverage]) -> Markup:
     )
 
 
-def _by_side(names: Sequence[str], series: Mapping[str, Figures]) -> list[Group]:
+def _by_stack(names: Sequence[str], series: Mapping[str, Figures]) -> list[Group]:
     """Figures of blocks, `encoder.block.0` and so on, as a group for each stack."""
     groups = []
-    for side in _SIDES:
-        places = [place for place, name in enumerate(names) if name.startswith(side)]
+    for role in _ROLES:
+        places = [place for place, name in enumerate(names) if name.startswith(role)]
         if places:
             labels = [names[place].rpartition(".")[2] for place in places]
             own = {variant: [line[place] for place in places] for variant, line in series.items()}
-            groups.append(Group(f"{side} block", labels, own))
+            groups.append(Group(f"{role} block", labels, own))
     return groups
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pointsman_calib.comparison.records import ExpertCoverage
+from pointsman_calib.comparison.records import LayerCoverage
 from pointsman_calib.report.drawing import drawing, text
 from pointsman_calib.report.markup import Markup, element
 
@@ -13,7 +13,7 @@ _MOST_WRITTEN: Final = 16  # columns wide enough for a number
 _STRONGEST: Final = 0.55  # opacity over which the page's text is still read easily
 
 
-def heat_map(coverage: Sequence[ExpertCoverage]) -> Markup:
+def heat_map(coverage: Sequence[LayerCoverage]) -> Markup:
     """A row for each sparse layer, a column for each expert, or for neighbours where experts are many.
 
     Stronger is a larger share of the layer's tokens; a dashed cell has none.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
-from pointsman_calib.comparison.loss import FEWEST_DOCUMENTS
+from pointsman_calib.comparison.measuring.intervals import FEWEST_DOCUMENTS
 from pointsman_calib.comparison.records import CandidateResult, Comparison
 from pointsman_calib.comparison.table import AGREEMENT, COST, agreement_rows, cost_rows
 from pointsman_calib.report.figures import figures

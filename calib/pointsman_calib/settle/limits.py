@@ -1,54 +1,75 @@
-"""What a calibrated variant is held to."""
+"""What a quantized variant is held to, beside the float one: when it is made, and when it is compared."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.bundle import Scheme
+from pointsman.bundle import Fidelity, Scheme
 from pointsman.errors import OptionsError
 from pointsman_calib.settle.scores import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a variant may lose on the calibration text, and how well that must reach the experts.
+    """How far a variant may be from the one that it is judged by; null is no limit.
 
     Attributes:
-        max_loss_increase: of the span loss, in percent of the float variant's.
-        min_agreement: percent of span tokens, under teacher forcing, that are the float variant's.
-        min_expert_agreement: percent of tokens, over all sparse layers, that go to the float variant's expert.
-        min_expert_tokens: an expert that is given fewer tokens is rounded to nearest.
-        max_thin_experts: share of all experts that may be given fewer.
+        max_loss_increase: of the span loss, in percent.
+        min_agreement: percent of labels for which both have the same likeliest token, under teacher forcing.
+        min_expert_agreement: percent of tokens, over all sparse layers, that both send to the same expert.
+        min_sqnr: dB, of the logits; only comparisons measure it.
     """
 
-    max_loss_increase: float
-    min_agreement: float
-    min_expert_agreement: float = 0
-    min_expert_tokens: int = 64
-    max_thin_experts: float = 1.0
+    max_loss_increase: float | None = None
+    min_agreement: float | None = None
+    min_expert_agreement: float | None = None
+    min_sqnr: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.max_loss_increase >= 0:  # NaN is refused too
-            raise OptionsError(f"the largest loss increase is {self.max_loss_increase:g}; give 0 percent or more")
-        if not 0 <= self.min_agreement <= 100:
-            raise OptionsError(f"the least agreement is {self.min_agreement:g}; give 0 to 100 percent")
-        if not 0 <= self.min_expert_agreement <= 100:
-            raise OptionsError(f"the least expert agreement is {self.min_expert_agreement:g}; give 0 to 100 percent")
-        if self.min_expert_tokens < 0:
-            raise OptionsError(f"the fewest tokens of an expert are {self.min_expert_tokens}; give 0 or more")
-        if not 0 <= self.max_thin_experts <= 1:
-            raise OptionsError(f"the share of thin experts is {self.max_thin_experts:g}; give 0 to 1")
+        """Check the ranges.
+
+        Raises:
+            OptionsError: a limit is out of range.
+        """
+        _check("the largest loss increase", self.max_loss_increase, "0 percent or more")
+        _check("the least agreement", self.min_agreement, "0 to 100 percent", 100)
+        _check("the least expert agreement", self.min_expert_agreement, "0 to 100 percent", 100)
+        _check("the least signal-to-noise ratio", self.min_sqnr, "0 dB or more")
+
+    def failures(self, fidelity: Fidelity, sqnr_db: float | None = None) -> Iterator[str]:
+        """A sentence for each limit that does not hold.
+
+        Args:
+            fidelity: how near the variant is.
+            sqnr_db: of the logits; None where it is not measured, or nothing differs.
+        """
+        increase, most = 100 * fidelity.loss_increase, self.max_loss_increase
+        if most is not None and not increase <= most:  # NaN does not hold either
+            yield f"the loss is {increase:.3g} % above the baseline's; at most {most:g} % is allowed"
+        yield from _too_few("are the baseline's", fidelity.agreement, self.min_agreement)
+        yield from _too_few("go to the baseline's expert", fidelity.expert_agreement, self.min_expert_agreement)
+        if sqnr_db is not None and self.min_sqnr is not None and sqnr_db < self.min_sqnr:
+            yield f"the logits' signal is {sqnr_db:.3g} dB above the error; it must be {self.min_sqnr:g} dB at least"
 
     def hold(self, quantized: Scores, exact: Scores) -> bool:
-        """Whether a variant loses little enough beside the float one."""
-        return (
-            100 * quantized.increase_over(exact) <= self.max_loss_increase
-            and 100 * quantized.agreement_with(exact) >= self.min_agreement
-            and self.hold_routes(quantized, exact)
-        )
+        """Whether a variant is near enough to the float one."""
+        return not any(self.failures(quantized.fidelity_to(exact)))
 
     def hold_routes(self, quantized: Scores, exact: Scores) -> bool:
         """Whether a variant sends enough tokens where the float one does."""
-        return 100 * (1 - quantized.rerouted_from(exact)) >= self.min_expert_agreement
+        shares = quantized.fidelity_to(exact)
+        return not any(_too_few("", shares.expert_agreement, self.min_expert_agreement))
+
+
+def _check(what: str, limit: float | None, wanted: str, most: float = math.inf) -> None:
+    if limit is not None and not (0 <= limit <= most and math.isfinite(limit)):
+        raise OptionsError(f"{what} is {limit:g}; give {wanted}")
+
+
+def _too_few(what: str, share: float, least: float | None) -> Iterator[str]:
+    if least is not None and not 100 * share >= least:
+        yield f"{100 * share:.4g} % of tokens {what}; at least {least:g} % must be so"
 
 
 # On text that was not calibrated on, agreement is lower by chance alone: these leave a little room above 99 %, 95 % and

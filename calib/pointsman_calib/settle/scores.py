@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import names
-from pointsman.errors import ParityError
+from pointsman.bundle import Fidelity, names
 from pointsman_calib.graphs.products import sparse_layers
 from pointsman_calib.graphs.runs import PiecewiseRun
+from pointsman_calib.settle.losses import token_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,14 @@ class Scores:
         moved = sum(np.count_nonzero(chosen != other.experts[name]) for name, chosen in self.experts.items())
         return moved / max(1, sum(chosen.size for chosen in self.experts.values()))
 
+    def fidelity_to(self, exact: "Scores") -> Fidelity:
+        """How near this is to the float variant's."""
+        return Fidelity(
+            loss_increase=self.increase_over(exact),
+            agreement=self.agreement_with(exact),
+            expert_agreement=1 - self.rerouted_from(exact),
+        )
+
     def deviation_from(self, other: "Scores") -> float:
         """Mean magnitude of a label's change of loss: changes both ways count, and a single large one for little."""
         return float(np.abs(self.losses - other.losses).mean())
@@ -71,18 +79,8 @@ def score(run: PiecewiseRun) -> Scores:
             experts[name].append(values[name][tokens])
         if names.LOGITS in values:
             logits = values[names.LOGITS][batch.span_mask]  # [labels, vocab]
-            losses.append(_losses(logits, batch.labels[batch.span_mask]))
+            losses.append(token_losses(logits, batch.labels[batch.span_mask]))
             choices.append(logits.argmax(axis=1))
         del values
     routed = {name: np.concatenate(found) for name, found in experts.items()}
     return Scores(np.concatenate(losses), np.concatenate(choices), routed)
-
-
-def _losses(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Nats, [labels]; logits are [labels, vocab]."""
-    if not np.isfinite(logits).all():
-        raise ParityError("the logits are not finite on this text; export the checkpoint again")
-    highest = logits.max(axis=1)
-    normalizers = np.log(np.exp(logits - highest[:, None]).sum(axis=1, dtype=np.float64)) + highest
-    losses: NDArray[np.float64] = normalizers - logits[np.arange(len(labels)), labels]
-    return losses

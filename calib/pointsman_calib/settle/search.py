@@ -14,7 +14,7 @@ from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
-from pointsman.bundle import Fidelity, Sensitivity
+from pointsman.bundle import Sensitivity
 from pointsman.errors import OptionsError
 from pointsman_calib.settle.limits import Limits
 from pointsman_calib.settle.scores import Scores
@@ -126,20 +126,12 @@ def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
     return Sensitivity(
         labels=len(exact.losses),
         loss=exact.loss,
-        reached=_fidelity(settled.scores, exact),
-        nearest=_fidelity(nearest, exact),
+        reached=settled.scores.fidelity_to(exact),
+        nearest=nearest.fidelity_to(exact),
         costs=settled.costs,
         rerouted=settled.rerouted,
         fine_inputs=tuple(sorted(settled.spared.inputs)),
         float_weights=tuple(sorted(settled.spared.weights)),
-    )
-
-
-def _fidelity(scores: Scores, exact: Scores) -> Fidelity:
-    return Fidelity(
-        loss_increase=scores.increase_over(exact),
-        agreement=scores.agreement_with(exact),
-        expert_agreement=1 - scores.rerouted_from(exact),
     )
 
 

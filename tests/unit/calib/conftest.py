@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsman_calib.comparison.evaluation import Settings, compare_bundle
-from pointsman_calib.comparison.records import Comparison
-from pointsman_calib.comparison.subject import open_subject, survey
+from pointsman_calib.comparison import Comparison, compare
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.settle import Limits
@@ -59,6 +57,4 @@ def corpus(quantized_bundle, evaluation_file) -> Corpus:
 @pytest.fixture(scope="session")
 def comparison(quantized_bundle, corpus) -> Comparison:
     """All that can be measured of the small bundle."""
-    subject = open_subject(quantized_bundle)
-    evaluation = survey(subject, corpus, ["evaluation.json"])
-    return compare_bundle(subject, corpus, evaluation, Settings(layers=True, generated=2))
+    return compare(quantized_bundle, corpus, layers=True, generations=2)

@@ -24,7 +24,7 @@ from pointsman.bundle import (
 )
 from pointsman.bundle.manifest import installed_versions
 from pointsman_calib.corpus.batches import Batch
-from pointsman_calib.corpus.coverage import Counts, require_coverage, thin_experts
+from pointsman_calib.corpus.coverage import Counts, CoverageRule, require_coverage, thin_experts
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, round_blocks
@@ -38,7 +38,14 @@ RANKED_BATCHES, JUDGED_BATCHES = 4, 16  # of eight documents: the text is run on
 
 
 def write_variant(
-    bundle: Path, manifest: Manifest, scheme: Scheme, corpus: Corpus | None, limits: Limits | None, place: Path
+    bundle: Path,
+    manifest: Manifest,
+    scheme: Scheme,
+    place: Path,
+    *,
+    corpus: Corpus | None,
+    limits: Limits | None,
+    coverage: CoverageRule,
 ) -> Variant:
     """Write weights and graphs.
 
@@ -51,9 +58,10 @@ def write_variant(
         bundle: with a `fused-float32` variant.
         manifest: the bundle's.
         scheme: `int8` or `int4`.
+        place: where to write; it becomes `variants/<scheme>`.
         corpus: what to round for; None rounds to nearest.
         limits: what to hold to; the scheme's own where None.
-        place: where to write; it becomes `variants/<scheme>`.
+        coverage: how well the corpus must reach the experts; thin ones are rounded to nearest.
 
     Raises:
         CorpusError: too many experts are given too few tokens.
@@ -65,12 +73,12 @@ def write_variant(
         draft.round(_to_nearest)
         quantization = _provenance(draft)
     else:
-        quantization = _calibrated(draft, manifest, corpus, limits or DEFAULT_LIMITS[scheme])
+        quantization = _calibrated(draft, manifest, corpus, limits or DEFAULT_LIMITS[scheme], coverage)
     draft.close()
     return _variant(source, draft, quantization)
 
 
-def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits) -> Quantization:
+def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits, rule: CoverageRule) -> Quantization:
     """Round for a corpus, and spare what the limits need."""
     architecture = manifest.architecture
 
@@ -81,7 +89,7 @@ def _calibrated(draft: Draft, manifest: Manifest, corpus: Corpus, limits: Limits
         return PiecewiseRun(graphs, manifest.variants[SOURCE], text, scratch=draft.place)
 
     statistics = InputStatistics(run(draft.source), architecture.num_experts)
-    coverage = _coverage(statistics.coverage(), limits, documents=len(corpus.examples))
+    coverage = _coverage(statistics.coverage(), rule, documents=len(corpus.examples))
     text = Text(
         judging=lambda: score(run(draft.graphs, JUDGED_BATCHES)),
         ranking=lambda: score(run(draft.graphs, RANKED_BATCHES)),
@@ -99,9 +107,9 @@ def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> B
     return round_blocks(weight, form)
 
 
-def _coverage(counts: Counts, limits: Limits, *, documents: int) -> ExpertCoverage:
-    fewest = limits.min_expert_tokens
-    require_coverage(counts, fewest_tokens=fewest, most_thin=limits.max_thin_experts, documents=documents)
+def _coverage(counts: Counts, rule: CoverageRule, *, documents: int) -> ExpertCoverage:
+    fewest = rule.fewest_tokens
+    require_coverage(counts, fewest_tokens=fewest, most_thin=rule.most_thin, documents=documents)
     return ExpertCoverage(fewest_tokens=fewest, tokens=dict(counts), thin=thin_experts(counts, fewest))
 
 

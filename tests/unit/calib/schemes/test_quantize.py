@@ -16,6 +16,7 @@ from conftest import installed
 from pointsman.bundle import Architecture, Stack, read_manifest, verify_files
 from pointsman.errors import OptionsError
 from pointsman.model import SwitchModel
+from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.rounding import round_blocks
@@ -26,8 +27,9 @@ from pointsman_calib.settle import Limits, Spared, score
 from pointsman_export.architecture import expected_tensors
 
 CORPUS = random_corpus(24)
-LENIENT = Limits(max_loss_increase=100, min_agreement=0, min_expert_tokens=5)
-PERFECT = Limits(max_loss_increase=0, min_agreement=100, min_expert_tokens=5)
+LENIENT = Limits(max_loss_increase=100, min_agreement=0)
+PERFECT = Limits(max_loss_increase=0, min_agreement=100)
+REACHED = CoverageRule(fewest_tokens=5)
 SOURCE = "fused-float32"
 
 
@@ -36,7 +38,7 @@ def bundle(tiny_bundle, tmp_path_factory) -> Path:
     """The small bundle with `fused-int8` rounded to nearest, and `fused-int4` for a text, held to nothing."""
     copy = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("quantized") / "bundle")
     quantize_bundle(copy, "int8")
-    quantize_bundle(copy, "int4", corpus=CORPUS, limits=LENIENT)
+    quantize_bundle(copy, "int4", corpus=CORPUS, limits=LENIENT, coverage=REACHED)
     return copy
 
 
@@ -123,7 +125,7 @@ def test_the_manifest_says_what_was_looked_at(bundle):
 def test_the_same_text_gives_the_same_bytes(bundle, tmp_path, scheme):
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     before, manifest = contents(copy / "variants"), read_manifest(copy)
-    calibration = {"corpus": CORPUS, "limits": LENIENT} if scheme == "int4" else {}
+    calibration = {"corpus": CORPUS, "limits": LENIENT, "coverage": REACHED} if scheme == "int4" else {}
     quantize_bundle(copy, scheme, **calibration, force=True)
     assert contents(copy / "variants") == before
     assert read_manifest(copy) == manifest
@@ -133,7 +135,7 @@ def test_limits_that_nothing_but_float_holds(bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     before = contents(copy)
     with pytest.raises(OptionsError, match=r"^no layer can be quantized within these limits; loosen --max-"):
-        quantize_bundle(copy, "int4", corpus=CORPUS, limits=PERFECT, force=True)
+        quantize_bundle(copy, "int4", corpus=CORPUS, limits=PERFECT, coverage=REACHED, force=True)
     assert contents(copy) == before
 
 
@@ -179,8 +181,10 @@ def test_routes_are_mended_by_layers_of_their_own(bundle, tmp_path):
     before = read_manifest(copy).variants["fused-int4"].quantization.sensitivity
     assert before.rerouted == {}
     least = 50 * (1 + before.reached.expert_agreement)
-    limits = Limits(max_loss_increase=100, min_agreement=0, min_expert_agreement=least, min_expert_tokens=5)
-    quantization = quantize_bundle(copy, "int4", corpus=CORPUS, limits=limits, force=True).quantization
+    limits = Limits(max_loss_increase=100, min_agreement=0, min_expert_agreement=least)
+    quantization = quantize_bundle(
+        copy, "int4", corpus=CORPUS, limits=limits, coverage=REACHED, force=True
+    ).quantization
     after = quantization.sensitivity
     assert before.reached.expert_agreement < least / 100 <= after.reached.expert_agreement
     assert after.nearest == before.nearest

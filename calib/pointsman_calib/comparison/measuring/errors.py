@@ -1,4 +1,4 @@
-"""Running statistics of how far two variants are apart: bounded memory, whatever the number of documents."""
+"""Running statistics of how far two tensors are apart: bounded memory, whatever the number of documents."""
 
 import math
 from dataclasses import dataclass

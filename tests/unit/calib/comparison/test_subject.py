@@ -6,8 +6,7 @@ import pytest
 
 from pointsman.bundle import read_manifest, write_manifest
 from pointsman.errors import BundleError, CorpusError, DeviceError, OptionsError
-from pointsman_calib.comparison.subject import open_subject, survey
-from pointsman_calib.comparison.variants import calibrated_on, choose_variants
+from pointsman_calib.comparison.subject import calibrated_on, choose_variants, open_subject, survey
 from pointsman_calib.corpus.text import Corpus
 
 
@@ -72,9 +71,9 @@ def test_what_a_variant_was_calibrated_on(manifest, calibration_file, quantized_
     assert len(calibrated_on(manifest.variants["fused-float32"])) == 0
 
 
-def test_a_survey(quantized_bundle, corpus):
-    evaluation = survey(open_subject(quantized_bundle), corpus, ["a.json", "b.json"])
-    assert (evaluation.sources, evaluation.documents, evaluation.window) == (("a.json", "b.json"), 10, 256)
+def test_a_survey(quantized_bundle, corpus, evaluation_file):
+    evaluation = survey(open_subject(quantized_bundle), corpus)
+    assert (evaluation.sources, evaluation.documents, evaluation.window) == ((str(evaluation_file),), 10, 256)
     assert evaluation.source_tokens == sum(example.inputs.size for example in corpus.examples)
     assert evaluation.span_tokens < evaluation.label_tokens
 
@@ -84,10 +83,10 @@ def test_text_that_was_calibrated_on_is_refused(quantized_bundle, calibration_fi
     subject = open_subject(quantized_bundle, candidates=candidates)
     corpus = Corpus.read(quantized_bundle, [calibration_file], documents=2, window=256)
     if not refused:
-        assert survey(subject, corpus, []).documents == 2
+        assert survey(subject, corpus).documents == 2
         return
     with pytest.raises(CorpusError, match="2 of 2 evaluation documents were calibrated on; evaluate on other files"):
-        survey(subject, corpus, [])
+        survey(subject, corpus)
 
 
 def test_a_damaged_variant_is_noticed_before_it_is_run(quantized_bundle, tmp_path):

@@ -1,4 +1,4 @@
-"""The C4 loss, and how sure one can be of it.
+"""The C4 loss of a variant, and how sure one can be of it.
 
 The loss is that of QMoE's evaluation (Frantar & Alistarh 2023): cross-entropy in nats, averaged over the tokens of the
 spans that were cut out; sentinels and eos are not counted. Documents, not tokens, are what was drawn from C4, so
@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decoding.scores import log_normalizers
 from pointsman_calib.comparison.records import Interval
 
 RESAMPLES: Final = 1000
@@ -19,20 +18,6 @@ FEWEST_DOCUMENTS: Final = 5  # resamples of fewer are too alike for an interval
 _PERCENTILES: Final = (2.5, 97.5)
 
 Floats = NDArray[np.float64]
-
-
-def token_losses(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Floats:
-    """Cross-entropy of each label.
-
-    Args:
-        logits: finite, ``[tokens, vocab]``.
-        labels: ``[tokens]``.
-
-    Returns:
-        nats, ``[tokens]``.
-    """
-    chosen = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return log_normalizers(logits).astype(np.float64) - chosen
 
 
 class DocumentLosses:

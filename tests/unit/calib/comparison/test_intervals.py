@@ -1,9 +1,9 @@
-"""The loss against float64, and the bootstrap: seeded, paired, and as wide as theory has it."""
+"""The loss of documents and its bootstrap: seeded, paired, and as wide as theory has it."""
 
 import numpy as np
 import pytest
 
-from pointsman_calib.comparison.loss import DocumentLosses, increase_interval, loss_interval, token_losses
+from pointsman_calib.comparison.measuring.intervals import DocumentLosses, increase_interval, loss_interval
 
 
 def losses(sums, counts):
@@ -21,15 +21,6 @@ def many():
     counts = generator.integers(5, 60, size=200)
     sums = counts * generator.normal(3.0, 0.5, size=200)
     return losses(sums, counts), losses(sums * 1.01 + generator.normal(0, 0.1, size=200), counts)
-
-
-def test_token_losses():
-    generator = np.random.default_rng(0)
-    logits = generator.normal(0, 5, size=(9, 50)).astype(np.float32)
-    labels = generator.integers(50, size=9)
-    wide = logits.astype(np.float64)
-    expected = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(9), labels]
-    np.testing.assert_allclose(token_losses(logits, labels), expected, atol=1e-5)
 
 
 def test_only_tokens_of_spans_count():

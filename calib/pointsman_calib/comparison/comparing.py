@@ -1,0 +1,134 @@
+"""A whole comparison: each candidate beside the baseline, then each variant by itself, then the judgement."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from pointsman.bundle.manifest import installed_versions
+from pointsman.errors import OptionsError
+from pointsman_calib.comparison.judging import candidate_result, variant_result
+from pointsman_calib.comparison.measuring.generation import NOTHING_GENERATED, Generated, measure_generation
+from pointsman_calib.comparison.measuring.teacher_forcing import Counted, Reader, count_pair, cuts_of
+from pointsman_calib.comparison.records import SCHEMA, CandidateResult, Comparison, Evaluation, VariantResult
+from pointsman_calib.comparison.subject import Subject, open_subject, survey
+from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.settle.limits import Limits
+
+PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
+ENGINE: Final = "ONNX Runtime on the CPU"
+
+
+def compare(
+    bundle: str | Path,
+    corpus: Corpus,
+    *,
+    baseline: str | None = None,
+    candidates: Sequence[str] = (),
+    limits: Limits | None = None,
+    layers: bool = False,
+    batch_size: int = 4,
+    generations: int = 4,
+) -> Comparison:
+    """Compare variants of a bundle on span-corrupted documents, on ONNX Runtime on the CPU.
+
+    No more than the baseline and one candidate are in memory at once, a piece of each at a time; one whole model while
+    variants generate. A progress bar goes to stderr where that is a terminal.
+
+    Args:
+        bundle: its folder.
+        corpus: what to compare on; no variant may have been calibrated on any of it.
+        baseline: the variant to compare with; the most precise float one where None.
+        candidates: variants; all others that can run where empty.
+        limits: what candidates must hold; None asks for nothing but finite values.
+        layers: whether to compare the residual stream after each block too.
+        batch_size: documents run together.
+        generations: documents to generate from and to measure speed on; 0 for none.
+
+    Raises:
+        BundleNotFoundError: there is no bundle.
+        BundleError: it is damaged, lacks a variant, or the engine refuses a graph.
+        DeviceError: a variant that was named cannot be run here.
+        OptionsError: a variant is named twice, or a number is out of range.
+        CorpusError: a variant was calibrated on some of the documents.
+        ParityError: the baseline's values are not finite.
+    """
+    _check("batch_size", batch_size, least=1)
+    _check("generations", generations, least=0)
+    subject, judged_by = open_subject(Path(bundle), baseline, candidates), limits or Limits()
+    evaluation = survey(subject, corpus)
+    pairs = {name: _pair(subject, name, corpus, layers=layers, batch_size=batch_size) for name in subject.candidates}
+    generated = _generated(subject, pairs, corpus, generations)
+    return _comparison(subject, evaluation, judged_by, *_results(subject, pairs, generated, judged_by, corpus.seed))
+
+
+def _check(name: str, number: int, *, least: int) -> None:
+    if number < least:
+        raise OptionsError(f"{name} is {number}; give {least} or more")
+
+
+def _pair(subject: Subject, candidate: str, corpus: Corpus, *, layers: bool, batch_size: int) -> Counted:
+    """Run a candidate beside the baseline."""
+    architecture = subject.manifest.architecture
+    pair = {name: subject.variants[name] for name in (subject.baseline, candidate)}
+    cuts = cuts_of(architecture, pair.values())
+    baseline, beside = (
+        Reader(subject.bundle, name, variant, architecture, lambda: corpus.batches(architecture, batch_size), cuts)
+        for name, variant in pair.items()
+    )
+    with tqdm(total=baseline.steps * len(corpus.examples), desc=candidate, unit="", disable=None) as bar:
+        return count_pair(baseline, beside, num_experts=architecture.num_experts, layers=layers, progress=bar.update)
+
+
+def _generated(subject: Subject, pairs: Mapping[str, Counted], corpus: Corpus, documents: int) -> dict[str, Generated]:
+    """What variants with finite values generate from the first documents."""
+    finite = [subject.baseline, *(name for name, counted in pairs.items() if not counted.candidate.non_finite)]
+    inputs = [example.inputs.tolist() for example in corpus.examples[:documents]]
+    return dict.fromkeys(subject.names, NOTHING_GENERATED) | measure_generation(subject.bundle, finite, inputs)
+
+
+def _results(
+    subject: Subject, pairs: Mapping[str, Counted], generated: Mapping[str, Generated], limits: Limits, seed: int
+) -> tuple[VariantResult, tuple[CandidateResult, ...]]:
+    """The baseline's, and the candidates' in their order, judged."""
+    first = next(iter(pairs.values()))
+    tallies = {subject.baseline: first.baseline} | {name: counted.candidate for name, counted in pairs.items()}
+    results = {
+        name: variant_result(
+            name, variant, subject.manifest.architecture, tallies[name], generated[name].ms_per_token, seed=seed
+        )
+        for name, variant in subject.variants.items()
+    }
+    candidates = (
+        candidate_result(results[name], counted, generated[name].agreement, limits=limits, seed=seed)
+        for name, counted in pairs.items()
+    )
+    return results[subject.baseline], tuple(candidates)
+
+
+def _comparison(
+    subject: Subject,
+    evaluation: Evaluation,
+    limits: Limits,
+    baseline: VariantResult,
+    candidates: tuple[CandidateResult, ...],
+) -> Comparison:
+    source = subject.manifest.source
+    return Comparison(
+        schema=SCHEMA,
+        bundle=str(subject.bundle),
+        source=source.name,
+        source_sha256=source.sha256,
+        versions=installed_versions(PACKAGES),
+        date=datetime.now(UTC).date().isoformat(),
+        engine=ENGINE,
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        evaluation=evaluation,
+        limits=limits,
+        baseline=baseline,
+        candidates=candidates,
+    )
