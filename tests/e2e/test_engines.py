@@ -11,10 +11,7 @@ import pytest
 from places import EXAMPLES
 from plans import build, pointsman_export
 from pointsman.bundle import Architecture, Precision, Role, read_manifest, sha256_of, verify_files
-from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.schemes.qdq import Clipping
-from pointsman_calib.settle import Limits
+from pointsman_calib import Corpus, CoverageRule, Limits, quantize
 from pointsman_export.bundle import export_bundle
 from pointsman_export.plans.build import ROLES
 
@@ -41,11 +38,11 @@ def portable(exports, tmp_path_factory):
     return bundle
 
 
-def quantize(bundle: Path) -> None:
+def add_int8(bundle: Path) -> None:
     """To ranges of little text: whether they are good ones does not matter to a builder."""
     corpus = Corpus.read(bundle, [SAMPLE], documents=4, window=64, too_long="cut")
     limits = Limits(max_loss_increase=1000, min_agreement=0)
-    quantize_bundle(bundle, "int8-qdq", corpus=corpus, clipping=Clipping(most_thin=1.0), limits=limits)
+    quantize(bundle, "int8-qdq", corpus=corpus, coverage=CoverageRule(), limits=limits)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -53,7 +50,7 @@ def quantize(bundle: Path) -> None:
 def test_plans_for_three_kinds_of_gpu(portable, tmp_path, model, precision):
     bundle = Path(shutil.copytree(portable(model, precision), tmp_path / "bundle"))
     if precision == "int8-qdq":
-        quantize(bundle)
+        add_int8(bundle)
     name = f"portable-{precision}"
     manifest = build(bundle, "--variant", name, "--compute-capability", *CAPABILITIES)
     wanted = [("tensorrt-rtx", capability, name, role) for capability in CAPABILITIES for role in ROLES]

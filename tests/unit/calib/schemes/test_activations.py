@@ -11,12 +11,12 @@ from calibration_text import random_corpus
 from checkpoints import Spec, reference, write_checkpoint
 from pointsman.bundle import Activation, Form, names, read_manifest
 from pointsman.model import SwitchModel
+from pointsman_calib import CoverageRule, quantize
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
-from pointsman_calib.quantize import SCHEMES, quantize_bundle
-from pointsman_calib.ranges.collection import variant_products
-from pointsman_calib.ranges.collector import expert_tensor
+from pointsman_calib.quantization import RECIPES, SCHEMES
+from pointsman_calib.ranges.corpus_pass import variant_products
+from pointsman_calib.ranges.observation import expert_tensor
 from pointsman_calib.ranges.table import read_range_table
-from pointsman_calib.schemes.qdq import NAME, Clipping
 from pointsman_calib.schemes.weight_only.input_statistics import InputStatistics
 from pointsman_export.bundle import export_bundle
 from tolerances import HESSIAN, LOGITS
@@ -45,8 +45,7 @@ def bundle(checkpoint):
     folder = checkpoint.with_name("bundle")
     export_bundle(checkpoint, folder, forms=FORMS)
     for scheme in SCHEMES:
-        clipping = Clipping(most_thin=1.0) if scheme == "int8-qdq" else None
-        quantize_bundle(folder, scheme, corpus=CORPUS, limits=LIMITLESS, clipping=clipping)
+        quantize(folder, scheme, corpus=CORPUS, limits=LIMITLESS, coverage=CoverageRule())
     return folder
 
 
@@ -95,7 +94,7 @@ def test_ranges(bundle, multiplied):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_variants(bundle, scheme):
-    name = NAME if scheme == "int8-qdq" else f"fused-{scheme}"
+    name = RECIPES[scheme].name
     sensitivity = read_manifest(bundle).variants[name].quantization.sensitivity
     assert 0 < abs(sensitivity.reached.loss_increase) < 0.3  # random layers amplify what is rounded
     ((generation,),) = SwitchModel.load(bundle, device="cpu", variant=name, threads=1).generate([[5, 9, 11, 1]])
