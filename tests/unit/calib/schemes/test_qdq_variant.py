@@ -260,7 +260,8 @@ def test_a_variant_of_before_is_refused_by_name(quantized, bundle):
     place = f"variants.{NAME}.quantization.activations"
     assert str(raised.value) == (
         f"{bundle / names.MANIFEST} is not a manifest of schema 1: {place}.coverage is unknown; "
-        f"{place}.fewest_tokens is unknown; {place}.thin_experts is unknown; export the bundle again, and quantize it again"
+        f"{place}.fewest_tokens is unknown; {place}.thin_experts is unknown; "
+        "export the bundle again, and quantize it again"
     )
 
 
