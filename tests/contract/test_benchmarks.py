@@ -209,6 +209,19 @@ def test_calib_memory_runs_and_cleans_up(tmp_path):
 
 
 @pytest.mark.slow
+def test_compare_memory_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "compare_memory.json", tmp_path / "work"
+    ran = script("compare_memory", "--quick", "--documents", 2, "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    measured = json.loads(output.read_text())
+    assert 0 < measured["anonymous_peak_bytes"] <= measured["peak_bytes"]
+    assert measured["variants"] == [
+        "fused-float32", "portable-float32", "fused-int8", "fused-int4", "portable-int8-qdq"
+    ]  # fmt: skip
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_export_memory_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "export_memory.json", tmp_path / "work"
     ran = script("export_memory", "--quick", "--folder", folder, "--output", output)

@@ -1,4 +1,4 @@
-"""How quantized variants came to be: what was spared, and by which ranking."""
+"""How quantized variants came to be: what was kept more precise, and by which ranking."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,27 +16,27 @@ def quantization(comparison: Comparison) -> Iterator[Markup]:
     yield element("h2", "Quantization")
     yield element(
         "p",
-        "Weights are those that are quantized. What cost most on the calibration text was spared: first the rounding "
-        "of inputs, which then come in two int8 parts, then weights, which stay in float. Experts that few tokens "
+        "Weights are those that are quantized. What cost most on the calibration text was kept more precise: first "
+        "inputs, which then come in two int8 parts, then weights, which stay in float. Experts that few tokens "
         "reached are thin. Loss, tokens and experts: increase of the span loss, share of the float variant's tokens, "
-        "share of tokens at its expert, on the calibration text; beside it, what the variant would hold with all "
-        "weights rounded to nearest and nothing spared.",
+        "share of tokens at its expert, on the calibration text; beside it, what the variant would reach with every "
+        "weight rounded to nearest.",
     )
     yield table(QUANTIZATION, rows)
     for variant in quantized_variants(comparison):
-        yield from _spared(variant)
+        yield from _kept(variant)
         if variant.sensitivity is not None and variant.sensitivity.costs:
             yield _ranking(variant.name, variant.sensitivity)
 
 
-def _spared(variant: VariantResult) -> Iterator[Markup]:
+def _kept(variant: VariantResult) -> Iterator[Markup]:
     inputs = variant.sensitivity.fine_inputs if variant.sensitivity else ()
     rows = [
         *((name, "its inputs come in two parts") for name in inputs),
         *((name, "in float") for name in variant.kept),
     ]
     if rows:
-        yield _details(f"What {variant.name} spares", ("weight", "how"), rows)
+        yield _details(f"What {variant.name} keeps more precise", ("weight", "how"), rows)
 
 
 def _ranking(name: str, sensitivity: Sensitivity) -> Markup:
@@ -45,7 +45,7 @@ def _ranking(name: str, sensitivity: Sensitivity) -> Markup:
         for layer, cost in sensitivity.costs.items()
     ]
     return _details(
-        f"Layers of {name}, the costliest first: what sparing the inputs of each alone gains",
+        f"Layers of {name}, the costliest first: what keeping the inputs of each alone more precise gains",
         ("layer", "off the mean change of a label's loss, nats", "off the tokens that go to another expert"),
         rows,
     )

@@ -11,57 +11,45 @@ from pointsman_calib.cli.main import main
 def compare(quantized_bundle, evaluation_file, capsys):
     """Run the command on the small bundle and give its exit code, stdout and stderr."""
 
-    def run(*arguments, corpus=evaluation_file, quick=True):
-        options = ["--window", "256", *(["--generations", "0", "--documents", "3"] if quick else [])]
-        code = main(["compare", str(quantized_bundle), "--corpus", str(corpus), *options, *map(str, arguments)])
+    def run(*arguments, corpus=evaluation_file):
+        options = ["--window", "256", "--generations", "0", *map(str, arguments)]
+        code = main(["compare", str(quantized_bundle), "--corpus", str(corpus), *options])
         return code, *capsys.readouterr()
 
     return run
 
 
-def last_line(error):
-    """What is said at the end, after the tables."""
-    return error.splitlines()[-1]
-
-
-def test_tables_for_people(compare):
-    code, out, error = compare(quick=False)
+def test_tables_for_people_and_a_report(compare, tmp_path):
+    report = tmp_path / "report.html"
+    code, out, error = compare("--generations", 1, "--report", report)
     assert code == 0
     assert out.startswith("10 documents (sha256 ")
     costs, *_ = out.split("\n\n")[1:]
     assert [row.split()[0] for row in costs.splitlines()[1:]] == ["fused-float32", "fused-int8", "fused-int4"]
-    assert "pointsman-calib" not in error
-
-
-def test_one_json_document_and_the_tables_beside_it(compare):
-    code, out, error = compare("--json", "--candidate", "fused-int8")
-    assert code == 0
-    document = json.loads(out)
-    assert [candidate["variant"]["name"] for candidate in document["candidates"]] == ["fused-int8"]
-    assert document["evaluation"]["documents"] == 3
-    assert "increase (95 % interval)" in error
-
-
-def test_the_report_is_written(compare, tmp_path):
-    report = tmp_path / "report.html"
-    code, _, error = compare("--report", report)
-    assert code == 0
+    assert "residual after" in out
     assert report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert last_line(error) == f"pointsman-calib: wrote {report}"
+    assert error == f"pointsman-calib: wrote {report}\n"
 
 
-def test_limits_that_hold(compare):
-    code, out, _ = compare(
-        *("--candidate", "fused-int4", "--max-loss-increase", 1000),
+def test_one_json_document_of_limits_that_hold(compare):
+    code, out, error = compare(
+        *("--json", "--candidate", "fused-int4", "--documents", 3, "--max-loss-increase", 1000),
         *("--min-agreement", 1, "--min-expert-agreement", 1, "--min-sqnr", 1),
     )
     assert code == 0
-    assert "FAILED" not in out
+    document = json.loads(out)
+    assert document["limits"] == {
+        "max_loss_increase": 1000, "min_agreement": 1, "min_expert_agreement": 1, "min_sqnr": 1
+    }  # fmt: skip
+    assert [candidate["variant"]["name"] for candidate in document["candidates"]] == ["fused-int4"]
+    assert document["evaluation"]["documents"] == 3
+    assert "increase (95 % interval)" in error
+    assert "FAILED" not in error
 
 
 def test_limits_that_do_not(compare):
     limits = ("--min-agreement", 100, "--min-expert-agreement", 100, "--min-sqnr", 90)
-    code, out, _ = compare("--candidate", "fused-int4", "--documents", 10, *limits)
+    code, out, _ = compare("--candidate", "fused-int4", *limits)
     assert code == 1
     failed = [line for line in out.splitlines() if line.startswith("FAILED fused-int4: ")]
     assert [line.rpartition("; ")[2] for line in failed] == [
@@ -75,9 +63,7 @@ def test_a_loss_above_the_limit(compare, comparison):
     if comparison.candidates[1].loss_increase.value < 0:
         pair.reverse()
     baseline, candidate = pair
-    code, out, _ = compare(
-        "--baseline", baseline, "--candidate", candidate, "--documents", 10, "--max-loss-increase", 0
-    )
+    code, out, _ = compare("--baseline", baseline, "--candidate", candidate, "--max-loss-increase", 0)
     assert code == 1
     assert f"FAILED {candidate}: the loss is " in out
 
@@ -141,7 +127,7 @@ def test_the_text_that_was_calibrated_on(compare, calibration_file):
     code, _, error = compare(corpus=calibration_file)
     assert code == 2
     assert error == (
-        "pointsman-calib: 3 of 3 evaluation documents were calibrated on; evaluate on other files, for example C4's "
+        "pointsman-calib: 6 of 6 evaluation documents were calibrated on; evaluate on other files, for example C4's "
         "validation split, and calibrate on its train split\n"
     )
 

@@ -43,7 +43,9 @@ def test_large_variants_are_cut_after_each_block(manifest):
 
 
 def test_pieces_count_what_whole_graphs_do(quantized_bundle, corpus, whole):
-    pieces = counted(quantized_bundle, corpus, piece_bytes=0)
+    read = []
+    pieces = counted(quantized_bundle, corpus, piece_bytes=0, progress=read.append)
+    assert sum(read) == (5 + 5) * len(corpus.examples)  # four blocks and an end in each graph
     assert pieces.candidate.coverage() == whole.candidate.coverage()
     assert pieces.pair.experts() == whole.pair.experts()
     assert (pieces.pair.tokens, pieces.pair.routed) == (whole.pair.tokens, whole.pair.routed)
@@ -65,14 +67,6 @@ def test_errors_are_those_of_polygraphy(quantized_bundle, corpus, whole, manifes
     ours, theirs = (np.concatenate([outputs["logits"] for outputs in each]).argmax(axis=1) for each in given)
     same = ours == theirs
     assert (whole.pair.tokens.agree, whole.pair.tokens.total) == (np.count_nonzero(same), same.size)
-
-
-def test_progress_reaches_its_end(quantized_bundle, corpus, manifest):
-    variant, seen = manifest.variants[FLOAT], []
-    cuts = cuts_of(manifest.architecture, [variant], 0)
-    reader = Reader(quantized_bundle, FLOAT, variant, manifest.architecture, list, cuts)
-    counted(quantized_bundle, corpus, piece_bytes=0, progress=seen.append)
-    assert sum(seen) == reader.steps * len(corpus.examples)
 
 
 @pytest.mark.parametrize(("piece_bytes", "blocks"), [(0, [1]), (None, [1, 2, 3])])

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from pointsman.bundle import Fidelity
-from pointsman_calib.comparison.records import CalibratedExperts, ExpertCoverage, Interval, Limits, NonFinite
+from pointsman_calib.comparison import Limits
+from pointsman_calib.comparison.records import CalibratedExperts, Interval, LayerCoverage, NonFinite
 from pointsman_calib.report import render
 from pointsman_calib.report.axes import Axis, round_step
 from pointsman_calib.report.drawing import SERIES, horizontal_axis, marker
@@ -143,7 +144,7 @@ def test_without_layers_and_generations(comparison):
 
 def test_experts_that_calibration_saw_little_of(comparison):
     int8, int4 = comparison.candidates
-    coverage = (ExpertCoverage(layer="encoder.block.1.layer.1.mlp", tokens=(90, 0, 7, 3)),)
+    coverage = (LayerCoverage(layer="encoder.block.1.layer.1.mlp", tokens=(90, 0, 7, 3)),)
     seen = CalibratedExperts(coverage=coverage, fewest_tokens=64, thin=3, instead="rounded to nearest")
     calibrated = replace(int4, variant=replace(int4.variant, calibrated_experts=seen))
     html = render(replace(comparison, candidates=(int8, calibrated)))
@@ -189,14 +190,14 @@ def test_an_axis_is_linear():
 
 @pytest.mark.parametrize(("experts", "columns"), [(8, 8), (128, 128), (256, 128), (2048, 128), (130, 65)])
 def test_many_experts_share_columns(experts, columns):
-    svg = ElementTree.fromstring(heat_map([ExpertCoverage(layer="encoder.block.1", tokens=(3,) * experts)]))
+    svg = ElementTree.fromstring(heat_map([LayerCoverage(layer="encoder.block.1", tokens=(3,) * experts)]))
     cells = list(svg.iter("rect"))
     assert len(cells) == columns
     assert all(float(cell.get("width")) > 0 for cell in cells)
 
 
 def test_cells_are_as_strong_as_their_share():
-    svg = ElementTree.fromstring(heat_map([ExpertCoverage(layer="encoder.block.1", tokens=(0, 10, 30, 20))]))
+    svg = ElementTree.fromstring(heat_map([LayerCoverage(layer="encoder.block.1", tokens=(0, 10, 30, 20))]))
     cells = list(svg.iter("rect"))
     assert [float(cell.get("fill-opacity")) for cell in cells] == pytest.approx([0, 0.18, 0.55, 0.37])
     assert [cell.get("class") for cell in cells] == ["empty cell", "cell", "cell", "cell"]
@@ -204,7 +205,7 @@ def test_cells_are_as_strong_as_their_share():
 
 
 def test_a_layer_that_no_token_reached():
-    assert "empty cell" in heat_map([ExpertCoverage(layer="encoder.block.1", tokens=(0, 0))])
+    assert "empty cell" in heat_map([LayerCoverage(layer="encoder.block.1", tokens=(0, 0))])
 
 
 def test_a_gap_where_nothing_differs():
@@ -253,7 +254,7 @@ def test_a_float_candidate_does_not_press_the_others_together(comparison):
     assert len(drawings(alone)[1].findall("polyline")) > 0
 
 
-def test_what_was_spared_and_why(comparison):
+def test_what_was_kept_more_precise_and_why(comparison):
     int8, int4 = comparison.candidates
     found = replace(
         int4.variant.sensitivity,
@@ -262,8 +263,8 @@ def test_what_was_spared_and_why(comparison):
         fine_inputs=("decoder.block.3.layer.2.mlp.wi",),
         nearest=Fidelity(loss_increase=0.0321, agreement=0.9, expert_agreement=0.95),
     )
-    spared = replace(int4, variant=replace(int4.variant, sensitivity=found, kept=("lm_head.weight",)))
-    html = render(replace(comparison, candidates=(int8, spared)))
+    kept = replace(int4, variant=replace(int4.variant, sensitivity=found, kept=("lm_head.weight",)))
+    html = render(replace(comparison, candidates=(int8, kept)))
     _, _, section = html.partition("<h2>Quantization</h2>")
     section, _, _ = section.partition("<h2>")
     words = Page(section).words
@@ -272,7 +273,8 @@ def test_what_was_spared_and_why(comparison):
     assert (
         words.index("decoder.block.3") < words.index("0.02000") < words.index("1.250%") < words.index("shared.weight")
     )
-    assert "What fused-int8 spares" not in section
+    assert "What fused-int8 keeps more precise" not in section
+    assert "What fused-int4 keeps more precise" in section
     assert "Quantization" not in Page(render(replace(comparison, candidates=()))).words
 
 
