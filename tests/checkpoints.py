@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
-from pointsman.bundle import Architecture, Stack
+from pointsman.bundle import Activation, Architecture, Stack
 from pointsman_export.architecture import expected_tensors
 
 Layout = Literal["safetensors", "safetensors-sharded", "bin", "bin-sharded"]
@@ -31,6 +31,7 @@ _SENTENCES = [
     for where in ("by the box", "under the bridge", "in Xanten", "at every vivid signal")
     for when, what, track in (("at noon", "train", "one"), ("later", "goods wagon", "five"), ("now", "engine", "two"))
 ]
+_CONFIG_NAMES: dict[Activation, str] = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
 _SHARDS = 3
 _EOS = 1
 _EOS_GAIN = 2.0  # so that some sequences end by themselves
@@ -45,6 +46,7 @@ class Spec:
         encoder_step: A block is sparse when its number leaves 1 divided by this, as in transformers: 1 makes all
             sparse, 2 the odd ones, 0 none.
         decoder_step: The same for the decoder.
+        activation: Of feed-forward networks; `relu`, or of gated ones `gelu_tanh`, where None.
         embedding_names: The names that the embedding is stored under.
     """
 
@@ -59,6 +61,7 @@ class Spec:
     encoder_step: int = 2
     decoder_step: int = 2
     gated: bool = False
+    activation: Activation | None = None
     router_bias: bool = False
     tied: bool = True
     expert_capacity: int = 64
@@ -81,7 +84,7 @@ class Spec:
             encoder=Stack(layers=self.encoder_layers, sparse_layers=_sparse(self.encoder_layers, self.encoder_step)),
             decoder=Stack(layers=self.decoder_layers, sparse_layers=_sparse(self.decoder_layers, self.decoder_step)),
             gated=self.gated,
-            activation="gelu_tanh" if self.gated else "relu",
+            activation=self.activation or ("gelu_tanh" if self.gated else "relu"),
             router_bias=self.router_bias,
             tied_head=self.tied,
             relative_buckets=32,
@@ -96,6 +99,7 @@ class Spec:
     @property
     def config(self) -> dict[str, Any]:
         """A truthful config.json; transformers derives the sparse steps from the numbers of sparse layers."""
+        activation = _CONFIG_NAMES[self.architecture.activation]
         return {
             "architectures": ["SwitchTransformersForConditionalGeneration"],
             "model_type": "switch_transformers",
@@ -111,8 +115,8 @@ class Spec:
             "num_sparse_decoder_layers": _num_sparse(self.decoder_layers, self.decoder_step),
             "encoder_sparse_step": self.encoder_step,
             "decoder_sparse_step": self.decoder_step,
-            "feed_forward_proj": "gated-gelu" if self.gated else "relu",
-            "dense_act_fn": "gelu_new" if self.gated else "relu",
+            "feed_forward_proj": f"gated-{activation.removesuffix('_new')}" if self.gated else activation,
+            "dense_act_fn": activation,
             "is_gated_act": self.gated,
             "router_bias": self.router_bias,
             "router_dtype": "float32",

@@ -49,5 +49,8 @@ FORMS = Tolerance(2e-5, "relative", "the same float32 products in batches of oth
 FLOAT16_LOGITS = Tolerance(5e-2, "relative", "float16 keeps 11 bits; layers of sharp attention amplify the loss")
 Q_DQ = Tolerance(1e-5, "relative", "float32 scales round once or twice around exact integer products")
 W8A8_LOGITS = Tolerance(0.2, "relative", "a tiny model of sharp random layers, rounded to 8 bits everywhere")
+SAME_CODES = Tolerance(
+    0.1, "absolute", "shares of labels and tokens; where blocks are padded, inputs come in one int8 part, not two"
+)
 HESSIAN = Tolerance(1e-4, "relative", "sums of squares of activations that two engines compute in float32")
 TOKEN_LOSS = Tolerance(1e-5, "absolute", "a float32 logarithm of a sum over a vocabulary, against float64")

@@ -14,10 +14,7 @@ import pytest
 from places import EXAMPLES
 from plans import build, pointsman_export
 from pointsman.bundle import Architecture, Manifest, Precision, Role, read_manifest, sha256_of, verify_files
-from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.schemes.qdq import Clipping
-from pointsman_calib.settle import Limits
+from pointsman_calib import Corpus, CoverageRule, Limits, quantize
 from pointsman_export.bundle import export_bundle
 from pointsman_export.plans.build import ROLES
 
@@ -47,18 +44,18 @@ def portable(exports, demo, tmp_path_factory):
     return bundle
 
 
-def quantize(bundle: Path) -> None:
+def add_int8(bundle: Path) -> None:
     """To ranges of little text: whether they are good ones does not matter to a builder."""
     corpus = Corpus.read(bundle, [SAMPLE], documents=4, window=64, too_long="cut")
     limits = Limits(max_loss_increase=1000, min_agreement=0)
-    quantize_bundle(bundle, "int8-qdq", corpus=corpus, clipping=Clipping(most_thin=1.0), limits=limits)
+    quantize(bundle, "int8-qdq", corpus=corpus, coverage=CoverageRule(), limits=limits)
 
 
 def build_variant(source: Path, folder: Path, precision: Precision, *capabilities: str) -> Manifest:
     """Copy a bundle, quantize the copy where the precision asks for it, and build the variant's plans."""
     bundle = Path(shutil.copytree(source, folder))
     if precision == "int8-qdq":
-        quantize(bundle)
+        add_int8(bundle)
     return build(bundle, "--variant", f"portable-{precision}", "--compute-capability", *capabilities)
 
 

@@ -5,8 +5,10 @@ import onnx_ir as ir
 import pytest
 
 from pointsman.bundle import read_manifest
-from pointsman_calib.schemes.qdq import NAME, SOURCE
+from pointsman_calib.quantization import RECIPES
 from pointsman_export.plans.build import ROLES
+
+RECIPE = RECIPES["int8-qdq"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def plan(bundle, variant, role):
 
 def weights(bundle, role):
     """Codes and scales of every weight of the variant's graph, scales of the codes' number of axes."""
-    graph = ir.load(bundle / read_manifest(bundle).variants[NAME].graph(role).file).graph
+    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.name].graph(role).file).graph
     for node in graph:
         if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer():
             codes, scales = (value.const_value.numpy() for value in node.inputs[:2])
@@ -41,7 +43,7 @@ def lines(array):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_codes_are_in_the_plan_and_no_float_copies(bundle, role):
-    built = plan(bundle, NAME, role)
+    built = plan(bundle, RECIPE.name, role)
     found = 0
     for name, codes, scales in weights(bundle, role):
         assert any(all(line in built for line in three) for three in lines(codes)), name
@@ -53,8 +55,8 @@ def test_codes_are_in_the_plan_and_no_float_copies(bundle, role):
 
 
 def test_the_search_would_find_float_weights(bundle):
-    built = plan(bundle, SOURCE, "encoder")
-    graph = ir.load(bundle / read_manifest(bundle).variants[SOURCE].encoder.file).graph
+    built = plan(bundle, RECIPE.source, "encoder")
+    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.source].encoder.file).graph
     floats = graph.initializers["shared.weight"].const_value.numpy()
     assert any(all(line in built for line in three) for three in lines(floats))
 
@@ -62,5 +64,5 @@ def test_the_search_would_find_float_weights(bundle):
 @pytest.mark.parametrize("role", ROLES)
 def test_the_plan_is_smaller_by_most_of_what_int8_saves(bundle, role):
     saved = 3 * sum(codes.nbytes for _, codes, _ in weights(bundle, role))
-    difference = len(plan(bundle, SOURCE, role)) - len(plan(bundle, NAME, role))
+    difference = len(plan(bundle, RECIPE.source, role)) - len(plan(bundle, RECIPE.name, role))
     assert difference > saved / 2  # the rest are kernels: the plan has more of them

@@ -4,14 +4,13 @@ import argparse
 from typing import Final
 
 from pointsman_calib.corpus import hub
-from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.corpus.text import DOCUMENTS, Corpus
 
-DOCUMENTS: Final = 128
 OPTIONS: Final = ("documents", "seed", "window", "too_long", "split")
 
 
 def add(parser: argparse._ActionsContainer, *, required: bool, use: str, split: hub.Split = "train") -> None:
-    """Declare them. None has a default here, so that one that was given without a corpus can be told.
+    """Declare them. None has a default here, so that one that was given without a corpus is noticed.
 
     Args:
         parser: of the subcommand, or a group of it.
@@ -42,4 +41,4 @@ def read(parsed: argparse.Namespace, split: hub.Split = "train") -> Corpus:
         OptionsError: an option is out of range.
     """
     given = {name: value for name in OPTIONS if (value := getattr(parsed, name)) is not None}
-    return Corpus.read(parsed.bundle, parsed.corpus, **({"documents": DOCUMENTS, "split": split} | given))
+    return Corpus.read(parsed.bundle, parsed.corpus, **({"split": split} | given))

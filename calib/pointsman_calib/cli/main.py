@@ -1,19 +1,19 @@
-"""`pointsman-calib`: one subcommand for each module of `commands`.
+"""`pointsman-calib`: one module of this package for each subcommand.
 
 Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one line that says what to do), 130 interrupted;
 anything else is a bug and shows its traceback.
 """
 
-import importlib
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Final, NoReturn
 
 from pointsman.cli.arguments import Parser
-from pointsman.errors import DependencyError, PointsmanError
-from pointsman_calib.cli.allocation import return_large_blocks
+from pointsman.errors import PointsmanError
+from pointsman_calib.cli.memory import return_large_blocks
+from pointsman_calib.loading import loaded
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 COMMANDS: Final = ("ranges", "quantize", "compare")
@@ -47,20 +47,8 @@ def _parser() -> Parser:
     parser.add_version()
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = _module(name)
+        module = loaded(f"pointsman_calib.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
-
-
-def _module(command: str) -> ModuleType:
-    """A subcommand's module, which imports ONNX and an engine: a machine that only serves does not have all of it.
-
-    Raises:
-        DependencyError: something is not installed.
-    """
-    try:
-        return importlib.import_module(f"pointsman_calib.cli.{command}")
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[calib]") from error

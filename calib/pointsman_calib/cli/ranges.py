@@ -6,7 +6,7 @@ from pathlib import Path
 from pointsman_calib.cli import corpus_arguments, outputs
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.ranges import DEFAULT_PERCENTILE, check_percentile
-from pointsman_calib.ranges.collection import partial_file, write_ranges
+from pointsman_calib.ranges.corpus_pass import partial_file, write_ranges
 from pointsman_calib.ranges.table import RangeTable
 
 HELP = "observe ranges of activations on a corpus"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pointsman.bundle import Architecture, Fidelity, Variant, names
+from pointsman.bundle import Architecture, ExpertCoverage, Fidelity, Variant, names
 from pointsman_calib.comparison.measuring.intervals import increase_interval, loss_interval
 from pointsman_calib.comparison.measuring.tallies import VariantTally
 from pointsman_calib.comparison.measuring.teacher_forcing import Counted, stacks
@@ -17,7 +17,6 @@ from pointsman_calib.comparison.records import (
     VariantResult,
 )
 from pointsman_calib.comparison.subject import calibrated_on
-from pointsman_calib.corpus.coverage import Counts
 from pointsman_calib.settle.limits import Limits
 
 
@@ -63,17 +62,13 @@ def variant_result(
 def calibrated_experts(variant: Variant, architecture: Architecture) -> CalibratedExperts | None:
     """How well a variant's experts were seen in calibration; None where that was not counted."""
     quantization = variant.quantization
-    if quantization and (ranges := quantization.activations):
-        thin, fewest = ranges.thin_experts, ranges.fewest_tokens
-        return _experts(architecture, ranges.coverage, thin, fewest, "given their layer's range")
-    if quantization and (coverage := quantization.coverage):
-        return _experts(architecture, coverage.tokens, coverage.thin, coverage.fewest_tokens, "rounded to nearest")
-    return None
+    if quantization is None or (coverage := quantization.coverage) is None:
+        return None
+    instead: Instead = "given their layer's range" if quantization.activations else "rounded to nearest"
+    return _experts(architecture, coverage, instead)
 
 
-def _experts(
-    architecture: Architecture, tokens: Counts, thin: Counts, fewest: int, instead: Instead
-) -> CalibratedExperts:
+def _experts(architecture: Architecture, coverage: ExpertCoverage, instead: Instead) -> CalibratedExperts:
     """By block, in the order of computation."""
     layers = {
         names.block_path(role, number): names.sparse_layer(role, number)
@@ -82,10 +77,12 @@ def _experts(
     }
     return CalibratedExperts(
         coverage=tuple(
-            LayerCoverage(layer=block, tokens=tokens[layer]) for block, layer in layers.items() if layer in tokens
+            LayerCoverage(layer=block, tokens=coverage.tokens[layer])
+            for block, layer in layers.items()
+            if layer in coverage.tokens
         ),
-        fewest_tokens=fewest,
-        thin=sum(map(len, thin.values())),
+        fewest_tokens=coverage.fewest_tokens,
+        thin=sum(map(len, coverage.thin.values())),
         instead=instead,
     )
 

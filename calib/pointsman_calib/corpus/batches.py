@@ -77,7 +77,7 @@ def examples(
 
     A document's spans depend on the seed and its text alone: not on its place, the other documents, or the batches.
     Documents of fewer than two tokens have nothing to cut out, and those that spell special tokens (``</s>``,
-    ``<extra_id_0>``) could not be told from their sentinels; both are passed over.
+    ``<extra_id_0>``) would look as if they had sentinels; both are passed over.
 
     Args:
         documents: read only as far as needed.

@@ -107,7 +107,7 @@ def corrupt(ids: ArrayLike, tokenizer: Tokenizer, generator: np.random.Generator
         generator: draws the spans.
 
     Raises:
-        CorpusError: ``ids`` holds a special token, which targets could not be told apart from.
+        CorpusError: ``ids`` holds a special token, which would look like those of the targets.
         OptionsError: there are more spans than sentinels.
     """
     text = np.asarray(ids, np.int64)
@@ -119,33 +119,6 @@ def corrupt(ids: ArrayLike, tokenizer: Tokenizer, generator: np.random.Generator
     inputs, _ = _replace_runs(with_end, noise, tokenizer)
     spans, is_sentinel = _replace_runs(with_end, ~noise, tokenizer)
     return Corruption(inputs, np.append(spans, tokenizer.eos_id), np.append(~is_sentinel, False))
-
-
-def restore(inputs: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
-    """Put the spans back: the ids that `corrupt` was given.
-
-    Args:
-        inputs: integers ``[source]``, unpadded.
-        targets: integers ``[target]``, unpadded, of the same document.
-
-    Returns:
-        int64 ``[length]``, without ``</s>``.
-
-    Raises:
-        CorpusError: the two do not belong together.
-    """
-    kept, spans = np.asarray(inputs, np.int64), np.asarray(targets, np.int64)
-    if kept.size < 1 or spans.size < 2:
-        raise CorpusError("inputs and targets end in </s>, and targets have a closing sentinel; these are cut off")
-    kept, spans = kept[:-1], spans[:-1]
-    first, closing = spans[0], spans[-1]
-    expected = np.arange(first, closing - 1, -1)
-    in_inputs, in_targets = (np.flatnonzero((part >= closing) & (part <= first)) for part in (kept, spans))
-    if not (np.array_equal(kept[in_inputs], expected[:-1]) and np.array_equal(spans[in_targets], expected)):
-        raise CorpusError("the sentinels of inputs and targets differ; give the two of one document, without padding")
-    pieces = np.split(kept, in_inputs)
-    cut_out = np.split(spans, in_targets)[1:]  # each led by its sentinel, as are the pieces after the first
-    return np.concatenate([pieces[0], *(p[1:] for pair in zip(cut_out, pieces[1:], strict=False) for p in pair)])
 
 
 def has_special(ids: NDArray[np.int64], tokenizer: Tokenizer) -> bool:

@@ -110,7 +110,7 @@ def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep huggingface_hub from telling of each failure before it is told in one sentence."""
+    """Keep huggingface_hub from reporting each failure before one sentence does."""
     from huggingface_hub.utils.logging import get_verbosity, set_verbosity
 
     verbosity = get_verbosity()

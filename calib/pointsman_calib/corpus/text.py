@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pointsman.bundle import Architecture, Calibration, names, read_manifest
 from pointsman.errors import OptionsError
@@ -13,7 +13,8 @@ from pointsman_calib.corpus.batches import Batch, Example, batches, examples
 from pointsman_calib.corpus.c4 import read_documents
 from pointsman_calib.corpus.documents import DocumentSet
 
-BATCH_SIZE = 8
+BATCH_SIZE: Final = 8
+DOCUMENTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Corpus:
         bundle: str | Path,
         sources: Sequence[str | Path],
         *,
-        documents: int,
+        documents: int = DOCUMENTS,
         seed: int = 0,
         window: int = 512,
         too_long: Literal["skip", "cut"] = "skip",

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.errors import BundleError
-from pointsman_calib.graphs.scan import fetch_by_token
+from pointsman_calib.graphs.scan import gather_by_token
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
@@ -39,7 +39,7 @@ class GraphPieces:
         """
         self._path, self._model = path, ir.load(path)
         self.graph = self._model.graph
-        fetch_by_token(self.graph)
+        gather_by_token(self.graph)
         self._norms = list(dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM))
         self._depths = _depths(self.graph, self._norms, {})
         if streams is None:

@@ -4,7 +4,7 @@ One `RangeObserver` follows one tensor through any number of batches; `amax` the
 symmetric INT8 quantizer is `amax / 127`.
 """
 
-from pointsman_calib.ranges.clipping import DEFAULT_PERCENTILE, METHODS, Method, check_percentile
+from pointsman_calib.ranges.clipping import DEFAULT_PERCENTILE, METHODS, Method, check_method, check_percentile
 from pointsman_calib.ranges.histogram import RangeObserver
 
-__all__ = ["DEFAULT_PERCENTILE", "METHODS", "Method", "RangeObserver", "check_percentile"]
+__all__ = ["DEFAULT_PERCENTILE", "METHODS", "Method", "RangeObserver", "check_method", "check_percentile"]

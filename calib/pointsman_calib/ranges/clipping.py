@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import OptionsError
+from pointsman_calib.rounding import LARGEST_INT8
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 DEFAULT_PERCENTILE: Final = 99.99
 
-LARGEST_CODE: Final = 127  # symmetric INT8 uses -127 … 127
 _LEVELS: Final = 128  # magnitudes that the entropy method's candidate distribution tells apart
 _RATIOS: Final = np.exp2(-np.arange(321) / 32)  # the mse method's clips, as parts of the largest magnitude: 1 … 1/1024
 
@@ -29,6 +29,16 @@ def check_percentile(percentile: float) -> None:
     """
     if not 0 < percentile <= 100:
         raise OptionsError(f"percentile is {percentile}; it must be above 0 and at most 100")
+
+
+def check_method(method: str) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        OptionsError: it is none of `METHODS`.
+    """
+    if method not in METHODS:
+        raise OptionsError(f"unknown range method {method!r}; use {', '.join(METHODS)}")
 
 
 def percentile_clip(counts: NDArray[np.int64], width: float, percentile: float) -> float:
@@ -130,14 +140,14 @@ def squared_errors(counts: NDArray[np.int64], width: float, clips: NDArray[np.fl
         [clips]
     """
     filled = np.flatnonzero(counts)
-    steps = clips[:, None] / LARGEST_CODE  # [clips, 1]
+    steps = clips[:, None] / LARGEST_INT8  # [clips, 1]
     upper, lower = (_integrated_error((filled + side) * width / steps) for side in (1, 0))  # [clips, filled]
     return np.asarray((steps**3 * (upper - lower)) @ counts[filled] / width)
 
 
 def _integrated_error(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
     """Integral from 0 of (x - round(x))², where nothing rounds above 127; magnitudes are counted in steps."""
-    code = np.minimum(np.rint(magnitude), LARGEST_CODE)
+    code = np.minimum(np.rint(magnitude), LARGEST_INT8)
     return np.asarray(code / 12 + (magnitude - code) ** 3 / 3)
 
 

@@ -20,7 +20,7 @@ class RangeObserver:
 
     The bins cover [0, 2ᵏ) for the least k that holds every value. A larger value doubles the range by adding
     neighbouring bins in pairs, which is exact because every width is a power of two: the counts depend on the values
-    alone, never on their order, their division into batches, or the merging of observers.
+    alone, never on their order or their division into batches.
 
     Attributes:
         name: the tensor's, for messages.
@@ -75,22 +75,6 @@ class RangeObserver:
         for start in range(0, flat.size, _CHUNK):
             self._count(flat[start : start + _CHUNK])
         self._extend(least, greatest)
-
-    def merge(self, other: "RangeObserver") -> None:
-        """Add what another observer of the same tensor has seen, as if this one had seen it.
-
-        Raises:
-            OptionsError: the other has another number of bins.
-        """
-        if other.counts.size != self.counts.size:
-            raise OptionsError(
-                f"histograms of {self.name} have {self.counts.size} and {other.counts.size} bins; observe both alike"
-            )
-        self._widen(other._exponent)
-        self.counts += _halved(other.counts, self._exponent - other._exponent)
-        self.count += other.count
-        self.zeros += other.zeros
-        self._extend(other.least, other.greatest)
 
     def amax(self, method: Method, percentile: float = DEFAULT_PERCENTILE) -> float:
         """The largest magnitude that INT8 should keep; the scale is this over 127.

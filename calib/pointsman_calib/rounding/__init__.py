@@ -2,9 +2,10 @@
 
 from pointsman_calib.rounding.blocks import BlockFormat, BlockQuantized, round_blocks
 from pointsman_calib.rounding.gptq import InputHessian, gptq
-from pointsman_calib.rounding.per_channel import ChannelQuantized, round_per_channel
+from pointsman_calib.rounding.per_channel import LARGEST_INT8, ChannelQuantized, round_per_channel
 
 __all__ = [
+    "LARGEST_INT8",
     "BlockFormat",
     "BlockQuantized",
     "ChannelQuantized",

@@ -1,11 +1,10 @@
 """INT4 and INT8 in blocks along the input axis, in the layout of ONNX Runtime's MatMulNBits.
 
-The operator computes `(code - zero_point) * scale` with unsigned codes. Its inputs are B uint8 [out, blocks, bytes],
-codes packed along the block with the first in the low bits; scales [out, blocks]; and, if they differ from
-2^(bits - 1), zero_points uint8 [out, bytes], packed likewise along the blocks (schema of com.microsoft.MatMulNBits).
+The operator computes `(code - 2^(bits - 1)) * scale` with unsigned codes where it is given no zero points. Its inputs
+are B uint8 [out, blocks, bytes], codes packed along the block with the first in the low bits, and scales [out, blocks]
+(schema of com.microsoft.MatMulNBits).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -31,13 +30,11 @@ class BlockFormat:
     Attributes:
         bits: of a code.
         block_size: inputs that share a scale: a power of two, 16 or more.
-        symmetric: zero is the code 2^(bits - 1) everywhere; otherwise each block has its own zero point.
         search: choose each block's scale for the least squared error, of 23 clips, instead of from its extremes.
     """
 
     bits: Literal[4, 8]
     block_size: int
-    symmetric: bool = True
     search: bool = False
 
     def __post_init__(self) -> None:
@@ -53,7 +50,7 @@ class BlockFormat:
 
     @property
     def middle_code(self) -> int:
-        """8 or 128: the symmetric zero point."""
+        """8 or 128: the code of zero."""
         return 1 << (self.bits - 1)
 
 
@@ -63,29 +60,23 @@ class BlockQuantized:
 
     Attributes:
         format: how it was quantized.
-        inputs: rows of the weight; the last block is padded with zero points when they do not fill it.
+        inputs: rows of the weight; the last block is padded with zeros when they do not fill it.
         codes: uint8 [out, blocks, block_size], one code each.
-        scales: float32 [out, blocks]; negative where a symmetric block's extreme value is positive.
-        zero_points: uint8 [out, blocks], one code each.
+        scales: float32 [out, blocks]; negative where a block's extreme value is positive.
     """
 
     format: BlockFormat
     inputs: int
     codes: Codes
     scales: Scales
-    zero_points: Codes
 
     def packed_codes(self) -> Codes:
         """The operator's B: uint8 [out, blocks, block_size * bits / 8]."""
         return _packed(self.codes, self.format.bits)
 
-    def packed_zero_points(self) -> Codes | None:
-        """The operator's zero_points: uint8 [out, ceil(blocks * bits / 8)]; None if symmetric, which is its default."""
-        return None if self.format.symmetric else _packed(self.zero_points, self.format.bits)
-
     def dequantized(self) -> NDArray[np.float32]:
         """[inputs, out] as the operator reads it."""
-        blocks = dequantize(self.codes, self.scales[..., None], self.zero_points[..., None])
+        blocks = dequantize(self.codes, self.scales[..., None], self.format)
         return np.ascontiguousarray(blocks.reshape(len(blocks), -1)[:, : self.inputs].T)
 
 
@@ -103,92 +94,68 @@ def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQ
     inputs, out = weight.shape
     count = -(-inputs // form.block_size)
     codes = np.empty((out, count, form.block_size), np.uint8)
-    scales, zero_points = np.empty((out, count), np.float32), np.empty((out, count), np.uint8)
+    scales = np.empty((out, count), np.float32)
     slab = max(1, _SLAB // inputs)
     for start in range(0, out, slab):
         part = slice(start, start + slab)
         blocks = np.zeros((min(slab, out - start), count * form.block_size), np.float32)
         blocks[:, :inputs] = weight[:, part].T
         blocks = blocks.reshape(-1, count, form.block_size)
-        scales[part], zero_points[part] = fit(blocks, form)
-        codes[part] = nearest(blocks, scales[part][..., None], zero_points[part][..., None], form)
-    return BlockQuantized(format=form, inputs=inputs, codes=codes, scales=scales, zero_points=zero_points)
+        scales[part] = fit(blocks, form)
+        codes[part] = nearest(blocks, scales[part][..., None], form)
+    return BlockQuantized(format=form, inputs=inputs, codes=codes, scales=scales)
 
 
-def fit(blocks: NDArray[np.float32], form: BlockFormat) -> tuple[Scales, Codes]:
-    """Scale and zero point of each block.
+def fit(blocks: NDArray[np.float32], form: BlockFormat) -> Scales:
+    """Scale of each block.
 
-    A symmetric block's extreme value gets the lowest code, under a negative scale if it is positive: all 2^bits codes
-    are of use then, as in llama.cpp's Q4_0 and ONNX Runtime's own quantizer.
+    The extreme value gets the lowest code, under a negative scale if it is positive: all 2^bits codes are of use then,
+    as in llama.cpp's Q4_0 and ONNX Runtime's own quantizer.
 
     Args:
         blocks: [..., weights of a block].
         form: the format.
 
     Returns:
-        scales float32 [...] and zero points uint8 [...].
+        float32 [...].
     """
-    grids = _symmetric_grids(blocks, form) if form.symmetric else _asymmetric_grids(blocks, form)
-    best = grids(1.0)
-    if not form.search:
-        return best
-    least = _squared_error(blocks, *best, form)
-    for ratio in _SEARCHED_RATIOS:
-        grid = grids(float(ratio))
-        error = _squared_error(blocks, *grid, form)
-        better = error < least
-        best = np.where(better, grid[0], best[0]), np.where(better, grid[1], best[1])
-        least = np.minimum(error, least)
-    return best
+    lowest, highest = blocks.min(axis=-1), blocks.max(axis=-1)
+    extreme = np.where(-lowest >= highest, lowest, highest)
+    whole = _usable(extreme * (-1 / form.middle_code))
+    return _least_error(blocks, extreme, whole, form) if form.search else whole
 
 
-def nearest(values: NDArray[np.floating[Any]], scales: Scales, zero_points: Codes, form: BlockFormat) -> Codes:
-    """The nearest code of every value; the three arrays broadcast."""
+def nearest(values: NDArray[np.floating[Any]], scales: Scales, form: BlockFormat) -> Codes:
+    """The nearest code of every value; the two arrays broadcast."""
     codes: NDArray[np.floating[Any]] = np.rint(values / scales)
-    codes += zero_points
+    codes += form.middle_code
     np.clip(codes, 0, form.largest_code, out=codes)
     return codes.astype(np.uint8)
 
 
-def dequantize(codes: Codes, scales: Scales, zero_points: Codes) -> NDArray[np.float32]:
-    """(code - zero point) * scale in float32; the three arrays broadcast."""
-    return (codes.astype(np.float32) - zero_points) * scales
+def dequantize(codes: Codes, scales: Scales, form: BlockFormat) -> NDArray[np.float32]:
+    """What codes stand for, in float32; the two arrays broadcast."""
+    return (codes.astype(np.float32) - form.middle_code) * scales
 
 
-def _symmetric_grids(blocks: NDArray[np.float32], form: BlockFormat) -> Callable[[float], tuple[Scales, Codes]]:
-    lowest, highest = blocks.min(axis=-1), blocks.max(axis=-1)
-    extreme = np.where(-lowest >= highest, lowest, highest)
-    zero_points = np.full(extreme.shape, form.middle_code, np.uint8)
-
-    def grid(ratio: float) -> tuple[Scales, Codes]:
-        return _usable(extreme * (-ratio / form.middle_code)), zero_points
-
-    return grid
-
-
-def _asymmetric_grids(blocks: NDArray[np.float32], form: BlockFormat) -> Callable[[float], tuple[Scales, Codes]]:
-    lowest, highest = np.minimum(blocks.min(axis=-1), 0), np.maximum(blocks.max(axis=-1), 0)
-
-    def grid(ratio: float) -> tuple[Scales, Codes]:
-        scales = _usable((highest - lowest) * (ratio / form.largest_code))
-        zero_points = np.clip(np.rint(-ratio * lowest / scales), 0, form.largest_code)
-        return scales, zero_points.astype(np.uint8)
-
-    return grid
+def _least_error(blocks: NDArray[np.float32], extreme: NDArray[np.float32], whole: Scales, form: BlockFormat) -> Scales:
+    best, least = whole, _squared_error(blocks, whole, form)
+    for ratio in _SEARCHED_RATIOS:
+        scales = _usable(extreme * (-float(ratio) / form.middle_code))
+        error = _squared_error(blocks, scales, form)
+        best, least = np.where(error < least, scales, best), np.minimum(error, least)
+    return best
 
 
 def _usable(scales: NDArray[np.floating[Any]]) -> Scales:
-    """In float32, with 1 where a block is all zeros, whose codes are the zero point under any scale."""
+    """In float32, with 1 where a block is all zeros, whose codes are zero's under any scale."""
     narrow = scales.astype(np.float32)
     return np.where(narrow != 0, narrow, np.float32(1))
 
 
-def _squared_error(
-    blocks: NDArray[np.float32], scales: Scales, zero_points: Codes, form: BlockFormat
-) -> NDArray[np.float32]:
+def _squared_error(blocks: NDArray[np.float32], scales: Scales, form: BlockFormat) -> NDArray[np.float32]:
     error: NDArray[np.float32] = np.rint(blocks / scales[..., None])
-    offset = zero_points[..., None].astype(np.float32)
-    np.clip(error, -offset, form.largest_code - offset, out=error)
+    np.clip(error, -form.middle_code, form.largest_code - form.middle_code, out=error)
     error *= scales[..., None]
     error -= blocks
     return np.asarray(np.einsum("...i,...i->...", error, error))

@@ -5,7 +5,6 @@ Transformers" (2022), Algorithm 1: inputs are rounded one after another, and eac
 the inputs not yet rounded, as the inverse Hessian of the squared output error says.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -60,12 +59,10 @@ def gptq(
     form: BlockFormat,
     *,
     damping: float = 0.01,
-    act_order: bool = False,
 ) -> BlockQuantized:
     """Round a layer's weights in blocks along the input axis.
 
     A block's scale is fitted when its first input's turn comes, to weights that already make up for earlier errors.
-    Under `act_order` the inputs of a block have their turns at different times, so all scales are fitted beforehand.
 
     Unlike the authors' program, inputs that were never active keep their weights, rounded to nearest, instead of
     becoming zero: of an expert that few tokens reached they are most, and other tokens may need them.
@@ -76,7 +73,6 @@ def gptq(
             reached), there is nothing to optimize, and the result is `round_blocks`'s.
         form: the format.
         damping: added to the Hessian's diagonal, as a part of the diagonal's mean.
-        act_order: round the inputs of largest activations first.
 
     Raises:
         BundleError: a weight or the Hessian is NaN or infinite.
@@ -86,63 +82,36 @@ def gptq(
     require_finite(hessian, "a Hessian")
     if damping <= 0:
         raise OptionsError(f"damping is {damping}; it must be above 0 (0.01 is usual)")
-    importance = np.diagonal(hessian)
-    if not importance.any():
+    if not np.diagonal(hessian).any():
         return round_blocks(weight, form)
-    order = np.argsort(-importance, kind="stable") if act_order else np.arange(len(weight))
-    state = _State.start(weight, form, order, static=act_order)
-    state.round_all(inverse_factor(hessian[np.ix_(order, order)], damping))
+    state = _State(weight, form)
+    state.round_all(inverse_factor(hessian, damping))
     return state.result()
 
 
-@dataclass(slots=True, kw_only=True)
 class _State:
     """A layer while it is rounded.
 
     Attributes:
         form: the format.
-        order: [inputs] the input whose turn comes first, second, …
-        rest: [inputs, out] in that order: weights, making up for the errors of those rounded already.
-        codes: [blocks * block_size, out] in the order of the weight, as are all below.
+        rest: [inputs, out] weights, making up for the errors of those rounded already.
+        codes: [blocks * block_size, out]
         scales: [blocks, out]
-        zero_points: [blocks, out]
-        static: scales and zero points are there from the start.
     """
 
-    form: BlockFormat
-    order: NDArray[np.intp]
-    rest: Float64s
-    codes: Codes
-    scales: Scales
-    zero_points: Codes
-    static: bool
-
-    @classmethod
-    def start(
-        cls, weight: NDArray[np.floating[Any]], form: BlockFormat, order: NDArray[np.intp], *, static: bool
-    ) -> "_State":
+    def __init__(self, weight: NDArray[np.floating[Any]], form: BlockFormat) -> None:
         inputs, out = weight.shape
         blocks = -(-inputs // form.block_size)
-        state = cls(
-            form=form,
-            order=order,
-            rest=weight.astype(np.float64),
-            codes=np.empty((blocks * form.block_size, out), np.uint8),
-            scales=np.empty((blocks, out), np.float32),
-            zero_points=np.empty((blocks, out), np.uint8),
-            static=static,
-        )
-        if static:
-            for block in range(blocks):
-                state.fit_block(block)
-        state.rest = state.rest[order]
-        return state
+        self.form = form
+        self.rest: Float64s = weight.astype(np.float64)
+        self.codes: Codes = np.full((blocks * form.block_size, out), form.middle_code, np.uint8)
+        self.scales: Scales = np.empty((blocks, out), np.float32)
 
     def fit_block(self, block: int) -> None:
-        """Choose a block's grid from `rest`, which must be in the weight's order."""
+        """Choose a block's scales from `rest`."""
         first = block * self.form.block_size
         rows = self.rest[first : first + self.form.block_size]
-        self.scales[block], self.zero_points[block] = fit(rows.T.astype(np.float32), self.form)
+        self.scales[block] = fit(rows.T.astype(np.float32), self.form)
 
     def round_all(self, factor: Float64s) -> None:
         """Round in batches that hold whole blocks, so that a block is fitted to weights that are up to date."""
@@ -157,28 +126,26 @@ class _State:
         batch = self.rest[start:stop]
         errors = np.empty_like(batch)
         for turn in range(stop - start):
-            if not self.static and (start + turn) % self.form.block_size == 0:
+            if (start + turn) % self.form.block_size == 0:
                 self.fit_block((start + turn) // self.form.block_size)
-            error = batch[turn] - self.round_input(int(self.order[start + turn]), batch[turn])
+            error = batch[turn] - self.round_input(start + turn, batch[turn])
             errors[turn] = error / factor[turn, turn]
             batch[turn + 1 :] -= factor[turn, turn + 1 :, None] * errors[turn]
         return errors
 
     def round_input(self, row: int, values: Float64s) -> NDArray[np.float32]:
         """Set one input's codes to the nearest; [out] what they stand for."""
-        scales, zero_points = (grid[row // self.form.block_size] for grid in (self.scales, self.zero_points))
-        self.codes[row] = nearest(values, scales, zero_points, self.form)
-        return dequantize(self.codes[row], scales, zero_points)
+        scales = self.scales[row // self.form.block_size]
+        self.codes[row] = nearest(values, scales, self.form)
+        return dequantize(self.codes[row], scales, self.form)
 
     def result(self) -> BlockQuantized:
-        self.codes[len(self.rest) :] = self.zero_points[-1]
         by_output = np.ascontiguousarray(self.codes.T)
         return BlockQuantized(
             format=self.form,
             inputs=len(self.rest),
             codes=by_output.reshape(len(by_output), -1, self.form.block_size),
             scales=np.ascontiguousarray(self.scales.T),
-            zero_points=np.ascontiguousarray(self.zero_points.T),
         )
 
 

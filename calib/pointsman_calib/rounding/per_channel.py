@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pointsman_calib.rounding.finite import require_finite
 
-_LARGEST_CODE: Final = 127
+LARGEST_INT8: Final = 127  # symmetric INT8 uses -127 … 127
 _SEARCHED_RATIOS: Final = np.linspace(1.0, 0.6, 17)
 
 
@@ -47,7 +47,7 @@ def round_per_channel(
     require_finite(weight, "a weight")
     shared = tuple(axis for axis in range(weight.ndim) if axis not in {kept % weight.ndim for kept in axes})
     exact = weight.astype(np.float32, copy=False)
-    whole = _usable(np.abs(exact).max(axis=shared, keepdims=True, initial=0.0) / np.float32(_LARGEST_CODE))
+    whole = _usable(np.abs(exact).max(axis=shared, keepdims=True, initial=0.0) / np.float32(LARGEST_INT8))
     scales = _least_error(exact, whole, shared) if search else whole
     return ChannelQuantized(codes=_codes(exact, scales), scales=scales)
 
@@ -65,7 +65,7 @@ def _least_error(
 
 def _codes(weight: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
     codes: NDArray[np.float32] = np.rint(weight / scales)
-    np.clip(codes, -_LARGEST_CODE, _LARGEST_CODE, out=codes)
+    np.clip(codes, -LARGEST_INT8, LARGEST_INT8, out=codes)
     return codes.astype(np.int8, copy=False)
 
 

@@ -1,7 +1,19 @@
-"""What a quantized variant loses on text, and what has to be spared of it to keep to limits."""
+"""What a quantized variant loses on text, and what of it has to be kept in float to hold limits."""
 
 from pointsman_calib.settle.limits import DEFAULT_LIMITS, Limits
 from pointsman_calib.settle.scores import Scores, score
-from pointsman_calib.settle.search import Settled, Spared, Text, measured, settle
+from pointsman_calib.settle.search import Kept, Settled, Text, measured, settle
+from pointsman_calib.settle.text import CalibrationText
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "Scores", "Settled", "Spared", "Text", "measured", "score", "settle"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "CalibrationText",
+    "Kept",
+    "Limits",
+    "Scores",
+    "Settled",
+    "Text",
+    "measured",
+    "score",
+    "settle",
+]

@@ -1,9 +1,9 @@
-"""What is spared, by measurement: the layers whose quantization costs most, until the limits hold.
+"""What is kept in float, by measurement: the layers whose quantization costs most, until the limits hold.
 
-Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what sparing it
-takes off the mean magnitude of the labels' changes of loss, in which changes both ways count; the limits are of the
-loss itself, and of agreement. Squares would count little but the one label that follows a token to another expert.
-Where too many tokens go to other experts, this is mended first, by the layers whose sparing brings most of them back:
+Single layers move the C4 loss by less than its own noise, in either direction. So a layer is judged by what keeping it
+in float takes off the mean magnitude of the labels' changes of loss, in which changes both ways count; the limits are
+of the loss itself, and of agreement. Squares would count little but the one label that follows a token to another
+expert. Where too many tokens go to other experts, this is mended first, by the layers that bring most of them back:
 those before a router, which need not be those that move the loss.
 """
 
@@ -23,8 +23,8 @@ _BLOCK = re.compile(r"(?:encoder|decoder)\.block\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Spared:
-    """What is not quantized, or not all the way.
+class Kept:
+    """What keeps its precision, or some of it.
 
     Attributes:
         inputs: weights that are quantized, and whose inputs keep more precision than the scheme gives them.
@@ -34,10 +34,10 @@ class Spared:
     inputs: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
 
-    def __or__(self, other: "Spared") -> "Spared":
-        """What either spares."""
+    def __or__(self, other: "Kept") -> "Kept":
+        """What either keeps."""
         weights = self.weights | other.weights
-        return Spared((self.inputs | other.inputs) - weights, weights)
+        return Kept((self.inputs | other.inputs) - weights, weights)
 
 
 class Draft(Protocol):
@@ -48,8 +48,8 @@ class Draft(Protocol):
         """Names of the weights that its scheme quantizes."""
         ...
 
-    def write(self, spared: Spared) -> None:
-        """Write the variant anew, with this spared."""
+    def write(self, kept: Kept) -> None:
+        """Write the variant anew, with this kept."""
         ...
 
 
@@ -58,20 +58,20 @@ class Settled:
     """What was decided.
 
     Attributes:
-        spared: what the limits needed.
-        costs: for each layer, what sparing it took off the mean magnitude of the labels' changes of loss, the
+        kept: what the limits needed.
+        costs: for each layer, what keeping its inputs took off the mean magnitude of the labels' changes of loss, the
             costliest first; empty where the limits held at once.
-        rerouted: for each layer, what sparing it took off the share of tokens that go to another expert, the largest
-            first; empty likewise.
+        rerouted: for each layer, what keeping its inputs took off the share of tokens that go to another expert, the
+            largest first; empty likewise.
         scores: of the variant.
-        unspared: of the variant that spares nothing.
+        without: of the variant that keeps nothing.
     """
 
-    spared: Spared
+    kept: Kept
     costs: dict[str, float]
     rerouted: dict[str, float]
     scores: Scores
-    unspared: Scores
+    without: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,19 @@ class Text:
 
 
 def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
-    """Spare what must be, of routes and then of all: the inputs of the costliest layers, then, if need be, the layers.
+    """Keep what must be, first for routes and then for all: inputs of the costliest layers, and if need be the layers.
 
     Args:
-        draft: as it is with nothing spared; it is left as it was decided.
-        limits: what to reach. With everything spared, any limits hold.
+        draft: as it is with nothing kept; it is left as it was decided.
+        limits: what to reach. With everything kept, any limits hold.
         text: what to measure on.
 
     Raises:
-        OptionsError: they hold only with everything spared.
+        OptionsError: they hold only with everything kept.
     """
     with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
         scores = _scored(text.judging, bar)
-        found = Settled(Spared(), {}, {}, scores, scores)
+        found = Settled(Kept(), {}, {}, scores, scores)
         if limits.hold(found.scores, text.exact):
             return found
         layers = layers_of(draft.quantizable)
@@ -110,10 +110,10 @@ def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
         found = replace(found, costs=costs, rerouted=rerouted)
         for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
             if not holds(found.scores, text.exact):
-                choices = [found.spared | _spared(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
+                choices = [found.kept | _first(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
                 held, scores = _fewest(draft, choices, holds, text, bar)
-                found = replace(found, spared=choices[held], scores=scores)
-    if found.spared.weights.issuperset(draft.quantizable):
+                found = replace(found, kept=choices[held], scores=scores)
+    if found.kept.weights.issuperset(draft.quantizable):
         raise OptionsError(
             "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
             "--min-expert-agreement"
@@ -122,7 +122,7 @@ def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
 
 
 def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
-    """What a manifest says of it; `nearest` are the scores with all rounded to nearest and nothing spared."""
+    """What a manifest says of it; `nearest` are the scores with all rounded to nearest and nothing kept."""
     return Sensitivity(
         labels=len(exact.losses),
         loss=exact.loss,
@@ -130,8 +130,8 @@ def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
         nearest=nearest.fidelity_to(exact),
         costs=settled.costs,
         rerouted=settled.rerouted,
-        fine_inputs=tuple(sorted(settled.spared.inputs)),
-        float_weights=tuple(sorted(settled.spared.weights)),
+        fine_inputs=tuple(sorted(settled.kept.inputs)),
+        float_weights=tuple(sorted(settled.kept.weights)),
     )
 
 
@@ -147,19 +147,19 @@ def layers_of(names: Iterable[str]) -> dict[str, frozenset[str]]:
 def _costs(
     draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]"
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """What sparing each layer's inputs gains, of losses and of routes, the largest first."""
+    """What keeping each layer's inputs gains, of losses and of routes, the largest first."""
 
-    def scored(spared: Spared) -> Scores:
-        draft.write(spared)
+    def scored(kept: Kept) -> Scores:
+        draft.write(kept)
         return _scored(text.ranking, bar)
 
-    everything = scored(Spared())
-    exact = text.exact.first_of(everything)
+    without = scored(Kept())
+    exact = text.exact.first_of(without)
     losses, routes = {}, {}
     for layer, weights in layers.items():
-        found = scored(Spared(inputs=weights))
-        losses[layer] = everything.deviation_from(exact) - found.deviation_from(exact)
-        routes[layer] = everything.rerouted_from(exact) - found.rerouted_from(exact)
+        found = scored(Kept(inputs=weights))
+        losses[layer] = without.deviation_from(exact) - found.deviation_from(exact)
+        routes[layer] = without.rerouted_from(exact) - found.rerouted_from(exact)
     return _descending(losses), _descending(routes)
 
 
@@ -167,21 +167,21 @@ def _descending(gains: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(gains.items(), key=lambda item: -item[1]))
 
 
-def _spared(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: int) -> Spared:
+def _first(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: int) -> Kept:
     """The first `count` of all steps: the inputs of each layer in turn, then each layer's weights."""
     inputs: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[:count]))
     weights: frozenset[str] = frozenset().union(*(layers[layer] for layer in ranked[: max(0, count - len(ranked))]))
-    return Spared(inputs - weights, weights)
+    return Kept(inputs - weights, weights)
 
 
 def _fewest(
     draft: Draft,
-    choices: Sequence[Spared],
+    choices: Sequence[Kept],
     holds: Callable[[Scores, Scores], bool],
     text: Text,
     bar: "tqdm[NoReturn]",
 ) -> tuple[int, Scores]:
-    """The first choice that holds, by bisection: the first does not, and the last, which spares all, does."""
+    """The first choice that holds, by bisection: the first does not, and the last, which keeps all, does."""
     fails, held, scores = 0, len(choices) - 1, text.exact
     while held - fails > 1:
         middle = (fails + held) // 2

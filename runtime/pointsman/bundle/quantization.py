@@ -23,19 +23,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationRanges:
-    """How a variant's activations were brought to INT8, and how well its experts were seen.
+    """How a variant's activations were brought to INT8.
 
     Attributes:
         method: which range was clipped to: `minmax`, `percentile`, `entropy` or `mse`.
-        fewest_tokens: an expert that was given fewer has no range of its own but its layer's.
-        coverage: for each sparse layer, the tokens that each expert was given.
-        thin_experts: for each sparse layer, the experts that were given too few.
     """
 
     method: str
-    fewest_tokens: int
-    coverage: dict[str, tuple[int, ...]]
-    thin_experts: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +37,8 @@ class ExpertCoverage:
     """Tokens of the calibration text that experts were given, by sparse layer.
 
     Attributes:
-        fewest_tokens: an expert that was given fewer is thin: its weights were rounded without regard to the text.
+        fewest_tokens: an expert that was given fewer is thin. It was quantized without regard to the text: its weights
+            rounded to nearest, its activations in the range of its layer.
         tokens: for each expert.
         thin: the numbers of the thin experts.
     """

@@ -33,10 +33,11 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
         fresh.write_text(text + "\n", encoding="utf-8")
         fresh.replace(folder / names.MANIFEST)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {folder / names.MANIFEST} ({error.strerror or error}); free some space"
         ) from error
+    finally:
+        fresh.unlink(missing_ok=True)  # there only where it did not take its place
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -58,8 +59,9 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{path} is not valid JSON ({error}); export the bundle again") from error
     problems += faults
     if manifest is None or problems:
+        then = ", and quantize it again" if any(".quantization." in problem for problem in problems) else ""
         raise BundleError(
-            f"{path} is not a manifest of schema {SCHEMA}: {'; '.join(problems)}; export the bundle again"
+            f"{path} is not a manifest of schema {SCHEMA}: {'; '.join(problems)}; export the bundle again{then}"
         )
     if sentences := list(_contradictions(manifest)):
         raise BundleError(f"{path} contradicts itself: {'; '.join(sentences)}; export the bundle again")

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pointsman_calib.comparison import Comparison, compare
-from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.quantize import quantize_bundle
-from pointsman_calib.settle import Limits
+from pointsman_calib import Comparison, Corpus, CoverageRule, Limits, compare, quantize
 
 _WHO = ("The pointsman", "A driver", "My sister", "Nobody")
 _DOES = ("waits", "quickly walks", "sits", "just looks for zebras")
@@ -42,10 +39,17 @@ def calibration_file(tmp_path_factory) -> Path:
 def quantized_bundle(tiny_bundle, calibration_file, tmp_path_factory) -> Path:
     """The tiny bundle with `fused-int8`, rounded to nearest, and `fused-int4`, rounded for the calibration text."""
     bundle = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("bundles") / "quantized")
-    quantize_bundle(bundle, "int8")
+    quantize(bundle, "int8")
     calibration = Corpus.read(bundle, [calibration_file], documents=6, window=WINDOW)
-    quantize_bundle(bundle, "int4", corpus=calibration, limits=Limits(max_loss_increase=100, min_agreement=0))
+    limits, coverage = Limits(max_loss_increase=100, min_agreement=0), CoverageRule(fewest_tokens=5)
+    quantize(bundle, "int4", corpus=calibration, limits=limits, coverage=coverage)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def calibration(quantized_bundle, calibration_file) -> Corpus:
+    """What `fused-int4` was rounded for."""
+    return Corpus.read(quantized_bundle, [calibration_file], documents=6, window=WINDOW)
 
 
 @pytest.fixture(scope="session")

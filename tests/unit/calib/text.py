@@ -1,11 +1,13 @@
-"""Text for tests that run tiny bundles: token ids that need no vocabulary."""
+"""Text for tests: token ids that need no vocabulary, for tiny bundles, and spans put back where they were cut out."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 import numpy as np
 
+from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus.batches import Example
+from pointsman_calib.corpus.corruption import Corruption
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.settle import Limits
 
@@ -32,6 +34,18 @@ def random_examples(seed: int, lengths: Iterable[tuple[int, int]]) -> list[Examp
 def corpus(examples: Sequence[Example]) -> Corpus:
     """A corpus of these."""
     return Corpus(examples, seed=0, window=64)
+
+
+def restored(corrupted: Corruption | Example, tokenizer: Tokenizer) -> list[int]:
+    """A text's ids: what is left of them, with the spans back in their places."""
+    inputs, targets = corrupted.inputs.tolist(), corrupted.targets.tolist()  # both end in `</s>`
+    spans: dict[int, list[int]] = {}
+    for token in targets[:-1]:
+        if token in tokenizer.sentinel_ids:
+            spans[token] = []
+        else:
+            spans[list(spans)[-1]].append(token)
+    return [token for left in inputs[:-1] for token in spans.get(left, [left])]
 
 
 class Interrupted(list[Example]):

@@ -1,6 +1,6 @@
 """Q/DQ in a portable graph: activations through QuantizeLinear and DequantizeLinear, weights through DequantizeLinear.
 
-TensorRT keeps a weight in INT8 if its codes feed a DequantizeLinear and nothing else. So fetching a token's expert, or
+TensorRT keeps a weight in INT8 if its codes feed a DequantizeLinear and nothing else. So gathering a token's expert, or
 its embedding, reads what DequantizeLinear makes of the whole weight, and never the codes:
 
     codes, scales ──> DequantizeLinear ─[──> Gather ]──> MatMul
@@ -33,7 +33,7 @@ def rewrite(
 
     Args:
         model: the graph.
-        products: those of this graph that are to be quantized.
+        products: those that are to be quantized; others than this graph's are passed over.
         scales: of their inputs, by the tensor's name in a range table.
         quantized: weights, in the new file.
         kept: other tensors, in the new file.

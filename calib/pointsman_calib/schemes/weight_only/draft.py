@@ -1,32 +1,32 @@
-"""A variant in the making: weights are rounded once, and files are written for any choice of what is spared."""
+"""The draft of a weight-only variant: weights are rounded once, whatever is kept in float."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from pointsman.bundle import Role, Scheme, names
+from pointsman.bundle import Role, Scheme
 from pointsman_calib.graphs.external_data import in_file_order, read_tensor
 from pointsman_calib.rounding import BlockFormat
+from pointsman_calib.schemes.draft import Draft
 from pointsman_calib.schemes.weight_only.formats import block_format
 from pointsman_calib.schemes.weight_only.graphs import Contents, Rounded, Rounding, quantizable, rewrite, write_weights
-from pointsman_calib.settle import Spared
+from pointsman_calib.settle import Kept
 
 _ROUNDED: Final = "rounded.bin"
 
 
-class Draft:
-    """The files of a weight-only variant.
+class WeightOnlyDraft(Draft):
+    """The files of the variant, which there are once its weights are rounded.
 
     Attributes:
         weights: of the float graphs, all that can be quantized.
         formats: of those that a scheme quantizes.
-        graphs: the files that `write` makes.
+        contents: of the weights' file.
     """
 
     def __init__(self, source: Mapping[Role, Path], scheme: Scheme, place: Path) -> None:
@@ -37,14 +37,12 @@ class Draft:
             scheme: what weights become.
             place: the folder to write in.
         """
-        self.source, self.scheme, self.place = source, scheme, place
-        self.graphs: dict[Role, Path] = {role: place / path.name for role, path in source.items()}
-        self.weights = quantizable(self._models())
+        super().__init__(source, scheme, place)
+        self.weights = quantizable(self.models())
         formats = ((name, block_format(weight, scheme)) for name, weight in self.weights.items())
         self.formats: dict[str, BlockFormat] = {name: form for name, form in formats if form is not None}
         self.contents = Contents({}, {}, "")
-        self._left_out: frozenset[str] = frozenset()
-        self._stored: _Stored | None = None
+        self._rounding: Rounding | None = None
 
     @property
     def quantizable(self) -> Iterable[str]:
@@ -54,42 +52,32 @@ class Draft:
     @property
     def order(self) -> list[str]:
         """Names of the quantized weights, in the order in which `round` asks for them."""
-        return [name for name, _ in in_file_order(self._models().values()) if name in self.formats]
+        return [name for name, _ in in_file_order(self.models().values()) if name in self.formats]
 
     def round(self, rounding: Rounding) -> None:
-        """Round every weight, and write the variant that spares nothing."""
-        self._write_weights(rounding, frozenset())
-        self._write_graphs(frozenset())
+        """Round every weight, and write the variant that keeps nothing in float."""
+        self._rounding = rounding
+        self.write_weights(frozenset())
+        self.write_graphs(Kept())
 
-    def write(self, spared: Spared) -> None:
-        """Write the variant anew, from what was rounded."""
-        if spared.weights != self._left_out:
-            if self._stored is None:
-                self._stored = _Stored.moved(self.contents.rounded, self.place / names.WEIGHTS, self.place / _ROUNDED)
-            self._write_weights(self._stored, spared.weights)
-        self._write_graphs(spared.inputs)
+    def store(self, models: Iterable[ir.Model], left_out: frozenset[str], progress: Callable[[int], object]) -> str:
+        """Write what was rounded, which is laid by before it is first left out in part; see `Draft.store`."""
+        assert self._rounding is not None
+        if left_out and not isinstance(self._rounding, _Stored):
+            self._rounding = _Stored.moved(self.contents.rounded, self.weights_file, self.place / _ROUNDED)
+        formats = {name: form for name, form in self.formats.items() if name not in left_out}
+        self.contents = write_weights(
+            models, formats, self.weights, self._rounding, self.weights_file, progress=progress
+        )
+        return self.contents.sha256
+
+    def rewrite(self, model: ir.Model, kept: Kept) -> None:
+        """Put products and look-ups of codes in; see `Draft.rewrite`."""
+        rewrite(model, self.contents, kept.inputs)
 
     def close(self) -> None:
         """Remove what only later choices would have needed."""
         (self.place / _ROUNDED).unlink(missing_ok=True)
-
-    def _models(self) -> dict[Role, ir.Model]:
-        return {role: ir.load(path) for role, path in self.source.items()}
-
-    def _write_weights(self, rounding: Rounding, left_out: frozenset[str]) -> None:
-        models = list(self._models().values())
-        formats = {name: form for name, form in self.formats.items() if name not in left_out}
-        total = sum(tensor.nbytes for _, tensor in in_file_order(models))
-        with tqdm(total=total, desc=self.scheme, unit="B", unit_scale=True, disable=None) as bar:
-            self.contents = write_weights(
-                models, formats, self.weights, rounding, self.place / names.WEIGHTS, progress=bar.update
-            )
-        self._left_out = left_out
-
-    def _write_graphs(self, fine_inputs: frozenset[str]) -> None:
-        for role, model in self._models().items():
-            rewrite(model, self.contents, fine_inputs)
-            ir.save(model, self.graphs[role])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +95,7 @@ class _StoredWeight:
 class _Stored:
     """Weights that were rounded before, read again one at a time."""
 
-    rounded: Mapping[str, Rounded] = field(default_factory=dict)
+    rounded: Mapping[str, Rounded]
 
     @classmethod
     def moved(cls, rounded: Mapping[str, Rounded], path: Path, to: Path) -> "_Stored":

@@ -15,11 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pointsman_calib.rounding import BlockFormat
+from pointsman_calib.rounding import LARGEST_INT8, BlockFormat
 
 DOMAIN: Final = "com.microsoft"
 _INT8_INPUTS: Final = 4  # accuracy_level
-_LARGEST_CODE: Final = 127
 _LEAST_STEP: Final = 1e-30  # of a block of zeros
 
 
@@ -111,7 +110,7 @@ class Expression:
         shape = self.constant(np.array([-1, width // block_size, block_size], np.int64))
         blocks = self.op("Reshape", [inputs, shape])
         largest = self.op("ReduceMax", [self.op("Abs", [blocks]), self.constant(np.array([2], np.int64))])
-        step = self.op("Mul", [largest, self.constant(np.array(1 / _LARGEST_CODE, np.float32))])
+        step = self.op("Mul", [largest, self.constant(np.array(1 / LARGEST_INT8, np.float32))])
         step = self.op("Max", [step, self.constant(np.array(_LEAST_STEP, np.float32))])
         coarse = self.op("Mul", [self.op("Round", [self.op("Div", [blocks, step])]), step])
         return self.op("Reshape", [coarse, self.op("Shape", [inputs])], {"allowzero": 1})

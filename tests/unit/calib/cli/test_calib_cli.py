@@ -17,7 +17,7 @@ from conftest import installed
 from places import EXAMPLES
 from pointsman.bundle import read_manifest
 from pointsman_calib.cli.main import main
-from pointsman_calib.ranges import collection as ranges
+from pointsman_calib.ranges import corpus_pass
 
 LENIENT = ("--min-agreement", 0, "--min-expert-agreement", 0, "--max-loss-increase", 100, "--window", WINDOW)
 
@@ -123,8 +123,8 @@ def absent(path: Path) -> Path:
 def test_a_corpus_that_cannot_be_used(bundle, tmp_path, capsys, made, sentence):
     path, before = made(tmp_path / "c4.json"), state(bundle)
     assert run(bundle, "--scheme", "int8", "--corpus", path, "--window", WINDOW) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("", f"pointsman-calib: {sentence.format(path=path)}\n")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"pointsman-calib: {sentence.format(path=path)}\n")
     assert state(bundle) == before
 
 
@@ -199,7 +199,7 @@ def test_options_of_a_corpus_without_one(bundle, capsys, scheme, options, named)
 
 
 def test_what_a_table_of_ranges_is_read_with(exports, tmp_path, capsys):
-    """It tells what experts were given, and is of a corpus that was read."""
+    """It says what experts were given, and is of a corpus that was read."""
     folder, table = shutil.copytree(exports("tied", "portable").folder, tmp_path / "portable"), tmp_path / "ranges.json"
     corpus = ("--corpus", str(write_c4(tmp_path / "c4.json")), "--documents", "2", "--window", str(WINDOW))
     assert main(["ranges", str(folder), "-o", str(table), *corpus]) == 0
@@ -235,28 +235,29 @@ def test_a_window_longer_than_the_bundle_takes(bundle, tmp_path, capsys, command
     ],
 )
 def test_ranges_that_could_not_be_written(tmp_path, monkeypatch, capsys, options, sentence):
-    """It is told before anything is read: neither bundle nor corpus is there."""
+    """It is refused before anything is read: neither bundle nor corpus is there."""
     monkeypatch.chdir(tmp_path)
     assert main(["ranges", "bundle", "--corpus", "c4.json", "-o", "ranges.json", *options]) == 2
     assert capsys.readouterr().err == f"pointsman-calib: {sentence}\n"
 
 
 @pytest.mark.parametrize(
-    ("documents", "told"),
+    ("documents", "sentence"),
     [
         (0, "the bundle is as it was"),
         (2, "progress is kept in {path}.partial, and the same command goes on from there"),
     ],
 )
-def test_ranges_that_are_interrupted(exports, tmp_path, monkeypatch, capsys, documents, told):
-    monkeypatch.setattr(ranges, "DOCUMENTS_AT_ONCE", 2)
+def test_ranges_that_are_interrupted(exports, tmp_path, monkeypatch, capsys, documents, sentence):
+    monkeypatch.setattr(corpus_pass, "DOCUMENTS_AT_ONCE", 2)
     text = corpus_of(Interrupted(random_examples(2, [(9, 4)] * 5), documents))
     monkeypatch.setattr("pointsman_calib.cli.corpus_arguments.read", lambda parsed: text)
     path = tmp_path / "ranges.json"
     assert main(["ranges", str(exports("tied", "portable").folder), "--corpus", "c4.json", "-o", str(path)]) == 130
-    assert capsys.readouterr().err == f"pointsman-calib: interrupted; {told.format(path=path)}\n"
+    assert capsys.readouterr().err == f"pointsman-calib: interrupted; {sentence.format(path=path)}\n"
 
 
+@pytest.mark.slow  # several calibrations; the sentence is `test_search.py`'s too
 def test_limits_that_nothing_but_float_holds(bundle, tmp_path, capsys):
     before, corpus = state(bundle), write_c4(tmp_path / "c4.json")
     options = ("--corpus", corpus, "--documents", 8, "--window", WINDOW, "--max-loss-increase", 0)
@@ -269,18 +270,18 @@ def test_limits_that_nothing_but_float_holds(bundle, tmp_path, capsys):
     assert state(bundle) == before
 
 
-@pytest.mark.parametrize(("smaller", "told"), [(0, True), (1, False)])
-def test_a_variant_that_is_not_smaller(bundle, capsys, monkeypatch, smaller, told):
+@pytest.mark.parametrize(("smaller", "reported"), [(0, True), (1, False)])
+def test_a_variant_that_is_not_smaller(bundle, capsys, monkeypatch, smaller, reported):
     monkeypatch.setattr(
         "pointsman_calib.cli.quantize._size",
         lambda variant: 2_000_000 - (smaller if variant.quantization else 0),
     )
     assert run(bundle, "--scheme", "int8") == 0
     sentence = (
-        "pointsman-calib: fused-int8 is not smaller than fused-float32 (2.0 MB); serve that one, or spare less with "
-        "looser limits\n"
+        "pointsman-calib: fused-int8 is not smaller than fused-float32 (2.0 MB); serve that one, or keep less in "
+        "float with looser limits\n"
     )
-    assert capsys.readouterr().err == (sentence if told else "")
+    assert capsys.readouterr().err == (sentence if reported else "")
 
 
 def test_no_bundle(tmp_path, capsys):
@@ -328,7 +329,7 @@ def test_a_variant_that_exists(bundle, capsys):
 def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
-    size, experts, losses, nearest, spared = capsys.readouterr().out.splitlines()
+    size, experts, losses, nearest, kept = capsys.readouterr().out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
@@ -339,11 +340,12 @@ def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     assert nearest.startswith(
         f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
     )
-    assert spared == f"spared: the inputs of 0 and the weights of 0 of {len(quantization.formats)} weights"
+    assert kept == (f"kept in float: 0 of {len(quantization.formats)} weights; inputs kept finer than int8: those of 0")
 
 
+@pytest.mark.slow  # two calibrations of several runs each
 def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
-    """Rounded for a text and spared for limits, in processes that hash and so iterate differently."""
+    """Rounded for a text and kept in float for limits, in processes that hash and so iterate differently."""
     corpus = write_c4(tmp_path / "c4.json")
     options = ("--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT, "--min-agreement", 70)
     copies = [shutil.copytree(bundle, tmp_path / f"copy-{seed}") for seed in "12"]
@@ -352,4 +354,4 @@ def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
         subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": str(seed)}, check=True, capture_output=True)
     once, again = map(state, copies)
     assert once == again
-    assert read_manifest(copies[0]).variants["fused-int8"].quantization.sensitivity.costs  # something was spared
+    assert read_manifest(copies[0]).variants["fused-int8"].quantization.sensitivity.costs  # something was kept in float

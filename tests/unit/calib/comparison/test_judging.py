@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pointsman.bundle import ActivationRanges, read_manifest
+from pointsman.bundle import ActivationRanges, ExpertCoverage, read_manifest
 from pointsman_calib.comparison import Limits
 from pointsman_calib.comparison.judging import calibrated_experts, failures
 from pointsman_calib.comparison.records import LayerCoverage, NonFinite
@@ -26,17 +26,19 @@ def test_how_well_experts_were_seen_in_calibration(quantized_bundle):
     )
     variant = variants["fused-int4"]
     seen, counted = calibrated_experts(variant, sizes), variant.quantization.coverage
-    assert (seen.fewest_tokens, seen.instead) == (64, "rounded to nearest")
+    assert (seen.fewest_tokens, seen.instead) == (5, "rounded to nearest")
     assert seen.thin == sum(map(len, counted.thin.values())) > 0
     assert [layer.layer for layer in seen.coverage] == [
         "encoder.block.1", "encoder.block.3", "decoder.block.1", "decoder.block.3"
     ]  # fmt: skip
     assert seen.coverage[0].tokens == counted.tokens["encoder.block.1.layer.1.mlp"]
     layers = {"decoder.block.1.layer.2.mlp": (90, 3), "encoder.block.3.layer.1.mlp": (50, 43)}
-    ranges = ActivationRanges(
-        method="mse", fewest_tokens=32, coverage=layers, thin_experts={**dict.fromkeys(layers, ()), "a": (1,)}
+    quantization = replace(
+        variant.quantization,
+        activations=ActivationRanges(method="mse"),
+        coverage=ExpertCoverage(fewest_tokens=32, tokens=layers, thin={**dict.fromkeys(layers, ()), "a": (1,)}),
     )
-    seen = calibrated_experts(replace(variant, quantization=replace(variant.quantization, activations=ranges)), sizes)
+    seen = calibrated_experts(replace(variant, quantization=quantization), sizes)
     assert (seen.fewest_tokens, seen.thin, seen.instead) == (32, 1, "given their layer's range")
     assert seen.coverage == (
         LayerCoverage(layer="encoder.block.3", tokens=(50, 43)),

@@ -5,13 +5,14 @@ import itertools
 
 import numpy as np
 import pytest
+from text import restored
 
 from places import SHARED_DATA
 from pointsman.errors import CorpusError, OptionsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus.batches import Batch, Example, batches, examples
 from pointsman_calib.corpus.c4 import Document, read_documents
-from pointsman_calib.corpus.corruption import longest_text, restore
+from pointsman_calib.corpus.corruption import longest_text
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
 from tiny_vocabulary import train_tiny_vocabulary
 
@@ -55,7 +56,7 @@ def rows(batch: Batch) -> list[tuple[list[int], list[int], list[int], list[bool]
 def test_an_example_holds_its_document(tokenizer):
     for document, example in zip(TWENTY, examples(TWENTY, tokenizer, seed=3), strict=True):
         assert example.document_sha256 == hashlib.sha256(document.text.encode()).hexdigest()
-        assert restore(example.inputs, example.targets).tolist() == tokenizer.encode(document.text, add_eos=False)
+        assert restored(example, tokenizer) == tokenizer.encode(document.text, add_eos=False)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 20, 64])
@@ -105,8 +106,7 @@ def test_longer_documents_are_cut(tokenizer, window):
     made = list(examples(TWENTY, tokenizer, seed=0, window=window, too_long="cut"))
     assert max(example.inputs.size for example in made) == window
     for document, example in zip(TWENTY, made, strict=True):
-        restored = restore(example.inputs, example.targets).tolist()
-        assert restored == tokenizer.encode(document.text, add_eos=False)[: longest_text(window)]
+        assert restored(example, tokenizer) == tokenizer.encode(document.text, add_eos=False)[: longest_text(window)]
         assert example.document_sha256 == document.sha256
 
 

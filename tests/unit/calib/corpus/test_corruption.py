@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from text import restored
 
 from places import SHARED_DATA
 from pointsman.errors import CorpusError, OptionsError
@@ -99,7 +100,7 @@ def check(ids: list[int], tokenizer: Tokenizer, seed: int) -> None:
     assert len(inputs) == corruption.inputs_length(len(ids))
     cut_out = [token for token, noisy in zip(ids, mask, strict=True) if noisy]
     assert ours.targets[ours.span_mask].tolist() == cut_out
-    assert corruption.restore(inputs, targets).tolist() == ids
+    assert restored(ours, tokenizer) == ids
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -190,7 +191,7 @@ def test_a_text_too_short_to_cut_stays_whole(tokenizer):
         assert corrupted.inputs.tolist() == [*ids, 1]
         assert corrupted.targets.tolist() == [tokenizer.sentinel_id(0), 1]
         assert not corrupted.span_mask.any()
-        assert corruption.restore(corrupted.inputs, corrupted.targets).tolist() == ids
+        assert restored(corrupted, tokenizer) == ids
 
 
 @pytest.mark.parametrize("special", ["</s>", "<pad>", "<extra_id_0>", "<extra_id_99>"])
@@ -218,24 +219,3 @@ def test_no_text_fits(window):
 
 def test_the_smallest_window():
     assert corruption.inputs_length(corruption.longest_text(3)) == 3
-
-
-S0, S1, S2 = 299, 298, 297
-UNMATCHED = {
-    "of two documents": ([5, S0, 1], [S0, 6, S1, 7, S2, 1]),
-    "out of order": ([5, S1, 6, S0, 1], [S0, 7, S1, 8, S2, 1]),
-    "target padded": ([5, S0, 1], [S0, 6, S1, 1, 0]),
-    "no closing sentinel": ([5, S0, 1], [S0, 6, 1]),
-}
-
-
-@pytest.mark.parametrize(("inputs", "targets"), UNMATCHED.values(), ids=UNMATCHED.keys())
-def test_restoring_what_does_not_belong_together(inputs, targets):
-    with pytest.raises(CorpusError, match="the sentinels of inputs and targets differ; give the two of one document"):
-        corruption.restore(inputs, targets)
-
-
-@pytest.mark.parametrize(("inputs", "targets"), [([], [S0, 1]), ([5, 1], [1])])
-def test_restoring_what_is_cut_off(inputs, targets):
-    with pytest.raises(CorpusError, match="these are cut off"):
-        corruption.restore(inputs, targets)

@@ -59,7 +59,10 @@ def whole(export):
 
 
 @pytest.mark.parametrize("piece_bytes", [0, 30_000, PIECE_BYTES])
-@pytest.mark.parametrize(("name", "form"), [("tied", "fused"), ("capacity-2", "portable"), ("gated", "fused")])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("tied", "fused"), ("capacity-2", "portable"), pytest.param("gated", "fused", marks=pytest.mark.slow)],
+)
 def test_pieces_give_what_whole_graphs_give(exports, name, form, piece_bytes):
     export = exports(name, form)
     run = run_of(export, piece_bytes)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pointsman_calib.ranges import RangeObserver
+from pointsman.errors import OptionsError
+from pointsman_calib.ranges import RangeObserver, check_method
 from pointsman_calib.ranges.clipping import divergences, squared_errors
 
 SAMPLES = 300_000
@@ -136,3 +137,9 @@ def test_ranges_scale_with_the_values(method):
     plain.update(values)
     scaled.update(values * 1024)
     assert scaled.amax(method) == 1024 * plain.amax(method)
+
+
+def test_a_method_that_there_is_not():
+    with pytest.raises(OptionsError) as raised:
+        check_method("max")
+    assert str(raised.value) == "unknown range method 'max'; use minmax, percentile, entropy, mse"

@@ -54,15 +54,6 @@ def test_order_and_division_into_batches_do_not_matter(seed):
     assert_same(expected, observed(np.array_split(shuffled, 17)))
 
 
-@pytest.mark.parametrize("split", [0, 1, 3, 6])
-def test_merging_is_as_seeing_both(split):
-    batches = growing_batches()
-    for first, second in ((batches[:split], batches[split:]), (batches[split:], batches[:split])):
-        merged = observed(first)
-        merged.merge(observed(second))
-        assert_same(merged, observed(batches))
-
-
 def test_a_saved_state_goes_on_where_it_was_taken():
     batches = growing_batches()
     file = io.BytesIO()
@@ -150,11 +141,6 @@ def test_values_that_are_not_finite_are_refused_by_name(value, dtype):
 def test_numbers_of_bins_that_cannot_be_are_refused(bins):
     with pytest.raises(OptionsError, match=r"bins for layer\.0: give a power of two of 512 or more"):
         RangeObserver("layer.0", bins=bins)
-
-
-def test_unlike_histograms_do_not_merge():
-    with pytest.raises(OptionsError, match=r"histograms of layer\.0 have 4096 and 512 bins"):
-        RangeObserver("layer.0").merge(RangeObserver("layer.0", bins=512))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -17,10 +17,9 @@ def weights(*shape, seed=0):
 
 
 FORMATS = [
-    BlockFormat(bits=bits, block_size=block_size, symmetric=symmetric, search=search)
+    BlockFormat(bits=bits, block_size=block_size, search=search)
     for bits in (4, 8)
     for block_size in (32, 128)
-    for symmetric in (True, False)
     for search in (True, False)
 ]
 
@@ -28,13 +27,10 @@ FORMATS = [
 def matmul_nbits(quantized, activations, accuracy_level=0):
     """The product that ONNX Runtime computes."""
     form, (out, _) = quantized.format, quantized.scales.shape
-    names = ["B", "scales"]
-    arrays = [quantized.packed_codes(), quantized.scales]
-    if quantized.packed_zero_points() is not None:
-        names, arrays = [*names, "zero_points"], [*arrays, quantized.packed_zero_points()]
+    initializers = {"B": quantized.packed_codes(), "scales": quantized.scales}
     node = helper.make_node(
         "MatMulNBits",
-        ["A", *names],
+        ["A", *initializers],
         ["Y"],
         domain="com.microsoft",
         K=quantized.inputs,
@@ -48,7 +44,7 @@ def matmul_nbits(quantized, activations, accuracy_level=0):
         "one",
         [helper.make_tensor_value_info("A", TensorProto.FLOAT, ["rows", quantized.inputs])],
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["rows", out])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in zip(names, arrays, strict=True)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -77,15 +73,15 @@ def test_the_integer_kernel_reads_the_same_weights(form):
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-def test_blocks_keep_the_shape_and_pad_with_zero_points(form):
+def test_blocks_keep_the_shape_and_pad_with_zeros(form):
     quantized = round_blocks(weights(200, 17), form)
     blocks = -(-200 // form.block_size)
     assert quantized.codes.shape == (17, blocks, form.block_size)
-    assert quantized.scales.shape == quantized.zero_points.shape == (17, blocks)
+    assert quantized.scales.shape == (17, blocks)
     assert quantized.codes.max() <= form.largest_code
     assert quantized.dequantized().shape == (200, 17)
     padding = quantized.codes.reshape(17, -1)[:, 200:]
-    assert (padding == quantized.zero_points[:, -1:]).all()
+    assert (padding == form.middle_code).all()
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if not form.search], ids=str)
@@ -96,10 +92,10 @@ def test_unsearched_errors_are_at_most_a_step(form):
     steps = np.abs(quantized.scales)[..., None]
     inside = (quantized.codes > 0) & (quantized.codes < form.largest_code)
     assert (error[inside] <= np.broadcast_to(steps, error.shape)[inside] * 0.5001).all()
-    assert (error <= steps * 1.0001).all()  # the other end of a symmetric block; a rounded zero point
+    assert (error <= steps * 1.0001).all()  # the other end of a block
 
 
-def test_symmetric_blocks_put_the_extreme_on_the_lowest_code():
+def test_blocks_put_the_extreme_on_the_lowest_code():
     weight = np.zeros((16, 2), np.float32)
     weight[:3] = [[8, -8], [-7, 7], [0.5, 1.5]]
     quantized = round_blocks(weight, BlockFormat(bits=4, block_size=16))
@@ -109,19 +105,16 @@ def test_symmetric_blocks_put_the_extreme_on_the_lowest_code():
 
 
 def test_codes_are_packed_first_in_the_low_bits():
-    weight = np.array([[-15 + i] for i in range(16)], np.float32)  # one asymmetric block of step 1, zero point 15
-    quantized = round_blocks(weight, BlockFormat(bits=4, block_size=16, symmetric=False))
+    weight = np.array([[-8 + i] for i in range(16)], np.float32)  # one block of step 1
+    quantized = round_blocks(weight, BlockFormat(bits=4, block_size=16))
     np.testing.assert_array_equal(quantized.packed_codes()[0, 0], [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE])
-    np.testing.assert_array_equal(quantized.packed_zero_points(), [[0x0F]])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_search_never_does_worse_in_any_block(bits, symmetric):
+def test_a_search_never_does_worse_in_any_block(bits):
     weight = weights(256, 48)
     plain, searched = (
-        round_blocks(weight, BlockFormat(bits=bits, block_size=32, symmetric=symmetric, search=search))
-        for search in (False, True)
+        round_blocks(weight, BlockFormat(bits=bits, block_size=32, search=search)) for search in (False, True)
     )
     errors = [((q.dequantized() - weight).T.reshape(q.codes.shape) ** 2).sum(axis=-1) for q in (plain, searched)]
     assert (errors[1] <= errors[0] * 1.00001).all()
@@ -136,13 +129,14 @@ def test_constant_blocks_come_back(form, value):
     np.testing.assert_allclose(found, weight, rtol=1e-6, atol=1e-44)
 
 
-def test_slabs_do_not_show(monkeypatch):
-    form = BlockFormat(bits=4, block_size=32, symmetric=False, search=True)
-    whole = round_blocks(weights(100, 23), form)
-    monkeypatch.setattr("pointsman_calib.rounding.blocks._SLAB", 700)
-    parts = round_blocks(weights(100, 23), form)
-    for name in ("codes", "scales", "zero_points"):
-        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+def test_columns_do_not_depend_on_those_beside_them():
+    """Also where there are more than are rounded at once."""
+    form, weight = BlockFormat(bits=4, block_size=32, search=True), weights(100, 6_000)
+    whole = round_blocks(weight, form)
+    first, last = (round_blocks(weight[:, part], form) for part in (slice(2_000), slice(2_000, None)))
+    for name in ("codes", "scales"):
+        parts = np.concatenate([getattr(first, name), getattr(last, name)])
+        np.testing.assert_array_equal(getattr(whole, name), parts)
 
 
 @pytest.mark.parametrize(

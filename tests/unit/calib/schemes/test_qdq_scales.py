@@ -1,17 +1,18 @@
 """From a range table to scales: whose range an expert has, and when a corpus is refused."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from checkpoints import CHECKPOINTS
-from pointsman.bundle import Calibration
-from pointsman.errors import BundleError, OptionsError
+from pointsman.bundle import Activation, Calibration
+from pointsman.errors import BundleError
+from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.graphs.products import Product
 from pointsman_calib.ranges import METHODS
 from pointsman_calib.ranges.table import SCHEMA, Amax, Provenance, RangeTable, TensorRange
-from pointsman_calib.schemes.qdq import Clipping
 from pointsman_calib.schemes.qdq.scales import activation_scales, expert_factors
 
 LAYER = "encoder.block.1.layer.1.mlp"
@@ -44,6 +45,12 @@ def table(coverage=(100, 10, 0, 70), own=(8.0, 6.0, None, 0.0), whole=4.0):
     return RangeTable(schema=SCHEMA, provenance=provenance, tensors=tensors, coverage={LAYER: coverage})
 
 
+def factors_of(products, architecture, *, fewest_tokens=64):
+    ranges = table()
+    coverage = CoverageRule(fewest_tokens=fewest_tokens).coverage(ranges.coverage, documents=128)
+    return expert_factors(ranges, products, architecture, coverage, "minmax")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_scale_is_the_range_over_127(method):
     scales = activation_scales(table(), [WI, WO, DENSE], method)
@@ -52,35 +59,22 @@ def test_a_scale_is_the_range_over_127(method):
 
 
 def test_an_expert_has_its_own_range_if_it_was_given_enough_tokens():
-    factors = expert_factors(table(), [WI, WO, DENSE], RELU, Clipping(fewest_tokens=64))
+    factors = factors_of([WI, WO, DENSE], RELU)
     assert factors[WO.weight].tolist() == [2.0, 1.0, 1.0, 1.0]  # the second and third were given too few
     assert factors[WI.weight].tolist() == [0.5, 1.0, 1.0, 1.0]
     assert factors[WO.weight].dtype == np.float32
-    factors = expert_factors(table(), [WI, WO], RELU, Clipping(fewest_tokens=0))
+    factors = factors_of([WI, WO], RELU, fewest_tokens=0)
     assert factors[WO.weight].tolist() == [2.0, 1.5, 1.0, 1.0]
 
 
 def test_a_gate_takes_the_factor_in_its_linear_half():
-    factors = expert_factors(table(), [WO], GATED, Clipping(fewest_tokens=64))
+    factors = factors_of([WO], GATED)
     assert factors.keys() == {WO.weight, f"{LAYER}.experts.wi_1"}
 
 
-def test_an_activation_that_bends_takes_none():
-    assert expert_factors(table(), [WI, WO], replace(RELU, activation="gelu"), Clipping()) == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"method": "max"}, "unknown range method 'max'; use minmax, percentile, entropy, mse"),
-        ({"fewest_tokens": -1}, "the fewest tokens of an expert are -1; give 0 or more"),
-        ({"most_thin": 1.5}, "the share of thin experts is 1.5; give 0 to 1"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, sentence):
-    with pytest.raises(OptionsError) as caught:
-        Clipping(**options).check()
-    assert str(caught.value) == sentence
+@pytest.mark.parametrize("activation", [each for each in get_args(Activation) if each != "relu"])
+def test_an_activation_that_bends_takes_none(activation):
+    assert factors_of([WI, WO], replace(RELU, activation=activation)) == {}
 
 
 def test_a_table_without_the_tensor_is_refused():

@@ -10,20 +10,22 @@ import onnx_ir as ir
 import pytest
 from text import LIMITLESS, Interrupted, corpus, random_examples
 
-from pointsman.bundle import read_manifest, verify_files
-from pointsman.errors import OptionsError
+from pointsman.bundle import names, read_manifest, verify_files
+from pointsman.errors import BundleError
 from pointsman.model import SwitchModel
+from pointsman_calib import CoverageRule, Limits, quantize
 from pointsman_calib.cli.main import main
 from pointsman_calib.graphs.runs import graph_files
-from pointsman_calib.quantize import quantize_bundle
+from pointsman_calib.ranges.corpus_pass import collect_ranges
 from pointsman_calib.ranges.table import read_range_table, write_range_table
-from pointsman_calib.schemes.qdq import NAME, SOURCE, Clipping
-from pointsman_calib.schemes.qdq.draft import Draft
-from pointsman_calib.settle import Limits, Spared
-from tolerances import W8A8_LOGITS
+from pointsman_calib.schemes.qdq import SOURCE
+from pointsman_calib.schemes.qdq.draft import QdqDraft
+from pointsman_calib.settle import Kept
+from tolerances import Q_DQ, W8A8_LOGITS
 
 DOCUMENTS = random_examples(7, [(20, 9)] * 8)
-ANY_COVERAGE = Clipping(most_thin=1.0)
+NAME = "portable-int8-qdq"
+ANY_COVERAGE, REACHED = CoverageRule(), CoverageRule(fewest_tokens=3)
 TEXT = ("--corpus", "TEXT", "--window", "64")  # the tiny vocabulary has sentinels for no more
 
 
@@ -32,8 +34,7 @@ def quantized(exports, tmp_path_factory):
     """A bundle with the variant."""
     folder = tmp_path_factory.mktemp("qdq") / "bundle"
     shutil.copytree(exports("tied", "portable").folder, folder)
-    calibration = {"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}
-    quantize_bundle(folder, "int8-qdq", **calibration, clipping=Clipping(fewest_tokens=3))
+    quantize(folder, "int8-qdq", corpus=corpus(DOCUMENTS), limits=LIMITLESS, coverage=REACHED)
     return folder
 
 
@@ -64,12 +65,10 @@ def test_the_manifest_says_what_was_done(quantized):
         for block in (1, 3)
     )
     assert len(record.calibration.documents) == len(DOCUMENTS)
-    ranges = record.activations
-    assert (ranges.method, ranges.fewest_tokens) == ("mse", 3)
-    assert {layer: tuple(np.flatnonzero(np.less(given, 3))) for layer, given in ranges.coverage.items()} == (
-        ranges.thin_experts
-    )
-    assert sum(ranges.coverage["encoder.block.1.layer.1.mlp"]) == 20 * len(DOCUMENTS)
+    assert record.activations.method == "mse"
+    thin = {layer: tuple(np.flatnonzero(np.less(given, 3))) for layer, given in record.coverage.tokens.items()}
+    assert (record.coverage.fewest_tokens, record.coverage.thin) == (3, thin)
+    assert sum(record.coverage.tokens["encoder.block.1.layer.1.mlp"]) == 20 * len(DOCUMENTS)
 
 
 def test_only_norms_routers_and_biases_stay_in_float(quantized):
@@ -101,11 +100,10 @@ def test_it_runs_on_onnx_runtime(quantized):
 
 def test_a_gate_takes_the_factors_and_a_separate_head_its_own_scales(exports, tmp_path):
     bundle = shutil.copytree(exports("gated", "portable").folder, tmp_path / "bundle")
-    initializers = []
+    initializers, ranges = [], collect_ranges(bundle, read_manifest(bundle), corpus(DOCUMENTS))
     for fewest in (3, 10**9):  # experts with ranges of their own, and without
-        clipping = Clipping(fewest_tokens=fewest, most_thin=1.0)
-        calibration = {"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}
-        variant = quantize_bundle(bundle, "int8-qdq", **calibration, clipping=clipping, force=True)
+        coverage = CoverageRule(fewest_tokens=fewest)
+        variant = quantize(bundle, "int8-qdq", ranges=ranges, coverage=coverage, force=True)
         graph = ir.load(bundle / variant.encoder.file).graph
         initializers.append({name: value.const_value.numpy().copy() for name, value in graph.initializers.items()})
     own, layers = initializers
@@ -120,19 +118,22 @@ def test_a_gate_takes_the_factors_and_a_separate_head_its_own_scales(exports, tm
     assert changes["wi_1"] * changes["wo"] == pytest.approx(1)
 
 
-def test_the_same_text_gives_the_same_bytes_with_and_without_a_table(quantized, bundle):
-    written = contents(quantized / "variants" / "int8-qdq")
-    table = read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
+@pytest.mark.parametrize("calibration", ["table", pytest.param("corpus", marks=pytest.mark.slow)])
+def test_the_same_text_gives_the_same_bytes_with_and_without_a_table(quantized, bundle, calibration):
+    place = quantized / names.variant_folder("int8-qdq")
     first = read_manifest(quantized).variants[NAME]
-    for calibration in ({"corpus": corpus(DOCUMENTS), "limits": LIMITLESS}, {"table": table}):
-        quantize_bundle(bundle, "int8-qdq", **calibration, clipping=Clipping(fewest_tokens=3), force=True)
-        again = contents(bundle / "variants" / "int8-qdq")
-        assert {path.name: digest for path, digest in again.items()} == {
-            path.name: digest for path, digest in written.items()
-        }
-        second = read_manifest(bundle).variants[NAME]
-        judged = None if "table" in calibration else first.quantization.sensitivity  # a table is no text to judge by
-        assert second == replace(first, quantization=replace(first.quantization, sensitivity=judged))
+    if calibration == "table":
+        judged = None  # a table is no text to judge by
+        quantize(bundle, "int8-qdq", ranges=place / names.RANGES, coverage=REACHED)
+    else:
+        judged = first.quantization.sensitivity
+        quantize(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), limits=LIMITLESS, coverage=REACHED)
+    again = contents(bundle / names.variant_folder("int8-qdq"))
+    assert {path.name: digest for path, digest in again.items()} == {
+        path.name: digest for path, digest in contents(place).items()
+    }
+    second = read_manifest(bundle).variants[NAME]
+    assert second == replace(first, quantization=replace(first.quantization, sensitivity=judged))
 
 
 def float_inputs(bundle):
@@ -150,12 +151,10 @@ def float_inputs(bundle):
     return found
 
 
-def test_what_costs_most_is_spared_until_the_limits_hold(bundle):
+@pytest.mark.slow  # several calibrations; how layers are chosen is `test_search.py`'s
+def test_what_costs_most_is_kept_in_float_until_the_limits_hold(bundle):
     limits = Limits(max_loss_increase=1000, min_agreement=80)
-    clipping = Clipping(fewest_tokens=3)
-    record = quantize_bundle(
-        bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=clipping, limits=limits
-    ).quantization
+    record = quantize(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), coverage=REACHED, limits=limits).quantization
     sensitivity = record.sensitivity
     assert sensitivity.nearest.agreement < 0.8 <= sensitivity.reached.agreement
     assert float_inputs(bundle) == set(sensitivity.fine_inputs)
@@ -166,32 +165,31 @@ def test_what_costs_most_is_spared_until_the_limits_hold(bundle):
     assert np.isfinite(logits(bundle, NAME)).all()
 
 
-def test_inputs_that_are_spared_stay_in_float_and_weights_do_not(quantized, bundle):
-    manifest, table = read_manifest(quantized), read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
+def test_a_draft_keeps_what_it_is_asked_to(quantized, bundle):
+    """Inputs that are kept stay in float32 and weights do not; weights that are kept bring the float logits back."""
+    manifest, place = read_manifest(quantized), bundle / names.variant_folder("int8-qdq")
+    table = read_range_table(quantized / names.variant_folder("int8-qdq") / names.RANGES)
     shutil.rmtree(bundle)
     shutil.copytree(quantized, bundle)
     exact, rounded = (logits(bundle, name) for name in (SOURCE, NAME))
+    coverage = manifest.variants[NAME].quantization.coverage
     graphs = graph_files(bundle, manifest.variants[SOURCE])
-    place = bundle / "variants" / "int8-qdq"
-    draft = Draft(graphs, table, manifest.architecture, Clipping(fewest_tokens=3), place)
-    draft.write(Spared(inputs=frozenset(draft.quantizable)))
+    draft = QdqDraft(graphs, table, manifest.architecture, coverage, "mse", place)
+    every = frozenset(draft.quantizable)
+    draft.write(Kept(inputs=every))
     assert float_inputs(bundle) == {product.weight for product in draft.products}
-    spared = logits(bundle, NAME)
-    assert 0 < np.abs(spared - exact).mean() < np.abs(rounded - exact).mean()
-
-
-def test_limits_that_nothing_but_float_holds(bundle):
-    before = contents(bundle)
-    perfect = Limits(max_loss_increase=0, min_agreement=100)
-    with pytest.raises(OptionsError, match="no layer can be quantized within these limits; loosen --max-loss-incre"):
-        quantize_bundle(bundle, "int8-qdq", corpus=corpus(DOCUMENTS), clipping=ANY_COVERAGE, limits=perfect)
-    assert contents(bundle) == before
+    assert 0 < np.abs(logits(bundle, NAME) - exact).mean() < np.abs(rounded - exact).mean()
+    draft.write(Kept(weights=every))
+    assert float_inputs(bundle) == set()
+    Q_DQ.check(logits(bundle, NAME), exact)
+    draft.write(Kept())
+    np.testing.assert_array_equal(logits(bundle, NAME), rounded)
 
 
 def test_an_interrupt_leaves_the_bundle_as_it_was(bundle):
     before = contents(bundle)
     with pytest.raises(KeyboardInterrupt):
-        quantize_bundle(bundle, "int8-qdq", corpus=corpus(Interrupted(DOCUMENTS, 3)), clipping=ANY_COVERAGE)
+        quantize(bundle, "int8-qdq", corpus=corpus(Interrupted(DOCUMENTS, 3)), coverage=ANY_COVERAGE)
     assert contents(bundle) == before
     assert not list(bundle.glob("variants/.*"))
 
@@ -227,7 +225,9 @@ def test_the_commands_observe_and_quantize(bundle, text, tmp_path, capsys):
         ([*TEXT, "--scheme", "int8", "--range-method", "mse"], "ranges of activations are for int8-qdq"),
     ],
 )
-def test_mistakes_are_told_in_a_line_and_change_nothing(bundle, quantized, text, tmp_path, capsys, options, sentence):
+def test_mistakes_are_reported_in_a_line_and_change_nothing(
+    bundle, quantized, text, tmp_path, capsys, options, sentence
+):
     table, absent = tmp_path / "other.json", tmp_path / "absent.json"
     if "TABLE" in options:
         ours = read_range_table(quantized / "variants" / "int8-qdq" / "ranges.json")
@@ -241,9 +241,28 @@ def test_mistakes_are_told_in_a_line_and_change_nothing(bundle, quantized, text,
     assert contents(bundle) == before
 
 
-def test_other_schemes_take_no_ranges(bundle):
-    with pytest.raises(OptionsError, match="int4 rounds activations as it runs: ranges of activations are for int8-"):
-        quantize_bundle(bundle, "int4", clipping=Clipping())
+def test_a_variant_of_before_is_refused_by_name(quantized, bundle):
+    """Its record of coverage was in another place: the bundle is made again, and its variants with it."""
+    document = json.loads((quantized / names.MANIFEST).read_text())
+    quantization = document["variants"][NAME]["quantization"]
+    coverage, quantization["coverage"] = quantization["coverage"], None
+    quantization["activations"] |= {
+        "fewest_tokens": 3,
+        "coverage": coverage["tokens"],
+        "thin_experts": coverage["thin"],
+    }
+    del document["sha256"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["sha256"] = sha256(canonical.encode("ascii")).hexdigest()
+    (bundle / names.MANIFEST).write_text(json.dumps(document))
+    with pytest.raises(BundleError) as raised:
+        read_manifest(bundle)
+    place = f"variants.{NAME}.quantization.activations"
+    assert str(raised.value) == (
+        f"{bundle / names.MANIFEST} is not a manifest of schema 1: {place}.coverage is unknown; "
+        f"{place}.fewest_tokens is unknown; {place}.thin_experts is unknown; "
+        "export the bundle again, and quantize it again"
+    )
 
 
 def test_a_variant_that_is_there_is_not_replaced(quantized, text, capsys):

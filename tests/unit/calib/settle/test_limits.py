@@ -8,7 +8,7 @@ from text import corpus, random_examples
 
 from pointsman.bundle import Fidelity
 from pointsman.errors import OptionsError
-from pointsman_calib.quantize import quantize_bundle
+from pointsman_calib.quantization import quantize
 from pointsman_calib.settle import Limits, Scores
 
 NEAR = Fidelity(loss_increase=0.005, agreement=0.99, expert_agreement=0.98)
@@ -76,4 +76,4 @@ def test_a_limit_that_only_comparisons_measure(tmp_path):
     text = corpus(random_examples(0, [(3, 2)]))
     line = "the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out"
     with pytest.raises(OptionsError, match=line):
-        quantize_bundle(tmp_path, "int8", corpus=text, limits=Limits(min_sqnr=30))
+        quantize(tmp_path, "int8", corpus=text, limits=Limits(min_sqnr=30))

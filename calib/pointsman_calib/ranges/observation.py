@@ -25,7 +25,7 @@ def expert_tensor(tensor: str, expert: int) -> str:
     return f"{tensor}[{expert}]"
 
 
-class RangeCollector:
+class ModelObserver:
     """What was seen of the inputs of a variant's products so far.
 
     Attributes:
@@ -104,7 +104,7 @@ class RangeCollector:
         return arrays
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, with a collector of the same products.
+        """Go on from where `state` was taken, with an observer of the same products.
 
         Raises:
             KeyError: the state is of other products.

@@ -24,7 +24,7 @@ from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.graphs.products import Product, products
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.ranges import DEFAULT_PERCENTILE
-from pointsman_calib.ranges.collector import RangeCollector
+from pointsman_calib.ranges.observation import ModelObserver
 from pointsman_calib.ranges.table import SCHEMA, Provenance, RangeTable, variant_digest, write_range_table
 
 SOURCE: Final = "portable-float32"
@@ -86,17 +86,17 @@ def collect_ranges(
         OutputError: progress cannot be written.
     """
     variant = portable_source(bundle, manifest)
-    collector = RangeCollector(variant_products(bundle, variant), manifest.architecture, variant.capacity)
+    observer = ModelObserver(variant_products(bundle, variant), manifest.architecture, variant.capacity)
     key = _fingerprint(variant, corpus)
     if progress is not None:
-        _restore(collector, progress, key)
-    with tqdm(desc="ranges", unit="doc", initial=collector.sequences, total=len(corpus.examples), disable=None) as bar:
-        while documents := _next_documents(corpus, collector.sequences, manifest.architecture):
-            _observe(collector, graph_files(bundle, variant), variant, documents)
+        _restore(observer, progress, key)
+    with tqdm(desc="ranges", unit="doc", initial=observer.sequences, total=len(corpus.examples), disable=None) as bar:
+        while documents := _next_documents(corpus, observer.sequences, manifest.architecture):
+            _observe(observer, graph_files(bundle, variant), variant, documents)
             bar.update(len(documents))
             if progress is not None:
-                _save(collector, progress, key)
-    return _table(collector, variant, corpus, percentile)
+                _save(observer, progress, key)
+    return _table(observer, variant, corpus, percentile)
 
 
 def portable_source(bundle: Path, manifest: Manifest) -> Variant:
@@ -128,29 +128,29 @@ def _next_documents(corpus: Corpus, done: int, architecture: Architecture) -> li
 
 
 def _observe(
-    collector: RangeCollector, graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch]
+    observer: ModelObserver, graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch]
 ) -> None:
     run = PiecewiseRun(graphs, variant, lambda: documents)
-    for _, role, values in run.values(collector.taps()):
-        collector.observe(role, values)
+    for _, role, values in run.values(observer.taps()):
+        observer.observe(role, values)
         del values
     for document in documents:
-        collector.count(document)
+        observer.count(document)
 
 
-def _table(collector: RangeCollector, variant: Variant, corpus: Corpus, percentile: float) -> RangeTable:
+def _table(observer: ModelObserver, variant: Variant, corpus: Corpus, percentile: float) -> RangeTable:
     provenance = Provenance(
         calibration=corpus.provenance(),
-        sequences=collector.sequences,
-        source_tokens=collector.source_tokens,
-        target_tokens=collector.target_tokens,
+        sequences=observer.sequences,
+        source_tokens=observer.source_tokens,
+        target_tokens=observer.target_tokens,
         variant=SOURCE,
         variant_sha256=variant_digest(variant),
         percentile=percentile,
         versions=installed_versions(PACKAGES),
     )
-    coverage = {layer: tuple(map(int, given)) for layer, given in collector.coverage.items()}
-    return RangeTable(schema=SCHEMA, provenance=provenance, tensors=collector.rows(percentile), coverage=coverage)
+    coverage = {layer: tuple(map(int, given)) for layer, given in observer.coverage.items()}
+    return RangeTable(schema=SCHEMA, provenance=provenance, tensors=observer.rows(percentile), coverage=coverage)
 
 
 def _fingerprint(variant: Variant, corpus: Corpus) -> str:
@@ -160,22 +160,22 @@ def _fingerprint(variant: Variant, corpus: Corpus) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _save(collector: RangeCollector, progress: Path, key: str) -> None:
+def _save(observer: ModelObserver, progress: Path, key: str) -> None:
     partial = progress.with_name(f".{progress.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, key=np.array(key), **collector.state())
+            np.savez(file, allow_pickle=False, key=np.array(key), **observer.state())
         partial.replace(progress)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise OutputError(f"cannot write progress to {progress}: {error.strerror or error}") from error
 
 
-def _restore(collector: RangeCollector, progress: Path, key: str) -> None:
+def _restore(observer: ModelObserver, progress: Path, key: str) -> None:
     """Go on from a file of the same key; one that is absent, of another or damaged is as none."""
     try:
         with progress.open("rb") as file, np.load(file, allow_pickle=False) as state:
             if str(state["key"]) == key:
-                collector.restore(state)
+                observer.restore(state)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return

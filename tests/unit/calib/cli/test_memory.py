@@ -9,7 +9,7 @@ KEEP_SMALL_ONES_BETWEEN_LARGE_ONES = """
 import re
 from pathlib import Path
 import numpy as np
-from pointsman_calib.cli.allocation import return_large_blocks
+from pointsman_calib.cli.memory import return_large_blocks
 
 
 def resident() -> int:

@@ -12,9 +12,9 @@ from checkpoints import CHECKPOINTS, weights
 from pointsman.bundle import names, read_manifest
 from pointsman.errors import BundleError
 from pointsman_calib.graphs.runs import graph_files
-from pointsman_calib.ranges import collection as ranges
-from pointsman_calib.ranges.collection import SOURCE, collect_ranges, variant_products, write_ranges
-from pointsman_calib.ranges.collector import expert_tensor
+from pointsman_calib.ranges import corpus_pass
+from pointsman_calib.ranges.corpus_pass import SOURCE, collect_ranges, variant_products, write_ranges
+from pointsman_calib.ranges.observation import ModelObserver, expert_tensor
 from pointsman_calib.ranges.table import read_range_table
 from tolerances import LOGITS
 
@@ -87,7 +87,7 @@ def test_every_product_is_seen_as_numpy_sees_it(exports, name):
 
 
 def test_an_interrupted_collection_goes_on(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr(ranges, "DOCUMENTS_AT_ONCE", 2)
+    monkeypatch.setattr(corpus_pass, "DOCUMENTS_AT_ONCE", 2)
     folder, examples = exports("tied", "portable").folder, random_examples(2, LENGTHS)
     path = tmp_path / "ranges.json"
     whole = write_ranges(folder, corpus(examples), path)
@@ -108,18 +108,28 @@ def test_an_interrupted_collection_goes_on(exports, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["ranges.json"]
 
 
+@pytest.fixture(scope="module")
+def progress(exports, tmp_path_factory) -> bytes:
+    """Of four of five documents."""
+    path = tmp_path_factory.mktemp("interrupted") / "ranges.json"
+    folder, text = exports("tied", "portable").folder, corpus(Interrupted(random_examples(3, LENGTHS), 4))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(corpus_pass, "DOCUMENTS_AT_ONCE", 2)
+        with pytest.raises(KeyboardInterrupt):
+            write_ranges(folder, text, path)
+    return path.with_name("ranges.json.partial").read_bytes()
+
+
 @pytest.mark.parametrize("other", ["another corpus", "damage", "cut off"])
-def test_progress_of_something_else_is_not_used(exports, tmp_path, monkeypatch, other):
-    monkeypatch.setattr(ranges, "DOCUMENTS_AT_ONCE", 2)
-    folder, examples = exports("tied", "portable").folder, random_examples(3, LENGTHS)
+def test_progress_of_something_else_is_not_used(exports, tmp_path, progress, other):
+    examples = random_examples(3, LENGTHS)
     path, partial = tmp_path / "ranges.json", tmp_path / "ranges.json.partial"
-    with pytest.raises(KeyboardInterrupt):
-        write_ranges(folder, corpus(Interrupted(examples, 4)), path)
+    damaged = {"another corpus": progress, "damage": b"not zip", "cut off": progress[:1000]}
+    partial.write_bytes(damaged[other])
     if other == "another corpus":
         examples = examples[::-1]
-    else:
-        partial.write_bytes(b"not zip" if other == "damage" else partial.read_bytes()[:1000])
-    assert write_ranges(folder, corpus(examples), path).provenance.sequences == len(LENGTHS)
+    table = write_ranges(exports("tied", "portable").folder, corpus(examples), path)
+    assert table.provenance.sequences == len(LENGTHS)
     assert not partial.exists()
 
 
@@ -136,11 +146,11 @@ def test_the_table_does_not_depend_on_the_order_of_documents(exports):
 def test_what_is_kept_does_not_grow(exports):
     export = exports("tied", "portable")
     variant = export.manifest.variants[SOURCE]
-    collector = ranges.RangeCollector(variant_products(export.folder, variant), export.manifest.architecture, 64)
+    observer = ModelObserver(variant_products(export.folder, variant), export.manifest.architecture, 64)
     text, sizes = corpus(random_examples(5, LENGTHS)), []
     for document in text.batches(export.manifest.architecture, 1):
-        ranges._observe(collector, graph_files(export.folder, variant), variant, [document])
-        sizes.append(sum(array.nbytes for array in collector.state().values()))
+        corpus_pass._observe(observer, graph_files(export.folder, variant), variant, [document])
+        sizes.append(sum(array.nbytes for array in observer.state().values()))
     assert all(before == after for before, after in pairwise(sizes))
 
 

@@ -1,7 +1,6 @@
 """A quantized variant beside a bundle's float ones: it appears whole, or the bundle is as it was."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
@@ -9,73 +8,45 @@ from typing import Final, get_args
 from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, verify_files, write_manifest
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
-from pointsman_calib.corpus.coverage import CoverageRule
+from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
 from pointsman_calib.corpus.text import Corpus
-from pointsman_calib.ranges.table import RangeTable
+from pointsman_calib.ranges import Method, check_method
+from pointsman_calib.ranges.table import RangeTable, read_range_table
 from pointsman_calib.schemes import qdq, weight_only
-from pointsman_calib.settle import Limits
+from pointsman_calib.settle import DEFAULT_LIMITS, Limits
 
 SCHEMES: Final[tuple[Scheme, ...]] = get_args(Scheme)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the variant of a scheme is made.
+    """Which variant a scheme makes of which.
 
     Attributes:
         name: of the variant.
         source: name of the float variant that it comes from.
-        write: makes the variant's files. Takes the bundle, its manifest, and the folder to write in, which becomes
-            `variants/<scheme>`; returns the variant.
     """
 
     name: str
     source: str
-    write: Callable[[Path, Manifest, Path], Variant]
 
 
-def recipe_of(
-    scheme: Scheme,
-    *,
-    corpus: Corpus | None,
-    limits: Limits | None,
-    table: RangeTable | None,
-    clipping: qdq.Clipping | None,
-    coverage: CoverageRule | None = None,
-) -> Recipe:
-    """The recipe of a scheme; arguments as of `quantize_bundle`.
-
-    Raises:
-        OptionsError: what is given to a scheme is of no use to it.
-    """
-    if scheme == qdq.SCHEME:
-        if coverage is not None:
-            raise OptionsError(f"{scheme} has its rule of coverage in its clipping: leave coverage out")
-        write = functools.partial(
-            qdq.write_variant, corpus=corpus, table=table, clipping=clipping or qdq.DEFAULT, limits=limits
-        )
-        return Recipe(qdq.NAME, qdq.SOURCE, write)
-    if table is not None or clipping is not None:
-        raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
-    rule = coverage or CoverageRule()
-    return Recipe(
-        f"fused-{scheme}",
-        weight_only.SOURCE,
-        lambda bundle, manifest, place: weight_only.write_variant(
-            bundle, manifest, scheme, place, corpus=corpus, limits=limits, coverage=rule
-        ),
-    )
+RECIPES: Final[dict[Scheme, Recipe]] = {
+    "int8": Recipe("fused-int8", weight_only.SOURCE),
+    "int4": Recipe("fused-int4", weight_only.SOURCE),
+    "int8-qdq": Recipe("portable-int8-qdq", qdq.SOURCE),
+}
 
 
-def quantize_bundle(
+def quantize(
     bundle: str | Path,
     scheme: Scheme,
     *,
-    corpus: Corpus | None = None,
+    corpus: Corpus | str | Path | Sequence[str | Path] | None = None,
     limits: Limits | None = None,
-    table: RangeTable | None = None,
-    clipping: qdq.Clipping | None = None,
     coverage: CoverageRule | None = None,
+    ranges: RangeTable | str | Path | None = None,
+    method: Method | None = None,
     force: bool = False,
 ) -> Variant:
     """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
@@ -83,33 +54,45 @@ def quantize_bundle(
     Args:
         bundle: with the float variant that the scheme's recipe names.
         scheme: one of `SCHEMES`.
-        corpus: what to calibrate on; without one, only the weights themselves are looked at.
+        corpus: what to calibrate on: one that was read, or files, patterns and hub ids, of which 128 documents are
+            read. Without one, only the weights themselves are looked at.
         limits: what to hold to on the corpus; the scheme's own where None.
-        table: for `int8-qdq` in the corpus's place, ranges that were collected before.
-        clipping: for `int8-qdq`, how ranges become scales.
-        coverage: for the other schemes, how well the corpus must reach the experts.
+        coverage: how well the corpus must reach the experts; the scheme's own where None.
+        ranges: for `int8-qdq` in the corpus's place, a table of ranges that were observed before, or its file.
+        method: for `int8-qdq`, which of the ranges to clip to: `minmax`, `percentile`, `entropy` or `mse`, the default.
         force: whether to replace the variant if it is there.
 
     Raises:
         BundleNotFoundError: there is no bundle.
-        BundleError: it is damaged, or lacks the float variant; or the table is of another bundle.
+        BundleError: it is damaged, or lacks the float variant; or the ranges cannot be read or are of another bundle.
         OptionsError: the scheme does not go with the other arguments, or the limits leave nothing quantized.
-        CorpusError: the corpus reached too few experts.
+        CorpusError: the corpus cannot be read, or reached too few experts.
         OutputExistsError: the variant is there and `force` is not given.
         OutputError: it cannot be written.
         KeyboardInterrupt: interrupted; has a message where the bundle is not as it was.
     """
-    if (limits is not None or coverage is not None) and corpus is None:
+    if limits is not None and corpus is None:
         raise OptionsError("limits are checked on a corpus: give one, or leave the limits out")
     if limits is not None and limits.min_sqnr is not None:
         raise OptionsError("the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out")
-    folder = Path(bundle)
-    recipe = recipe_of(scheme, corpus=corpus, limits=limits, table=table, clipping=clipping, coverage=coverage)
-    manifest = open_bundle(folder, recipe, force=force)
+    table = ranges if isinstance(ranges, RangeTable | None) else read_range_table(Path(ranges))
+    folder, recipe = Path(bundle), RECIPES[scheme]
+    manifest = prepare(folder, scheme, ranges=table, method=method, force=force)
+    text = _read(folder, corpus)
     verify_files(folder, manifest.variants[recipe.source].files)
     try:
         with replacing(folder / names.variant_folder(scheme)) as partial:
-            variant = recipe.write(folder, manifest, partial)
+            variant = _written(
+                folder,
+                manifest,
+                scheme,
+                partial,
+                corpus=text,
+                limits=limits or DEFAULT_LIMITS[scheme],
+                coverage=coverage or DEFAULT_COVERAGE[scheme],
+                ranges=table,
+                method=method or qdq.DEFAULT_METHOD,
+            )
             _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
         _update(folder, recipe.name, variant)
     except BaseException as stopped:
@@ -121,14 +104,20 @@ def quantize_bundle(
     return variant
 
 
-def open_bundle(bundle: Path, recipe: Recipe, *, force: bool) -> Manifest:
-    """Read a bundle's manifest, and check that a recipe's variant can be added to it.
+def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: Method | None, force: bool) -> Manifest:
+    """Read a bundle's manifest, and check all that can be checked before a corpus is fetched and read.
 
     Raises:
         BundleNotFoundError: there is no bundle.
-        BundleError: it is damaged, or lacks the float variant.
+        BundleError: its manifest is damaged, or it lacks the float variant.
+        OptionsError: what is given to the scheme is of no use to it.
         OutputExistsError: the variant is there and `force` is not given.
     """
+    recipe = RECIPES[scheme]
+    if scheme != qdq.SCHEME and (ranges is not None or method is not None):
+        raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
+    if method is not None:
+        check_method(method)
     manifest = read_manifest(bundle)
     if recipe.source not in manifest.variants:
         form, _, dtype = recipe.source.partition("-")
@@ -138,6 +127,32 @@ def open_bundle(bundle: Path, recipe: Recipe, *, force: bool) -> Manifest:
     if recipe.name in manifest.variants and not force:
         raise OutputExistsError(f"{bundle} has a {recipe.name} variant already; replace it with --force")
     return manifest
+
+
+def _read(bundle: Path, corpus: Corpus | str | Path | Sequence[str | Path] | None) -> Corpus | None:
+    if corpus is None or isinstance(corpus, Corpus):
+        return corpus
+    return Corpus.read(bundle, [corpus] if isinstance(corpus, str | Path) else corpus)
+
+
+def _written(
+    bundle: Path,
+    manifest: Manifest,
+    scheme: Scheme,
+    place: Path,
+    *,
+    corpus: Corpus | None,
+    limits: Limits,
+    coverage: CoverageRule,
+    ranges: RangeTable | None,
+    method: Method,
+) -> Variant:
+    """Write the variant's files into a folder, which becomes `variants/<scheme>`."""
+    if scheme == qdq.SCHEME:
+        return qdq.write_variant(
+            bundle, manifest, place, corpus=corpus, ranges=ranges, method=method, coverage=coverage, limits=limits
+        )
+    return weight_only.write_variant(bundle, manifest, scheme, place, corpus=corpus, coverage=coverage, limits=limits)
 
 
 def _update(folder: Path, name: str, variant: Variant | None) -> None:

@@ -1,0 +1,18 @@
+"""Modules that import ONNX and an engine: a machine that only serves does not have all of it."""
+
+import importlib
+from types import ModuleType
+
+from pointsman.errors import DependencyError
+
+
+def loaded(module: str) -> ModuleType:
+    """Import a module.
+
+    Raises:
+        DependencyError: something that it needs is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[calib]") from error

@@ -1,0 +1,230 @@
+"""Weight-only variants of a small bundle: what they compute, what they are made of, and what is said of them."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration_text import random_corpus
+from pointsman.bundle import Architecture, Stack, names, read_manifest, verify_files
+from pointsman.model import SwitchModel
+from pointsman_calib import CoverageRule, Limits, quantize
+from pointsman_calib.graphs.external_data import in_file_order
+from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
+from pointsman_calib.rounding import round_blocks
+from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
+from pointsman_calib.schemes.weight_only.formats import block_format
+from pointsman_calib.schemes.weight_only.graphs import Weight
+from pointsman_calib.settle import Kept, score
+from pointsman_export.architecture import expected_tensors
+from tolerances import SAME_CODES
+
+CORPUS = random_corpus(24)
+SOURCE = "fused-float32"
+
+
+def graphs_of(folder: Path, name: str):
+    variant = read_manifest(folder).variants[name]
+    return graph_files(folder, variant), variant
+
+
+def scores_of(folder: Path, graphs, corpus=CORPUS):
+    """Of graphs with the interface of the bundle's float variant."""
+    manifest = read_manifest(folder)
+    return score(PiecewiseRun(graphs, manifest.variants[SOURCE], lambda: corpus.batches(manifest.architecture)))
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_bundle):
+    return scores_of(tiny_bundle, graphs_of(tiny_bundle, SOURCE)[0])
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def rounded(request, tiny_bundle, tmp_path_factory):
+    """A draft, rounded to nearest, and what its codes stand for."""
+    draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], request.param, tmp_path_factory.mktemp(request.param))
+    codes = {}
+    draft.round(lambda name, weight, form: codes.setdefault(name, round_blocks(weight, form)))
+    return draft, codes
+
+
+def spelled_out(draft, codes, folder: Path):
+    """The float graphs with the weights that codes stand for."""
+    twin = shutil.copytree(draft.source["encoder"].parent, folder)
+    with (twin / names.WEIGHTS).open("r+b") as file:
+        for name, tensor in in_file_order(draft.models().values()):
+            if name in codes:
+                weight = codes[name].dequantized()
+                file.seek(tensor.offset)
+                file.write(np.ascontiguousarray(weight.T if draft.weights[name].transposed else weight).tobytes())
+    return {role: twin / path.name for role, path in draft.source.items()}
+
+
+def test_it_computes_what_its_codes_stand_for(tiny_bundle, rounded, exact, tmp_path):
+    """With inputs as fine as they come; coarser ones cost more, and codes are not the float weights."""
+    draft, codes = rounded
+    meant = scores_of(tiny_bundle, spelled_out(draft, codes, tmp_path / "twin"))
+    found = {}
+    for inputs in (frozenset(draft.formats), frozenset[str]()):
+        draft.write(Kept(inputs=inputs))
+        found[bool(inputs)] = scores_of(tiny_bundle, draft.graphs)
+    SAME_CODES.check(found[True].agreement_with(meant), 1.0)
+    SAME_CODES.check(found[True].rerouted_from(meant), 0.0)
+    assert 0 < found[True].deviation_from(meant) < found[False].deviation_from(meant) / 2
+    assert meant.deviation_from(exact) > found[True].deviation_from(meant)
+
+
+def test_a_draft_keeps_what_it_is_asked_to(tiny_bundle, tmp_path, exact):
+    """Inputs in two parts bring it nearer to float, and a weight left out is the float one."""
+    draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], "int8", tmp_path)
+    draft.round(lambda _, weight, form: round_blocks(weight, form))
+
+    def deviation(kept):
+        draft.write(kept)
+        return scores_of(tiny_bundle, draft.graphs).deviation_from(exact)
+
+    every = frozenset(draft.formats)
+    nothing, inputs = deviation(Kept()), deviation(Kept(inputs=every))
+    assert 0 < inputs < nothing
+    assert deviation(Kept(weights=every)) < 1e-5
+    assert deviation(Kept()) == nothing
+    draft.close()
+    assert {path.name for path in tmp_path.iterdir()} == {names.WEIGHTS, *(path.name for path in draft.graphs.values())}
+
+
+def test_products_of_the_same_inputs_share_their_parts(rounded):
+    draft, _ = rounded
+    draft.write(Kept(inputs=frozenset(draft.formats)))
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    parts = {
+        node.inputs[1].name.removesuffix(".weight.codes"): node.inputs[0].producer()
+        for node in ir.load(draft.graphs["encoder"]).graph
+        if node.op_type == "MatMulNBits"
+    }
+    query, key, value, output = (parts[f"{attention}.{name}"] for name in "qkvo")
+    assert query.op_type == output.op_type == "Concat"
+    assert query is key is value is not output
+
+
+def test_it_generates(quantized_bundle):
+    for name in ("fused-int8", "fused-int4"):
+        ((generation,),) = SwitchModel.load(quantized_bundle, device="cpu", variant=name).generate([[5, 9, 11, 1]])
+        assert generation.token_ids
+
+
+def test_norms_routers_and_biases_stay_in_float_and_nothing_else(quantized_bundle):
+    graphs, variant = graphs_of(quantized_bundle, "fused-int8")
+    quantization = variant.quantization
+    in_file = {name: value.dtype for role in graphs.values() for name, value in in_file_order([ir.load(role)])}
+    in_float = {name for name, dtype in in_file.items() if dtype == ir.DataType.FLOAT and not name.endswith(".scales")}
+    assert any(map(names.is_router, in_float))
+    for name in in_float:
+        assert names.is_router(name) or name.endswith(("layer_norm.weight", "relative_attention_bias.weight")), name
+    codes = {name.removesuffix(".codes") for name in in_file if name.endswith(".codes")}
+    assert codes == quantization.formats.keys()
+    source = {
+        name for name, _ in in_file_order(ir.load(path) for path in graphs_of(quantized_bundle, SOURCE)[0].values())
+    }
+    assert codes | in_float == source
+    assert quantization.kept == ()
+
+
+def test_the_manifest_says_what_was_looked_at(quantized_bundle, calibration):
+    variants = read_manifest(quantized_bundle).variants
+    nearest, calibrated = (variants[f"fused-{scheme}"].quantization for scheme in ("int8", "int4"))
+    assert (nearest.rounding, nearest.calibration, nearest.coverage, nearest.sensitivity) == ("nearest", *[None] * 3)
+    assert calibrated.rounding == "GPTQ"
+    assert set(calibrated.calibration.documents) == {example.document_sha256 for example in calibration.examples}
+    tokens = sum(example.inputs.size for example in calibration.examples)
+    encoder = {layer: seen for layer, seen in calibrated.coverage.tokens.items() if layer.startswith("encoder")}
+    assert [sum(seen) for seen in encoder.values()] == [tokens] * 2
+    assert calibrated.sensitivity.labels == sum(int(example.span_mask.sum()) for example in calibration.examples)
+    assert calibrated.sensitivity.fine_inputs == calibrated.sensitivity.float_weights == ()
+    float_scores, quantized = (
+        scores_of(quantized_bundle, graphs_of(quantized_bundle, name)[0], calibration)
+        for name in (SOURCE, "fused-int4")
+    )
+    assert calibrated.sensitivity.loss == float_scores.loss
+    assert calibrated.sensitivity.nearest != calibrated.sensitivity.reached
+    assert calibrated.sensitivity.reached == quantized.fidelity_to(float_scores)
+
+
+@pytest.mark.slow  # several calibrations; how layers are chosen is `test_search.py`'s
+def test_routes_are_mended_by_layers_of_their_own(quantized_bundle, calibration, tmp_path):
+    """All labels may change: what is kept in float is kept for tokens that went to other experts."""
+    copy = shutil.copytree(quantized_bundle, tmp_path / "bundle")
+    before = read_manifest(copy).variants["fused-int4"].quantization.sensitivity
+    assert before.rerouted == {}
+    least = 50 * (1 + before.reached.expert_agreement)
+    limits, coverage = Limits(min_expert_agreement=least), CoverageRule(fewest_tokens=5)
+    variant = quantize(copy, "int4", corpus=calibration, limits=limits, coverage=coverage, force=True)
+    quantization, after = variant.quantization, variant.quantization.sensitivity
+    assert before.reached.expert_agreement < least / 100 <= after.reached.expert_agreement
+    assert after.nearest == before.nearest
+    layers = {"shared.weight"} | {f"{side}.block.{n}" for side in ("encoder", "decoder") for n in range(4)}
+    assert after.rerouted.keys() == after.costs.keys() == layers
+    assert any(name.startswith(next(iter(after.rerouted))) for name in (*after.fine_inputs, *after.float_weights))
+    assert set(after.float_weights) == set(quantization.kept)
+    assert not set(after.float_weights) & quantization.formats.keys()
+    assert not set(after.fine_inputs) - quantization.formats.keys()
+    assert {path.name for path in (copy / names.variant_folder("int4")).iterdir()} == {
+        names.WEIGHTS,
+        names.graph_name("fused", "encoder"),
+        names.graph_name("fused", "decoder"),
+    }
+    verify_files(copy, read_manifest(copy).files())
+
+
+def test_what_is_looked_up_comes_in_small_blocks():
+    head = Weight("lm_head.weight", 768, 32128, transposed=True, gathered=False)
+    assert block_format(head, "int4").block_size == 128
+    assert block_format(replace(head, name="shared.weight", gathered=True), "int4").block_size == 32
+
+
+def base_8() -> Architecture:
+    stack = Stack(layers=12, sparse_layers=tuple(range(1, 12, 2)))
+    return Architecture(
+        vocab_size=32128,
+        d_model=768,
+        d_kv=64,
+        d_ff=3072,
+        num_heads=12,
+        num_experts=8,
+        encoder=stack,
+        decoder=stack,
+        gated=False,
+        activation="relu",
+        router_bias=False,
+        tied_head=True,
+        relative_buckets=32,
+        relative_max_distance=128,
+        layer_norm_epsilon=1e-6,
+        expert_capacity=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+
+
+@pytest.mark.parametrize(("scheme", "largest"), [("int8", 0.27), ("int4", 0.16)])
+def test_size_of_base_8(scheme, largest):
+    exact = quantized = 0
+    for name, shape in expected_tensors(base_8()).items():
+        size = math.prod(shape)
+        exact += 4 * size
+        quantized += (
+            4 * size if len(shape) == 1 or "router" in name or "bias" in name else bytes_of(name, shape, scheme)
+        )
+    assert quantized / exact <= largest
+
+
+def bytes_of(name: str, shape: tuple[int, ...], scheme) -> int:
+    """Of codes and scales; checkpoints store weights as [out, inputs]."""
+    out, inputs = shape
+    tied = name == "shared.weight"
+    form = block_format(Weight(name, inputs, out, transposed=tied, gathered=tied), scheme)
+    return out * math.ceil(inputs / form.block_size) * (form.block_size * form.bits // 8 + 4)
