@@ -33,12 +33,14 @@ class ForcedTarget:
 
     Attributes:
         tokens: the target.
+        vocabulary: how many tokens there are.
         losses: of each token, the negative natural log-probability.
         likeliest: at each position the token with the highest score.
         ending_tokens: how many tokens end a sequence, here eos.
     """
 
     tokens: tuple[int, ...]
+    vocabulary: int
     losses: list[float] = field(default_factory=list)
     likeliest: list[int] = field(default_factory=list)
     ending_tokens: int = 1
@@ -51,6 +53,10 @@ class ForcedTarget:
         forced = np.full_like(scores, -np.inf)
         forced[0, wanted] = 0.0
         return forced
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All tokens `[1, vocabulary]`: a loss is taken over the whole row."""
+        return np.broadcast_to(np.arange(self.vocabulary), (len(prefixes), self.vocabulary))
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the target is complete, `[1]`; the prefixes hold the decoder's start too."""

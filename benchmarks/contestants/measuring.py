@@ -66,7 +66,7 @@ def _searched(contestant: Contestant) -> Iterator[Ids]:
 
 def _forced(contestant: Contestant, job: Job) -> Iterator[dict[str, Any]]:
     for document in job.documents:
-        target = ForcedTarget(document.target)
+        target = ForcedTarget(document.target, contestant.vocab_size)
         contestant.force(list(document.inputs), target)
         yield target.to_json()
 

@@ -370,7 +370,7 @@ def test_the_gpus_name_as_a_file(load):
 
 def test_forcing_notes_what_a_model_would_have_said(load, exports):
     """The loss of a target is its score, and what is likeliest at first is what greedy search says first."""
-    model, target = exports.model("tied", "fused"), load("contestants.forcing").ForcedTarget((9, 8, 7, 1))
+    model, target = exports.model("tied", "fused"), load("contestants.forcing").ForcedTarget((9, 8, 7, 1), 128)
     model.generate([[5, 6, 1]], DecodingOptions(max_new_tokens=4), constraint=target)
     (scores,) = model.score([[5, 6, 1]], [[9, 8, 7, 1]])
     SCORE.check(target.losses, -scores)
