@@ -50,10 +50,10 @@ def expert_factors(
         return factors
     for product in products:
         layer = product.layer
-        if layer is not None and product.weight == names.stacked_weight(layer, names.OUTPUT_PROJECTION):
+        if layer is not None and product.weight == names.stacked_experts(layer, names.OUTPUT_PROJECTION):
             excess = np.fromiter(_excesses(table, product, coverage, method), np.float32)
             factors[product.weight] = excess
-            factors[names.stacked_weight(layer, before)] = np.float32(1) / excess
+            factors[names.stacked_experts(layer, before)] = np.float32(1) / excess
     return factors
 
 

@@ -85,7 +85,7 @@ def test_hessians(bundle, multiplied):
 def test_ranges(bundle, multiplied):
     table = read_range_table(bundle / names.variant_folder("int8-qdq") / names.RANGES)
     products = variant_products(bundle, read_manifest(bundle).variants["portable-float32"])
-    (inner,) = (each.tensor for each in products if each.weight == names.stacked_weight(SPARSE, "wo"))
+    (inner,) = (each.tensor for each in products if each.weight == names.stacked_experts(SPARSE, "wo"))
     for expert in range(4):
         rows, seen = multiplied[names.expert_weight(SPARSE, expert, "wo")], table.tensors[expert_tensor(inner, expert)]
         assert seen.count == rows.size
