@@ -42,6 +42,7 @@ _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
 _EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
 
+_BLOCK: Final = re.compile(r"(?:encoder|decoder)\.block\.\d+(?=\.|$)")
 _DOT_BEFORE_A_NAME: Final = re.compile(r"\.(?!\d)")
 
 
@@ -116,6 +117,12 @@ def norm_output(layer: str) -> str:
 def node_path(module: str) -> str:
     """A module path as nodes have it in their names: `/decoder/block.0/layer.0`."""
     return "".join(f"/{part}" for part in _DOT_BEFORE_A_NAME.split(module) if part)
+
+
+def block_of(module: str) -> str | None:
+    """Module path of the block that a weight or a module belongs to; None outside blocks."""
+    found = _BLOCK.match(module)
+    return None if found is None else found.group()
 
 
 def is_router(weight: str) -> bool:
