@@ -1,7 +1,7 @@
 """Calibrate exported bundles to INT8 on C4, and compare them with what they were made from.
 
-`quantize` and `compare` are what the commands of the same names run. They are loaded when they are first asked for, so
-importing this package costs nothing and needs no engine.
+`quantize` and `compare` are what the commands of the same names run. They are loaded when they are first asked for:
+importing this package needs no engine.
 """
 
 from typing import TYPE_CHECKING, Final

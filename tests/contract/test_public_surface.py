@@ -8,7 +8,9 @@ import typing
 import pytest
 
 import pointsman
+import pointsman_calib
 from pointsman import DecodingOptions, Infiller, SwitchModel, errors
+from pointsman.bundle import Variant
 from pointsman.infill import DecodingFields
 
 PUBLIC = {
@@ -109,3 +111,49 @@ def test_verbs(method, names):
 def test_results(record, fields):
     assert tuple(record.__dataclass_fields__) == fields
     assert record.__dataclass_params__.frozen
+
+
+# The calibrator's.
+
+CALIBRATOR = {"Comparison", "Corpus", "CoverageRule", "Limits", "compare", "quantize"}
+
+
+def test_names_of_the_calibrator():
+    assert set(pointsman_calib.__all__) == CALIBRATOR
+    for name in CALIBRATOR:
+        value = getattr(pointsman_calib, name)
+        assert inspect.getdoc(value), name
+        assert not inspect.ismodule(value), name
+    with pytest.raises(AttributeError, match="module 'pointsman_calib' has no attribute 'quantise'"):
+        _ = pointsman_calib.quantise
+
+
+def test_importing_the_calibrator_brings_no_more_than_the_runtime():
+    heavy = (*ENGINES, "torch", "onnx", "onnx_ir", "polygraphy", "huggingface_hub", "tqdm")
+    code = "import sys, pointsman_calib; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(heavy) & set(done.stdout.split())
+
+
+def test_what_the_calibrator_lacks_is_named():
+    code = "import sys; sys.modules['onnx_ir'] = None; from pointsman_calib import quantize"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    sentence = "pointsman.errors.DependencyError: onnx_ir is not installed; install pointsman[calib]"
+    assert done.stderr.splitlines()[-1] == sentence
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (pointsman_calib.quantize, "bundle scheme corpus limits coverage ranges method force"),
+        (pointsman_calib.compare, "bundle corpus baseline candidates limits layers batch_size generations"),
+        (pointsman_calib.Corpus.read, "bundle sources documents seed window too_long split"),
+    ],
+)
+def test_verbs_of_the_calibrator(function, names):
+    assert list(inspect.signature(function).parameters) == names.split()
+
+
+def test_quantizing_gives_a_variant_and_comparing_a_comparison():
+    assert typing.get_type_hints(pointsman_calib.quantize)["return"] is Variant
+    assert typing.get_type_hints(pointsman_calib.compare)["return"] is pointsman_calib.Comparison

@@ -41,29 +41,25 @@ class Document:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def read_documents(
-    sources: Iterable[str | Path], *, split: hub.Split = "train", config: str = "en", revision: str | None = None
-) -> Iterator[Document]:
+def read_documents(sources: Iterable[str | Path], *, split: hub.Split = "train") -> Iterator[Document]:
     """Stream the documents of a corpus, in order.
 
     Args:
         sources: files (gzipped or plain), patterns such as ``c4/c4-train.*.json.gz``, and ids of datasets on the hub
             that are laid out as C4 is, such as ``allenai/c4``. A file that several name is read once.
         split: which files of a dataset on the hub; files here are read whatever they hold.
-        config: a dataset's folder on the hub.
-        revision: a dataset's branch, tag or commit; its main branch when None.
 
     Raises:
         CorpusError: at once, if a source names no file; while reading, if a file is no gzip or cut off, a line is no
             record (the message names file and line), or there is no document at all.
     """
-    files = list(dict.fromkeys(file for source in sources for file in _files_of(source, split, config, revision)))
+    files = list(dict.fromkeys(file for source in sources for file in _files_of(source, split)))
     if not files:
         raise CorpusError("no corpus was named; give C4 files, patterns, or allenai/c4")
     return _documents(files)
 
 
-def _files_of(source: str | Path, split: hub.Split, config: str, revision: str | None) -> list[Path | hub.HubFile]:
+def _files_of(source: str | Path, split: hub.Split) -> list[Path | hub.HubFile]:
     path = Path(source)
     if path.is_dir():
         raise CorpusError(f"{path} is a folder; name its files, for example {path}/c4-{split}.*.json.gz")
@@ -72,7 +68,7 @@ def _files_of(source: str | Path, split: hub.Split, config: str, revision: str |
     if glob.has_magic(str(source)):
         return [*_matches(str(source))]
     if hub.is_dataset_id(source):
-        return [*hub.list_files(str(source), split=split, config=config, revision=revision)]
+        return [*hub.list_files(str(source), split)]
     raise CorpusError(f"there is no file {source}; give C4 files, patterns, or a dataset on the hub such as allenai/c4")
 
 

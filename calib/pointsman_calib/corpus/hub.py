@@ -15,6 +15,7 @@ Split = Literal["train", "validation"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 _DATASET_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_FOLDER: Final = "en"
 _FILE_SUFFIXES: Final = (".gz", ".json", ".jsonl")
 
 
@@ -24,7 +25,6 @@ class HubFile:
 
     dataset: str
     name: str
-    revision: str | None
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"
@@ -37,8 +37,8 @@ class HubFile:
         """
         from huggingface_hub import hf_hub_download
 
-        with _one_sentence(self.dataset, self.revision):
-            return Path(hf_hub_download(self.dataset, self.name, repo_type="dataset", revision=self.revision))
+        with _one_sentence(self.dataset):
+            return Path(hf_hub_download(self.dataset, self.name, repo_type="dataset"))
 
 
 def is_dataset_id(source: str | Path) -> bool:
@@ -47,33 +47,33 @@ def is_dataset_id(source: str | Path) -> bool:
     return isinstance(source, str) and bool(_DATASET_ID.fullmatch(text)) and not text.endswith(_FILE_SUFFIXES)
 
 
-def list_files(dataset: str, *, split: Split, config: str, revision: str | None) -> list[HubFile]:
-    """The files of one split, in order.
+def list_files(dataset: str, split: Split) -> list[HubFile]:
+    """The files of one split in English, in order.
 
     Raises:
         CorpusError: the dataset cannot be reached or has no such files, or huggingface_hub is not installed.
     """
-    pattern = f"{config}/c4-{split}.*.json.gz"
-    with _one_sentence(dataset, revision):
-        names = sorted(name for name in _names(dataset, config, revision) if fnmatchcase(name, pattern))
+    pattern = f"{_FOLDER}/c4-{split}.*.json.gz"
+    with _one_sentence(dataset):
+        names = sorted(name for name in _names(dataset) if fnmatchcase(name, pattern))
     if not names:
-        raise CorpusError(f"{dataset} has no {pattern} on the hub; check split and config, or give files")
-    return [HubFile(dataset, name, revision) for name in names]
+        raise CorpusError(f"{dataset} has no {pattern} on the hub; check the split, or give files")
+    return [HubFile(dataset, name) for name in names]
 
 
-def _names(dataset: str, folder: str, revision: str | None) -> list[str]:
+def _names(dataset: str) -> list[str]:
     from huggingface_hub import HfApi
 
     api = HfApi()
     # Asked once: without a network, the listing is asked for again and again for half a minute.
-    api.dataset_info(dataset, revision=revision, expand=["sha"])
+    api.dataset_info(dataset, expand=["sha"])
     # One folder only: the whole of allenai/c4 has more than 25,000 files.
-    entries = api.list_repo_tree(dataset, folder, revision=revision, repo_type="dataset")
+    entries = api.list_repo_tree(dataset, _FOLDER, repo_type="dataset")
     return [entry.path for entry in entries]
 
 
 @contextmanager
-def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
+def _one_sentence(dataset: str) -> Iterator[None]:
     """Turn whatever huggingface_hub raises into one sentence that says what to do."""
     try:
         from huggingface_hub import errors
@@ -94,12 +94,10 @@ def _one_sentence(dataset: str, revision: str | None) -> Iterator[None]:
             f"there is no file {dataset} here and no dataset {dataset} on the hub that you may see; "
             "check the name, or set HF_TOKEN"
         ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CorpusError(f"{dataset} has no revision {revision} on the hub; check its name") from error
     except errors.HFValidationError as error:
         raise CorpusError(f"there is no file {dataset}, and it is no dataset's id; check the name") from error
     except errors.EntryNotFoundError as error:
-        raise CorpusError(f"{dataset} lacks this folder or file on the hub; check split and config") from error
+        raise CorpusError(f"{dataset} lacks the folder {_FOLDER} or a file of it on the hub; give files") from error
     except (transport_error, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CorpusError(

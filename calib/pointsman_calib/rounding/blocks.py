@@ -74,11 +74,6 @@ class BlockQuantized:
         """The operator's B: uint8 [out, blocks, block_size * bits / 8]."""
         return _packed(self.codes, self.format.bits)
 
-    def dequantized(self) -> NDArray[np.float32]:
-        """[inputs, out] as the operator reads it."""
-        blocks = dequantize(self.codes, self.scales[..., None], self.format)
-        return np.ascontiguousarray(blocks.reshape(len(blocks), -1)[:, : self.inputs].T)
-
 
 def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQuantized:
     """Round every weight to the nearest code of its block, halves to even.

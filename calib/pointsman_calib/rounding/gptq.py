@@ -33,13 +33,11 @@ class InputHessian:
     """Sums H = 2 XᵀX over the inputs X [tokens, inputs] of a layer, or of one expert.
 
     Attributes:
-        tokens: rows seen.
-        matrix: [inputs, inputs], float32 or float64.
+        matrix: float32 [inputs, inputs].
     """
 
-    def __init__(self, inputs: int, dtype: type[np.float32] | type[np.float64] = np.float64) -> None:
-        self.tokens = 0
-        self.matrix: NDArray[np.floating[Any]] = np.zeros((inputs, inputs), dtype)
+    def __init__(self, inputs: int) -> None:
+        self.matrix: NDArray[np.float32] = np.zeros((inputs, inputs), np.float32)
 
     def update(self, inputs: NDArray[np.floating[Any]]) -> None:
         """Add inputs [..., inputs]; none at all is fine.
@@ -48,9 +46,8 @@ class InputHessian:
             BundleError: one is NaN or infinite; the sum is as it was before.
         """
         require_finite(inputs, "a layer's input")
-        rows = inputs.reshape(-1, len(self.matrix)).astype(self.matrix.dtype, copy=False)
+        rows = inputs.reshape(-1, len(self.matrix)).astype(np.float32, copy=False)
         self.matrix += 2 * (rows.T @ rows)
-        self.tokens += len(rows)
 
 
 def gptq(

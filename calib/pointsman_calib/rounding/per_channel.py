@@ -24,10 +24,6 @@ class ChannelQuantized:
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
 
-    def dequantized(self) -> NDArray[np.float32]:
-        """What DequantizeLinear makes of it."""
-        return self.codes.astype(np.float32) * self.scales
-
 
 def round_per_channel(
     weight: NDArray[np.floating[Any]], axes: tuple[int, ...], *, search: bool = False

@@ -7,19 +7,16 @@ expert. Where too many tokens go to other experts, this is mended first, by the 
 those before a router, which need not be those that move the loss.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
-from pointsman.bundle import Sensitivity
+from pointsman.bundle import Sensitivity, names
 from pointsman.errors import OptionsError
 from pointsman_calib.settle.limits import Limits
 from pointsman_calib.settle.scores import Scores
-
-_BLOCK = re.compile(r"(?:encoder|decoder)\.block\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +132,12 @@ def measured(settled: Settled, nearest: Scores, exact: Scores) -> Sensitivity:
     )
 
 
-def layers_of(names: Iterable[str]) -> dict[str, frozenset[str]]:
+def layers_of(weights: Iterable[str]) -> dict[str, frozenset[str]]:
     """Weights by the block that they belong to; those of no block, embedding and head, are a layer of their own."""
     layers: dict[str, set[str]] = {}
-    for name in names:
-        block = _BLOCK.match(name)
-        layers.setdefault(block.group() if block else name, set()).add(name)
-    return {layer: frozenset(weights) for layer, weights in layers.items()}
+    for weight in weights:
+        layers.setdefault(names.block_of(weight) or weight, set()).add(weight)
+    return {layer: frozenset(found) for layer, found in layers.items()}
 
 
 def _costs(

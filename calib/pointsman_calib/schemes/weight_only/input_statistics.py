@@ -110,7 +110,7 @@ class InputStatistics:
     def collect(self, weights: Iterable[str]) -> dict[str, InputHessian]:
         """Hessians of these weights' inputs over the text."""
         wanted = [self.products[name] for name in weights]
-        hessians = {product.weight: InputHessian(product.width, np.float32) for product in wanted}
+        hessians = {product.weight: InputHessian(product.width) for product in wanted}
         branches = {product.weight: self._branch(product) for product in wanted if _is_inner(product)}
         for batch, role, values in self.run.values(values_of(wanted)):
             for product in wanted:

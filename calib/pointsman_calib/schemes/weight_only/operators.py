@@ -4,7 +4,7 @@ With accuracy level 4, MatMulNBits rounds its inputs to int8, in the weight's bl
 that costs too much, its inputs come in two parts: what int8 makes of them, which the operator then takes exactly, and
 the rest, at most 1/254 of a block's largest, rounded by itself. The two products together are as exact as with 15 bits,
 in a fraction of the time of the operator's float path, which for 8-bit weights unpacks all of the weight each time.
-Both parts are rows of one product, so that each weight is fetched once.
+Both parts are rows of one product, so that each weight is read once.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from codes import dequantized
 
 from pointsman.errors import BundleError, OptionsError
 from pointsman_calib.rounding import BlockFormat, InputHessian, gptq, round_blocks
@@ -33,7 +34,7 @@ def hessian_of(activations):
 
 
 def output_error(activations, weight, quantized):
-    return np.linalg.norm(activations.astype(np.float64) @ (weight - quantized.dequantized()))
+    return np.linalg.norm(activations.astype(np.float64) @ (weight - dequantized(quantized)))
 
 
 def plain_gptq(weight, hessian, form, damping):
@@ -55,7 +56,7 @@ def plain_gptq(weight, hessian, form, damping):
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_it_equals_a_plain_implementation(form):
     weight, activations = layer()
-    found = gptq(weight, hessian_of(activations), form).dequantized()
+    found = dequantized(gptq(weight, hessian_of(activations), form))
     expected = plain_gptq(weight, hessian_of(activations), form, 0.01)
     same = np.isclose(found, expected, rtol=1e-6, atol=1e-7).mean()
     assert same == 1.0
@@ -77,7 +78,7 @@ def test_few_tokens_still_help_and_unseen_inputs_are_rounded_to_nearest():
     to_nearest = round_blocks(weight, form)
     assert output_error(activations, weight, quantized) < 0.3 * output_error(activations, weight, to_nearest)
     steps = np.abs(np.repeat(quantized.scales, 32, axis=1).T)
-    unseen = (quantized.dequantized() - weight)[5::7]
+    unseen = (dequantized(quantized) - weight)[5::7]
     inside = (quantized.codes.reshape(40, -1).T % 15 != 0)[5::7]
     assert (np.abs(unseen) <= 0.5001 * steps[5::7])[inside].all()
 
@@ -88,7 +89,6 @@ def test_without_tokens_it_rounds_to_nearest(form):
     hessian = InputHessian(300)
     hessian.update(np.empty((0, 300), np.float32))
     found, expected = gptq(weight, hessian.matrix, form), round_blocks(weight, form)
-    assert hessian.tokens == 0
     np.testing.assert_array_equal(found.codes, expected.codes)
     np.testing.assert_array_equal(found.scales, expected.scales)
 
@@ -101,14 +101,13 @@ def test_uncorrelated_inputs_leave_nothing_to_make_up_for(form):
     np.testing.assert_array_equal(found.scales, expected.scales)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_hessians_sum_over_batches(dtype):
+def test_hessians_sum_over_batches():
     _, activations = layer()
-    hessian = InputHessian(300, dtype)
+    hessian = InputHessian(300)
     for batch in np.array_split(activations, 7):
         hessian.update(batch[None])
     expected = 2 * activations.T.astype(np.float64) @ activations
-    assert (hessian.tokens, hessian.matrix.dtype) == (600, dtype)
+    assert hessian.matrix.dtype == np.float32
     np.testing.assert_allclose(hessian.matrix, expected, atol=1e-5 * expected.max())
 
 

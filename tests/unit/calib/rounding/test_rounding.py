@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from codes import dequantized
 from onnx import TensorProto, helper
 
 from pointsman.errors import BundleError, OptionsError
@@ -57,7 +58,7 @@ def matmul_nbits(quantized, activations, accuracy_level=0):
 def test_the_packing_is_matmul_nbits(form, inputs, out):
     quantized = round_blocks(weights(inputs, out), form)
     activations = np.random.default_rng(1).standard_normal((9, inputs)).astype(np.float32)
-    expected = activations.astype(np.float64) @ quantized.dequantized()
+    expected = activations.astype(np.float64) @ dequantized(quantized)
     # each output has its own size, as its column of weights has
     error = np.abs(matmul_nbits(quantized, activations) - expected).max(axis=0) / np.abs(expected).max(axis=0)
     assert error.max() < 3e-6
@@ -67,7 +68,7 @@ def test_the_packing_is_matmul_nbits(form, inputs, out):
 def test_the_integer_kernel_reads_the_same_weights(form):
     quantized = round_blocks(weights(256, 48), form)
     activations = np.random.default_rng(1).standard_normal((9, 256)).astype(np.float32)
-    expected = activations @ quantized.dequantized()
+    expected = activations @ dequantized(quantized)
     found = matmul_nbits(quantized, activations, accuracy_level=4)
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.02  # it rounds activations to 8 bits
 
@@ -79,7 +80,7 @@ def test_blocks_keep_the_shape_and_pad_with_zeros(form):
     assert quantized.codes.shape == (17, blocks, form.block_size)
     assert quantized.scales.shape == (17, blocks)
     assert quantized.codes.max() <= form.largest_code
-    assert quantized.dequantized().shape == (200, 17)
+    assert dequantized(quantized).shape == (200, 17)
     padding = quantized.codes.reshape(17, -1)[:, 200:]
     assert (padding == form.middle_code).all()
 
@@ -88,7 +89,7 @@ def test_blocks_keep_the_shape_and_pad_with_zeros(form):
 def test_unsearched_errors_are_at_most_a_step(form):
     weight = weights(256, 48)
     quantized = round_blocks(weight, form)
-    error = np.abs(quantized.dequantized() - weight).T.reshape(quantized.codes.shape)
+    error = np.abs(dequantized(quantized) - weight).T.reshape(quantized.codes.shape)
     steps = np.abs(quantized.scales)[..., None]
     inside = (quantized.codes > 0) & (quantized.codes < form.largest_code)
     assert (error[inside] <= np.broadcast_to(steps, error.shape)[inside] * 0.5001).all()
@@ -101,7 +102,7 @@ def test_blocks_put_the_extreme_on_the_lowest_code():
     quantized = round_blocks(weight, BlockFormat(bits=4, block_size=16))
     np.testing.assert_array_equal(quantized.scales[:, 0], [-1, 1])
     np.testing.assert_array_equal(quantized.codes[:, 0, :3], [[0, 15, 8], [0, 15, 10]])  # halves to even
-    np.testing.assert_array_equal(quantized.dequantized()[:3], [[8, -8], [-7, 7], [0, 2]])
+    np.testing.assert_array_equal(dequantized(quantized)[:3], [[8, -8], [-7, 7], [0, 2]])
 
 
 def test_codes_are_packed_first_in_the_low_bits():
@@ -116,7 +117,7 @@ def test_a_search_never_does_worse_in_any_block(bits):
     plain, searched = (
         round_blocks(weight, BlockFormat(bits=bits, block_size=32, search=search)) for search in (False, True)
     )
-    errors = [((q.dequantized() - weight).T.reshape(q.codes.shape) ** 2).sum(axis=-1) for q in (plain, searched)]
+    errors = [((dequantized(q) - weight).T.reshape(q.codes.shape) ** 2).sum(axis=-1) for q in (plain, searched)]
     assert (errors[1] <= errors[0] * 1.00001).all()
     assert errors[1].sum() < errors[0].sum() * 0.97
 
@@ -125,7 +126,7 @@ def test_a_search_never_does_worse_in_any_block(bits):
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e-45])
 def test_constant_blocks_come_back(form, value):
     weight = np.full((40, 3), value, np.float32)
-    found = round_blocks(weight, form).dequantized()
+    found = dequantized(round_blocks(weight, form))
     np.testing.assert_allclose(found, weight, rtol=1e-6, atol=1e-44)
 
 
@@ -197,7 +198,7 @@ def test_channels_are_what_dequantize_linear_makes_of_them():
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_array_equal(session.run(None, {})[0], quantized.dequantized())
+    np.testing.assert_array_equal(session.run(None, {})[0], dequantized(quantized))
 
 
 def test_a_channel_search_equals_brute_force():
@@ -209,11 +210,11 @@ def test_a_channel_search_equals_brute_force():
     scales = whole * ratios  # [ratios, 1, out]
     codes = np.clip(np.rint(weight / scales), -127, 127)
     errors = ((codes.astype(np.float64) * scales - weight) ** 2).sum(axis=1)  # [ratios, out]
-    achieved = ((found.dequantized().astype(np.float64) - weight) ** 2).sum(axis=0)
+    achieved = ((dequantized(found).astype(np.float64) - weight) ** 2).sum(axis=0)
     np.testing.assert_allclose(achieved, errors.min(axis=0), rtol=1e-5)
     assert (found.scales < whole).any()
 
 
 def test_channels_of_zeros_stay_zero():
     quantized = round_per_channel(np.zeros((4, 2), np.float32), (1,), search=True)
-    assert not quantized.dequantized().any()
+    assert not dequantized(quantized).any()

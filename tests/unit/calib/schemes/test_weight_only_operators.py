@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from codes import dequantized
 
 from pointsman_calib.rounding import BlockFormat, round_blocks
 from pointsman_calib.schemes.weight_only.operators import DOMAIN, Expression, Operand
@@ -34,7 +35,7 @@ def computed(kind: str, weight, form: BlockFormat, inputs):
     session = onnxruntime.InferenceSession(
         ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return session.run(None, {"inputs": inputs})[0], quantized.dequantized()
+    return session.run(None, {"inputs": inputs})[0], dequantized(quantized)
 
 
 def error(kind, form, inputs):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from codes import dequantized
 
 from calibration_text import random_corpus
 from pointsman.bundle import Architecture, Stack, names, read_manifest, verify_files
@@ -58,7 +59,7 @@ def spelled_out(draft, codes, folder: Path):
     with (twin / names.WEIGHTS).open("r+b") as file:
         for name, tensor in in_file_order(draft.models().values()):
             if name in codes:
-                weight = codes[name].dequantized()
+                weight = dequantized(codes[name])
                 file.seek(tensor.offset)
                 file.write(np.ascontiguousarray(weight.T if draft.weights[name].transposed else weight).tobytes())
     return {role: twin / path.name for role, path in draft.source.items()}
