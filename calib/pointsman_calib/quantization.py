@@ -1,6 +1,7 @@
 """A quantized variant beside a bundle's float ones: it appears whole, or the bundle is as it was."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
@@ -71,37 +72,22 @@ def quantize(
         OutputError: it cannot be written.
         KeyboardInterrupt: interrupted; has a message where the bundle is not as it was.
     """
-    if limits is not None and corpus is None:
-        raise OptionsError("limits are checked on a corpus: give one, or leave the limits out")
-    if limits is not None and limits.min_sqnr is not None:
-        raise OptionsError("the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out")
-    table = ranges if isinstance(ranges, RangeTable | None) else read_range_table(Path(ranges))
-    folder, recipe = Path(bundle), RECIPES[scheme]
+    _check(limits, coverage, corpus, ranges)
+    folder, table = Path(bundle), ranges if isinstance(ranges, RangeTable | None) else read_range_table(Path(ranges))
     manifest = prepare(folder, scheme, ranges=table, method=method, force=force)
-    text = _read(folder, corpus)
-    verify_files(folder, manifest.variants[recipe.source].files)
-    try:
-        with replacing(folder / names.variant_folder(scheme)) as partial:
-            variant = _written(
-                folder,
-                manifest,
-                scheme,
-                partial,
-                corpus=text,
-                limits=limits or DEFAULT_LIMITS[scheme],
-                coverage=coverage or DEFAULT_COVERAGE[scheme],
-                ranges=table,
-                method=method or qdq.DEFAULT_METHOD,
-            )
-            _update(folder, recipe.name, None)  # killed from here on, a replaced variant is absent, and never damaged
-        _update(folder, recipe.name, variant)
-    except BaseException as stopped:
-        if not _put_back(folder, recipe.name, manifest.variants.get(recipe.name)) and isinstance(
-            stopped, KeyboardInterrupt
-        ):
-            raise KeyboardInterrupt(f"{recipe.name} was being put in its place: run the same command again") from None
-        raise
-    return variant
+    write = functools.partial(
+        _write,
+        folder,
+        manifest,
+        scheme,
+        corpus=_read(folder, corpus),
+        limits=limits or DEFAULT_LIMITS[scheme],
+        coverage=coverage or DEFAULT_COVERAGE[scheme],
+        ranges=table,
+        method=method or qdq.DEFAULT_METHOD,
+    )
+    verify_files(folder, manifest.variants[RECIPES[scheme].source].files)
+    return _put_in_place(folder, scheme, manifest.variants.get(RECIPES[scheme].name), write)
 
 
 def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: Method | None, force: bool) -> Manifest:
@@ -113,6 +99,8 @@ def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: 
         OptionsError: what is given to the scheme is of no use to it.
         OutputExistsError: the variant is there and `force` is not given.
     """
+    if scheme not in RECIPES:
+        raise OptionsError(f"unknown scheme {scheme!r}; use {', '.join(SCHEMES)}")
     recipe = RECIPES[scheme]
     if scheme != qdq.SCHEME and (ranges is not None or method is not None):
         raise OptionsError(f"{scheme} rounds activations as it runs: ranges of activations are for {qdq.SCHEME}")
@@ -129,13 +117,22 @@ def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: 
     return manifest
 
 
+def _check(limits: Limits | None, coverage: CoverageRule | None, corpus: object, ranges: object) -> None:
+    if limits is not None and corpus is None:
+        raise OptionsError("limits are checked on a corpus: give one, or leave the limits out")
+    if coverage is not None and corpus is None and ranges is None:
+        raise OptionsError("a corpus reaches experts, and here is none: give one, or leave the rule of coverage out")
+    if limits is not None and limits.min_sqnr is not None:
+        raise OptionsError("the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out")
+
+
 def _read(bundle: Path, corpus: Corpus | str | Path | Sequence[str | Path] | None) -> Corpus | None:
     if corpus is None or isinstance(corpus, Corpus):
         return corpus
     return Corpus.read(bundle, [corpus] if isinstance(corpus, str | Path) else corpus)
 
 
-def _written(
+def _write(
     bundle: Path,
     manifest: Manifest,
     scheme: Scheme,
@@ -153,6 +150,21 @@ def _written(
             bundle, manifest, place, corpus=corpus, ranges=ranges, method=method, coverage=coverage, limits=limits
         )
     return weight_only.write_variant(bundle, manifest, scheme, place, corpus=corpus, coverage=coverage, limits=limits)
+
+
+def _put_in_place(folder: Path, scheme: Scheme, old: Variant | None, write: Callable[[Path], Variant]) -> Variant:
+    """Have a variant written, and put its folder and then its record in the place of an old one's."""
+    name = RECIPES[scheme].name
+    try:
+        with replacing(folder / names.variant_folder(scheme)) as partial:
+            variant = write(partial)
+            _update(folder, name, None)  # killed from here on, a replaced variant is absent, and never damaged
+        _update(folder, name, variant)
+    except BaseException as stopped:
+        if not _put_back(folder, name, old) and isinstance(stopped, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{name} was being put in its place: run the same command again") from None
+        raise
+    return variant
 
 
 def _update(folder: Path, name: str, variant: Variant | None) -> None:

@@ -134,6 +134,17 @@ def test_a_corpus_is_read_from_files(tiny_bundle, calibration_file, tmp_path):
     ("scheme", "options", "sentence"),
     [
         ("int8", {"limits": LENIENT}, "limits are checked on a corpus: give one, or leave the limits out"),
+        ("int5", {}, "unknown scheme 'int5'; use int8, int4, int8-qdq"),
+        (
+            "int8",
+            {"coverage": CoverageRule()},
+            "a corpus reaches experts, and here is none: give one, or leave the rule of coverage out",
+        ),
+        (
+            "int8",
+            {"limits": Limits(min_sqnr=3), "corpus": "c4.json"},
+            "the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out",
+        ),
         ("int4", {"method": "mse"}, "int4 rounds activations as it runs: ranges of activations are for int8-qdq"),
         ("int8-qdq", {"method": "max"}, "unknown range method 'max'; use minmax, percentile, entropy, mse"),
     ],

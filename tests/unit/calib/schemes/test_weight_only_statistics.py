@@ -7,12 +7,13 @@ import torch
 
 from calibration_text import random_corpus
 from checkpoints import reference
-from pointsman.bundle import read_manifest
+from pointsman.bundle import names, read_manifest
 from pointsman_calib.graphs.runs import PIECE_BYTES, PiecewiseRun, graph_files
 from pointsman_calib.rounding import BlockFormat, gptq, round_blocks
 from pointsman_calib.schemes.weight_only import input_statistics
 from pointsman_calib.schemes.weight_only.graphs import quantizable
 from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
+from pointsman_export.architecture import expected_tensors
 from tolerances import HESSIAN
 
 WEIGHTS = (
@@ -69,15 +70,20 @@ def test_hessians(statistics, observed, weight):
     HESSIAN.check(hessian.matrix, 2 * rows.T @ rows, weight)
 
 
-def test_every_quantizable_weight_has_inputs(statistics):
-    weights = quantizable(
-        {role: ir.Model(pieces.graph, ir_version=10) for role, pieces in statistics.run.graphs.items()}
-    )
-    assert "shared.weight" in weights  # the embedding, and the head
-    assert weights.keys() <= statistics.products.keys()
-    assert {name: weight.inputs for name, weight in weights.items()} == {
-        name: statistics.products[name].width for name in weights
+def test_every_weight_of_a_product_is_found(statistics, tiny_bundle):
+    shapes = expected_tensors(read_manifest(tiny_bundle).architecture)  # [out, inputs], as checkpoints store them
+    expected = {
+        name: inputs
+        for name, (*out, inputs) in shapes.items()
+        if out and not names.is_router(name) and not name.endswith("relative_attention_bias.weight")
     }
+    assert {name: product.width for name, product in statistics.products.items()} == expected
+    models = {role: ir.Model(pieces.graph, ir_version=10) for role, pieces in statistics.run.graphs.items()}
+    weights = quantizable(models)
+    assert {name: (weight.out, weight.inputs) for name, weight in weights.items()} == {
+        name: shapes[name] for name in expected
+    }
+    assert {name for name, weight in weights.items() if weight.gathered} == {names.EMBEDDING}  # which is the head too
 
 
 def test_coverage(statistics, observed):
@@ -88,30 +94,29 @@ def test_coverage(statistics, observed):
 
 
 def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
-    names = sorted(WEIGHTS)
-    form = BlockFormat(bits=4, block_size=16)
+    order, form = sorted(WEIGHTS), BlockFormat(bits=4, block_size=16)
     drawn = np.random.default_rng(0)
-    weights = {name: drawn.standard_normal((statistics.products[name].width, 8)).astype(np.float32) for name in names}
+    weights = {name: drawn.standard_normal((statistics.products[name].width, 8)).astype(np.float32) for name in order}
     groups = []
     collect = statistics.collect
-    monkeypatch.setattr(statistics, "collect", lambda names: groups.append(names) or collect(names))
+    monkeypatch.setattr(statistics, "collect", lambda group: groups.append(group) or collect(group))
 
     def rounded(budget, thin, looked_up=frozenset()):
         monkeypatch.setattr(input_statistics, "MEMORY_BUDGET", budget)
         groups.clear()
-        rounding = GptqRounding(statistics, names, thin, looked_up)
-        return {name: rounding(name, weights[name], form).packed_codes() for name in names}
+        rounding = GptqRounding(statistics, order, thin, looked_up)
+        return {name: rounding(name, weights[name], form).packed_codes() for name in order}
 
-    at_once, told = rounded(1 << 30, {}), len(groups)
+    at_once, together = rounded(1 << 30, {}), len(groups)
     one_by_one = rounded(1, {})
-    assert (told, len(groups)) == (1, len(names))
-    for name in names:
+    assert (together, len(groups)) == (1, len(order))
+    for name in order:
         np.testing.assert_array_equal(at_once[name], one_by_one[name])
-    thin = rounded(1 << 30, {"encoder.block.3.layer.1.mlp": (2,)}, {names[0]})
-    hessians = statistics.collect(names)
-    for name in names:
-        damping = 0.3 if name == names[0] else 0.01
+    thin = rounded(1 << 30, {"encoder.block.3.layer.1.mlp": (2,)}, {order[0]})
+    hessians = statistics.collect(order)
+    for name in order:
+        damping = 0.3 if name == order[0] else 0.01
         expected = round_blocks(weights[name], form) if "expert_2" in name else None
         expected = expected or gptq(weights[name], hessians[name].matrix, form, damping=damping)
         np.testing.assert_array_equal(thin[name], expected.packed_codes())
-    assert (thin[names[0]] != at_once[names[0]]).any()
+    assert (thin[order[0]] != at_once[order[0]]).any()
