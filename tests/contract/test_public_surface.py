@@ -35,7 +35,7 @@ PUBLIC = {
     "Tokenizer",
     "TokenizerError",
 }
-FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export", "pointsman_calib")
+FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "pointsman_export", "pointsman_calib")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
 
 

@@ -87,6 +87,21 @@ def sparse_layer(role: "Role", number: int) -> str:
     return f"{block_path(role, number)}.layer.{1 if role == 'encoder' else 2}.mlp"
 
 
+def final_norm(role: "Role") -> str:
+    """Module path of the norm behind a stack."""
+    return f"{role}.final_layer_norm"
+
+
+def cross_attention(number: int) -> str:
+    """Module path of a decoder block's attention over the encoder."""
+    return f"{block_path('decoder', number)}.layer.1.EncDecAttention"
+
+
+def relative_bias(role: "Role") -> str:
+    """Module path of the relative bias that all blocks of a stack share."""
+    return f"{block_path(role, 0)}.layer.0.SelfAttention.relative_attention_bias"
+
+
 def expert_choice(layer: str) -> str:
     """The value that holds each token's expert, int64 [batch, tokens] (decoder: [rows, positions]).
 
@@ -110,6 +125,12 @@ def node_path(module: str) -> str:
     return "".join(f"/{part}" for part in _DOT_BEFORE_A_NAME.split(module) if part)
 
 
+def branch_path(layer: str, numbers: range) -> str:
+    """Path of what the fused form asks about one expert, or about a group of them, as nodes of the branches have it."""
+    last = numbers.stop - 1
+    return f"{layer}.expert.{last}" if len(numbers) == 1 else f"{layer}{_EXPERTS}{numbers.start}_{last}"
+
+
 def is_router(weight: str) -> bool:
     """Whether a weight is a router's: those stay in float32."""
     return _ROUTER in weight
@@ -123,6 +144,11 @@ def router_weight(layer: str) -> str:
 def expert_weight(layer: str, number: int, projection: str) -> str:
     """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
     return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
+
+
+def stacked_experts(layer: str, projection: str) -> str:
+    """The weights of all experts of a layer in the portable form: [experts, inputs, outputs]."""
+    return f"{layer}{_EXPERTS}{projection}"
 
 
 def expert_of(weight: str) -> tuple[str, int, str] | None:

@@ -14,11 +14,11 @@ from checkpoints import CHECKPOINTS, expressible
 from exports import FORMS
 from pointsman.errors import ParityError
 from pointsman_export.architecture import derive_from
-from pointsman_export.bundle import CanonicalReader
-from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.checkpoint import CanonicalReader, Checkpoint
 from pointsman_export.network import Build, Precision
-from pointsman_export.verify.parity import TOLERANCES, Sample, verify
+from pointsman_export.verify.parity import TOLERANCES, Written, verify
 from pointsman_export.verify.reference import Reference
+from pointsman_export.verify.sample import Sample
 
 Damage = Callable[[bytearray, dict[str, ir.ExternalTensor]], None]
 
@@ -39,8 +39,9 @@ def checked(export, folder: Path, form: str):
         build = Build(derivation.architecture, form, Precision.of("float32"), variant.capacity)
         reader = CanonicalReader(checkpoint, derivation.names)
         seen: list[str] = []
-        graphs = folder / variant.encoder.file, folder / variant.decoder.file
-        return verify(build, *graphs, reader, progress=seen.append), seen
+        written = Written(build, folder / variant.encoder.file, folder / variant.decoder.file)
+        (parity,) = verify([written], reader, progress=seen.append)
+        return parity, seen
 
 
 def damaged(export, folder: Path, damage: Damage) -> Path:
