@@ -1,13 +1,22 @@
 """From the tensors of a checkpoint to an architecture."""
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mode
+from typing import get_args
 
-from pointsman.bundle import Architecture, Stack
-from pointsman.bundle.names import EMBEDDING, HEAD
+from pointsman.bundle import Architecture, Role, Stack
+from pointsman.bundle.names import (
+    EMBEDDING,
+    HEAD,
+    block_of,
+    experts_layer,
+    is_router,
+    relative_bias,
+    router_bias,
+    router_weight,
+)
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture.complaints import check_complete, check_dtypes
@@ -24,9 +33,7 @@ from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
 _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD_NAMES = (HEAD, f"decoder.{HEAD}")  # xxl-128 and c-2048 are published with the second
-_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
-_ROUTER = "mlp.router.classifier.weight"
-_RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+_ROLES: tuple[Role, ...] = get_args(Role)
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
@@ -127,7 +134,7 @@ def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture
     vocab_size, d_model = _matrix(tensors, [ends.embedding], "embedding")
     buckets, num_heads = _matrix(
         tensors,
-        [f"{side}.block.0.{_RELATIVE_BIAS}" for side in ("encoder", "decoder")],
+        [f"{relative_bias(role)}.weight" for role in _ROLES],
         "relative position bias",
     )
     if buckets < _FEWEST_BUCKETS or not num_heads:
@@ -156,7 +163,7 @@ def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture
         decoder=decoder,
         gated=gated,
         activation=read_activation(config, gated=gated),
-        router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
+        router_bias=any(name.endswith(router_bias("mlp")) for name in tensors),
         tied_head=ends.head is None,
         relative_buckets=buckets,
         **asdict(read_hints(config, vocab_size, buckets)),
@@ -175,30 +182,31 @@ def _matrix(tensors: Tensors, names: Iterable[str], what: str) -> tuple[int, int
 def _num_experts(tensors: Tensors, stacks: Iterable[Stack]) -> int:
     if not any(stack.sparse_layers for stack in stacks):
         return 0
-    routers = [info.shape[0] for name, info in tensors.items() if name.endswith(_ROUTER) and info.shape]
+    router = router_weight("mlp")
+    routers = [info.shape[0] for name, info in tensors.items() if name.endswith(router) and info.shape]
     if not routers:
-        raise CheckpointError(f"the checkpoint has experts and no router ({_ROUTER}); use a complete one")
+        raise CheckpointError(f"the checkpoint has experts and no router ({router}); use a complete one")
     return mode(routers)
 
 
 def _stacks(tensors: Tensors) -> tuple[Stack, Stack]:
-    blocks: dict[str, set[int]] = defaultdict(set)
-    sparse: dict[str, set[int]] = defaultdict(set)
+    blocks: dict[Role, set[int]] = defaultdict(set)
+    sparse: dict[Role, set[int]] = defaultdict(set)
     for name in tensors:
-        if match := _BLOCK.match(name):
-            side, block, mixture = match[1], int(match[2]), match[3]
-            blocks[side].add(block)
-            if mixture:
-                sparse[side].add(block)
-    encoder, decoder = (_stack(side, blocks[side], sparse[side]) for side in ("encoder", "decoder"))
+        if block := block_of(name):
+            role, number = block
+            blocks[role].add(number)
+            if is_router(name) or experts_layer(name):
+                sparse[role].add(number)
+    encoder, decoder = (_stack(role, blocks[role], sparse[role]) for role in _ROLES)
     return encoder, decoder
 
 
-def _stack(side: str, blocks: set[int], sparse: set[int]) -> Stack:
+def _stack(role: Role, blocks: set[int], sparse: set[int]) -> Stack:
     if not blocks:
-        raise CheckpointError(f"the checkpoint has no {side} blocks; use a complete Switch encoder-decoder")
+        raise CheckpointError(f"the checkpoint has no {role} blocks; use a complete Switch encoder-decoder")
     if absent := set(range(len(blocks))) - blocks:
         raise CheckpointError(
-            f"the checkpoint has {side} block {max(blocks)} and lacks {first_few(sorted(absent))}; use a complete one"
+            f"the checkpoint has {role} block {max(blocks)} and lacks {first_few(sorted(absent))}; use a complete one"
         )
     return Stack(layers=len(blocks), sparse_layers=tuple(sorted(sparse)))

@@ -25,9 +25,9 @@ def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[i
     """The residual stream behind all blocks, float32 [rows, positions, d_model], and the grown cache by name."""
     ids, mask, stack = values[names.INPUT_IDS], values[names.ATTENTION_MASK], build.architecture.decoder
     bias, padding, batch = _bias(graph, build, values), padding_bias(graph, mask), graph.length(mask, 0)
-    hidden, grown = embedded(graph.at("shared"), ids), dict[str, ir.Value]()
+    hidden, grown = embedded(graph.module(names.module_of(names.EMBEDDING)), ids), dict[str, ir.Value]()
     for number in range(stack.layers):
-        block = graph.at(names.block_path("decoder", number))
+        block = graph.module(names.block_path("decoder", number))
         past, cross = (_pair(values, names_of(number)) for names_of in (names.past_names, names.cross_names))
         cached = Cached(past, values[names.BEAM_ROWS])
         hidden, present = self_attention(block.at("layer.0"), build, hidden, bias, cached)
@@ -35,7 +35,7 @@ def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[i
         hidden = cross_attention(block.at("layer.1"), build, hidden, padding, cross, batch)
         hidden = feed_forward_layer(block.at("layer.2"), build, hidden, sparse=number in stack.sparse_layers)
         hidden.name = names.block_path("decoder", number)
-    return norm(graph.at(names.final_norm("decoder")), build, hidden), grown
+    return norm(graph.module(names.final_norm("decoder")), build, hidden), grown
 
 
 def _pair(values: dict[str, ir.Value], pair: tuple[str, str]) -> tuple[ir.Value, ir.Value]:
@@ -48,7 +48,7 @@ def _bias(graph: Scope, build: Build, values: dict[str, ir.Value]) -> ir.Value:
     past = graph.length(values[names.past_names(0)[0]], 2)
     keys = graph.op("Unsqueeze", counted(graph, graph.op("Add", past, positions)), graph.constant([0]))
     queries = graph.op("Unsqueeze", graph.op("Add", counted(graph, positions), past), graph.constant([1]))
-    module = graph.at(names.relative_bias("decoder"))
+    module = graph.module(names.relative_bias("decoder"))
     relative = relative_bias(module, build.architecture, queries, keys, bidirectional=False)
     return graph.op("Add", relative, masked(graph, graph.op("LessOrEqual", keys, queries)))
 
@@ -57,10 +57,10 @@ def _logits(graph: Scope, build: Build, hidden: ir.Value, ids: ir.Value) -> ir.V
     """Float32 [rows, positions, vocab] of float32 [rows, positions, d_model] and int64 [rows, positions]."""
     dtype, architecture = build.precision.name, build.architecture
     if not architecture.tied_head:
-        head = graph.at(names.HEAD.removesuffix(".weight"))
+        head = graph.module(names.module_of(names.HEAD))
         return graph.cast(linear(head, graph.cast(hidden, dtype)), "float32")
     scaled = graph.op("Mul", hidden, graph.constant(np.array(architecture.d_model**-0.5, np.float32)))
     flat = graph.op("Reshape", graph.cast(scaled, dtype), graph.constant([-1, architecture.d_model]))
-    product = graph.op("Gemm", flat, graph.at("shared").weight(), transB=1)
+    product = graph.op("Gemm", flat, graph.module(names.module_of(names.EMBEDDING)).weight(), transB=1)
     shape = graph.op("Concat", graph.op("Shape", ids), graph.constant([architecture.vocab_size]), axis=0)
     return graph.cast(graph.op("Reshape", product, shape), "float32")

@@ -27,7 +27,7 @@ def encoder_graph(build: Build, tensors: Tensors) -> ir.Model:
     states = _encoded(graph, build, values[names.INPUT_IDS], values[names.ATTENTION_MASK])
     crossed: dict[str, ir.Value] = {}
     for number in range(build.architecture.decoder.layers):
-        attention = graph.at(names.cross_attention(number))
+        attention = graph.module(names.cross_attention(number))
         crossed |= zip(names.cross_names(number), cross_keys_values(attention, build, states), strict=True)
     return finished(graph, "encoder", values, crossed, outputs)
 
@@ -37,14 +37,14 @@ def _encoded(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Va
     stack = build.architecture.encoder
     into = Buckets.of(graph, build, ids) if build.form == "portable" and stack.sparse_layers else None
     bias = _bias(graph, build, ids, mask)
-    hidden = embedded(graph.at("shared"), ids)
+    hidden = embedded(graph.module(names.module_of(names.EMBEDDING)), ids)
     for number in range(stack.layers):
-        block = graph.at(names.block_path("encoder", number))
+        block = graph.module(names.block_path("encoder", number))
         hidden, _ = self_attention(block.at("layer.0"), build, hidden, bias)
         sparse = number in stack.sparse_layers
         hidden = feed_forward_layer(block.at("layer.1"), build, hidden, sparse=sparse, into=into)
         hidden.name = names.block_path("encoder", number)
-    normed = norm(graph.at(names.final_norm("encoder")), build, hidden)
+    normed = norm(graph.module(names.final_norm("encoder")), build, hidden)
     return graph.cast(normed, build.precision.name)
 
 
@@ -52,6 +52,6 @@ def _bias(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Value
     """What is added to attention scores: float32 [batch, heads, source, source]."""
     positions = counted(graph, graph.length(ids, 1))
     keys, queries = (graph.op("Unsqueeze", positions, graph.constant([axis])) for axis in (0, 1))
-    module = graph.at(names.relative_bias("encoder"))
+    module = graph.module(names.relative_bias("encoder"))
     relative = relative_bias(module, build.architecture, queries, keys, bidirectional=True)
     return graph.op("Add", relative, padding_bias(graph, mask))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from pointsman.bundle import Activation
+from pointsman.bundle import Activation, names
 from pointsman_export.checkpoint import NUMPY_DTYPES
 from pointsman_export.graphs.layers import linear
 from pointsman_export.graphs.scope import Scope
@@ -38,10 +38,10 @@ def routed(mlp: Scope, build: Build, states: ir.Value) -> Routing:
         build: for the router's bias.
         states: float32 [batch, tokens, d_model].
     """
-    classifier = mlp.at("router.classifier")
+    classifier = mlp.module(names.module_of(names.router_weight(mlp.path)))
     logits = linear(classifier, states)
     if build.architecture.router_bias:
-        logits = classifier.op("Add", logits, classifier.weight("bias"))
+        logits = classifier.op("Add", logits, mlp.construction.weight(names.router_bias(mlp.path)))
     probabilities = mlp.op("Softmax", logits, axis=-1)
     expert = mlp.op("ArgMax", probabilities, axis=-1, keepdims=0)
     return Routing(expert, mlp.op("ReduceMax", probabilities, mlp.constant([-1]), keepdims=0))

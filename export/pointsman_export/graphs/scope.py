@@ -79,6 +79,10 @@ class Scope:
         """The place of a module within this one."""
         return replace(self, path=f"{self.path}.{module}" if self.path else module)
 
+    def module(self, path: str) -> "Scope":
+        """The place of a module by its whole path."""
+        return replace(self, path=path)
+
     def branched(self, path: str) -> "Scope":
         """A branch's place; its nodes go into a list of their own."""
         return replace(self, path=path, nodes=[], branch=True)

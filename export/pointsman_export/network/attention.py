@@ -15,15 +15,13 @@ def masked(keep: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """The four projections of one attention layer."""
+    """Attention to keys and values that are there."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.heads, self.d_kv = architecture.num_heads, architecture.d_kv
         inner = self.heads * self.d_kv
         self.q = Linear(architecture.d_model, inner)
-        self.k = Linear(architecture.d_model, inner)
-        self.v = Linear(architecture.d_model, inner)
         self.o = Linear(inner, architecture.d_model)
 
     def split(self, projected: Tensor) -> Tensor:
@@ -47,12 +45,22 @@ class Attention(nn.Module):
         return projected
 
 
+class SelfAttention(Attention):
+    """Attention to keys and values of the same tokens."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        inner = self.heads * self.d_kv
+        self.k = Linear(architecture.d_model, inner)
+        self.v = Linear(architecture.d_model, inner)
+
+
 class SelfAttentionLayer(nn.Module):
     """Norm, self-attention, residual."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.SelfAttention = Attention(architecture)
+        self.SelfAttention = SelfAttention(architecture)
         self.layer_norm = RMSNorm(architecture.d_model, architecture.layer_norm_epsilon)
 
     def forward(self, hidden: Tensor, bias: Tensor, past: Pair | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -197,7 +197,7 @@ def _build_one(request: PlanRequest, target: Target, role: Role, variant: Varian
         built_from=variant.sources(role),
         profiles=tuple(request.profiles),
         options=request.options,
-        file=write_plan(plan, place, f"{role}.plan", target.folder),
+        file=write_plan(plan, place, names.plan_name(role), target.folder),
         build_seconds=round(seconds, 3),
     )
 

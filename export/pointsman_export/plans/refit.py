@@ -154,7 +154,7 @@ def _refit_together(
             started = time.perf_counter()
             refitted = _refitted(library, source / plan.file.path, target / variant.graph(plan.role).file)
             seconds = round(time.perf_counter() - started, 3)
-            file = write_plan(refitted, partial, f"{plan.role}.plan", folder)
+            file = write_plan(refitted, partial, names.plan_name(plan.role), folder)
             made.append(replace(plan, built_from=variant.sources(plan.role), file=file, build_seconds=seconds))
             bar.update()
         forget(target, made)

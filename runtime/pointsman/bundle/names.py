@@ -32,6 +32,7 @@ EMBEDDING: Final = "shared.weight"
 HEAD: Final = "lm_head.weight"
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
+_BLOCK: Final = re.compile(r"(?P<role>encoder|decoder)\.block\.(?P<number>\d+)\.")
 _EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
 
 _DOT_BEFORE_A_NAME: Final = re.compile(r"\.(?!\d)")
@@ -77,9 +78,20 @@ def present_names(layer: int) -> tuple[str, str]:
     return f"present_key.{layer}", f"present_value.{layer}"
 
 
+def module_of(weight: str) -> str:
+    """Module path of a weight."""
+    return weight.removesuffix(".weight")
+
+
 def block_path(role: "Role", number: int) -> str:
     """A block's module path, which is also the name of the residual stream behind it."""
     return f"{role}.block.{number}"
+
+
+def block_of(name: str) -> tuple["Role", int] | None:
+    """The stack and number of the block that a weight belongs to; None where it belongs to none."""
+    found = _BLOCK.match(name)
+    return None if found is None else ("encoder" if found["role"] == "encoder" else "decoder", int(found["number"]))
 
 
 def sparse_layer(role: "Role", number: int) -> str:
@@ -139,6 +151,11 @@ def is_router(weight: str) -> bool:
 def router_weight(layer: str) -> str:
     """The classifier of a sparse layer."""
     return f"{layer}{_ROUTER}classifier.weight"
+
+
+def router_bias(layer: str) -> str:
+    """Its bias, where a checkpoint has one."""
+    return f"{layer}{_ROUTER}classifier.bias"
 
 
 def expert_weight(layer: str, number: int, projection: str) -> str:

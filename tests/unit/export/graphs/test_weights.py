@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tracemalloc
 import weakref
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from pointsman.bundle.writing import ALIGNMENT
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.checkpoint import NUMPY_DTYPES
-from pointsman_export.graphs.weights import Entry, plan, write_weights
+from pointsman_export.graphs.weights import Entry, converted, plan, write_weights
 
 SPECS = {name: CHECKPOINTS[name] for name in ("tied", "untied", "gated", "router-bias", "all-sparse", "dense-decoder")}
 EXPERT = "encoder.block.1.layer.1.mlp.experts.expert_5.wi.weight"
@@ -120,6 +121,22 @@ def test_tensors_are_read_one_at_a_time_in_order_and_let_go(tmp_path):
     assert reader.held == 0
     assert sum(done) == sum(entry.bytes for entry in entries)
     assert len(done) == len(reader.read_names)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_tensor_is_copied_once(dtype, transposed):
+    size = 3000
+    array = np.ones((size, size), np.float32)
+    entry = Entry("weight", ("weight",), transposed, array.shape, dtype)
+    tracemalloc.start()
+    try:
+        converted(array, entry, "weight")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    checked = 5 << 20  # a few megabytes at a time
+    assert peak < entry.bytes + checked
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,3 +209,33 @@ def test_the_checkpoints_without_a_reference_in_transformers_are_verified_too(ex
     assert not expressible(CHECKPOINTS["gated"])
     parity = exports("gated", "fused", capacity=2).manifest.variants["fused-float32"].parity
     assert 0 < parity.max_error < parity.tolerance
+
+
+class Counting:
+    """A checkpoint that counts what is read of it."""
+
+    def __init__(self, reader: CanonicalReader) -> None:
+        self.reader, self.reads = reader, Counter()
+
+    def read(self, name: str) -> np.ndarray:
+        self.reads[name] += 1
+        return self.reader.read(name)
+
+
+def test_two_forms_are_compared_in_one_pass_of_the_reference(exports):
+    """Nothing is read again for the second form; the embedding serves both look-ups and the tied head."""
+    written, reads = [], []
+    for form in FORMS:
+        export = exports("tied", form)
+        build = Build(export.spec.architecture, form, Precision.of("float32"), export.spec.expert_capacity)
+        written.append(Written(build, export.graph("encoder"), export.graph("decoder")))
+    with Checkpoint.open(export.checkpoint) as checkpoint:
+        reader = CanonicalReader(checkpoint, derive_from(checkpoint).names)
+        for variants in (written[:1], written):
+            counting = Counting(reader)
+            parities = verify(variants, counting, progress=lambda _: None)
+            reads.append(counting.reads)
+    assert len(parities) == len(FORMS)
+    assert reads[0] == reads[1]
+    assert reads[0].pop("shared.weight") == 3
+    assert {name for name, count in reads[0].items() if count > 1} == set()
