@@ -136,7 +136,8 @@ def layers_of(weights: Iterable[str]) -> dict[str, frozenset[str]]:
     """Weights by the block that they belong to; those of no block, embedding and head, are a layer of their own."""
     layers: dict[str, set[str]] = {}
     for weight in weights:
-        layers.setdefault(names.block_of(weight) or weight, set()).add(weight)
+        block = names.block_of(weight)
+        layers.setdefault(weight if block is None else names.block_path(*block), set()).add(weight)
     return {layer: frozenset(found) for layer, found in layers.items()}
 
 

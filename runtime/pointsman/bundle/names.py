@@ -42,8 +42,6 @@ _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
 _BLOCK: Final = re.compile(r"(?P<role>encoder|decoder)\.block\.(?P<number>\d+)\.")
 _EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
-
-_BLOCK: Final = re.compile(r"(?:encoder|decoder)\.block\.\d+(?=\.|$)")
 _DOT_BEFORE_A_NAME: Final = re.compile(r"\.(?!\d)")
 
 
@@ -150,12 +148,6 @@ def branch_path(layer: str, numbers: range) -> str:
     """Path of what the fused form asks about one expert, or about a group of them, as nodes of the branches have it."""
     last = numbers.stop - 1
     return f"{layer}.expert.{last}" if len(numbers) == 1 else f"{layer}{_EXPERTS}{numbers.start}_{last}"
-
-
-def block_of(module: str) -> str | None:
-    """Module path of the block that a weight or a module belongs to; None outside blocks."""
-    found = _BLOCK.match(module)
-    return None if found is None else found.group()
 
 
 def is_router(weight: str) -> bool:
