@@ -6,7 +6,6 @@ What is compared are random weights: the figures say nothing of accuracy.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import measurements
 from calib_memory import LIMITLESS
 from measurements import BUILD, RESULTS, Bar
+from pointsman.bundle import read_manifest
 from prepared import CALIBRATOR, EXPORTER
 from shapes import SHAPES, total_bytes, write_checkpoint
 from watched import Watched, watch
@@ -54,7 +54,7 @@ def measured(shape: str, folder: Path, documents: int) -> tuple[Watched, list[st
     shutil.rmtree(folder, ignore_errors=True)
     try:
         bundle = prepare(shape, folder)
-        names = list(json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["variants"])
+        names = list(read_manifest(bundle).variants)
         return compared(bundle, documents), names
     finally:
         shutil.rmtree(folder, ignore_errors=True)

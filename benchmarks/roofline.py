@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cases import Case
-from pointsman.bundle import Architecture
+from pointsman.bundle import Architecture, names
 from pointsman_export.architecture import expected_tensors
 
 _BYTES = 1 << 30  # more than a cache holds
@@ -113,13 +113,13 @@ def _weights_of(architecture: Architecture, stack: str, experts: float) -> float
     total = 0.0
     for name, shape in expected_tensors(architecture).items():
         size = math.prod(shape)
-        if name in ("shared.weight", "lm_head.weight"):
-            is_head = name == "lm_head.weight" or architecture.tied_head
+        if name in (names.EMBEDDING, names.HEAD):
+            is_head = name == names.HEAD or architecture.tied_head
             total += size * (stack == "decoder" and is_head)
         elif ".EncDecAttention.k." in name or ".EncDecAttention.v." in name:
             total += size * (stack == "encoder")
         elif name.startswith(stack):
-            total += size * (experts / architecture.num_experts if ".experts." in name else 1.0)
+            total += size * (experts / architecture.num_experts if names.experts_layer(name) else 1.0)
     return total
 
 

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import Architecture, Stack
+from pointsman.bundle import Architecture, Stack, names
 from pointsman_export.architecture import expected_tensors
 from vocabulary import write_vocabulary
 
@@ -163,7 +163,7 @@ def _deviation(name: str, shape: tuple[int, ...]) -> float:
     """Standard deviations found by trying; those of projections are relative to their input's width."""
     if name.endswith("layer_norm.weight"):
         return 0.1
-    if name == "shared.weight":
+    if name == names.EMBEDDING:
         return 1.0
     if "relative_attention_bias" in name:
         return 3.0

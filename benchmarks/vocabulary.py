@@ -7,6 +7,8 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as pb
 
+from pointsman.bundle.names import SPIECE
+
 EXTRA_IDS = 100
 SPARE_ROWS = 28  # that released checkpoints leave over: 32128 rows, 32100 ids
 _SENTENCES = [
@@ -29,7 +31,7 @@ def write_vocabulary(folder: Path, rows: int) -> None:
     for number in range(pieces - len(model.pieces)):
         # Scores fall with the rank, as those of a trained unigram model do; the names are no words of any text.
         model.pieces.add(piece=f"▁pointsman{number}", score=-10.0 - number / 1000)
-    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    (folder / SPIECE).write_bytes(model.SerializeToString())
     config = {"tokenizer_class": "T5Tokenizer", "extra_ids": EXTRA_IDS}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 

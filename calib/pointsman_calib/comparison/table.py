@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pointsman.bundle import Fidelity
+from pointsman.bundle import Fidelity, names
 from pointsman_calib.comparison.records import (
     CandidateResult,
     Comparison,
@@ -24,7 +24,7 @@ QUANTIZATION: Final = (
     "on the calibration text: loss, tokens, experts",
     "all rounded to nearest",
 )
-AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", "logits", "worst of encoder")
+AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", names.LOGITS, "worst of encoder")
 _NONE: Final = "-"
 
 Row = Sequence[str]

@@ -165,7 +165,7 @@ def router_bias(layer: str) -> str:
     return f"{layer}{_ROUTER}classifier.bias"
 
 
-def expert_weight(layer: str, number: int, projection: str) -> str:
+def expert_weight(layer: str, number: int | str, projection: str) -> str:
     """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
     return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
 

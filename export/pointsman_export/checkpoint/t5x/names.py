@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.bundle.names import EMBEDDING, HEAD
+from pointsman.bundle import Role
+from pointsman.bundle.names import EMBEDDING, HEAD, block_path, expert_weight, router_weight
 
 Keys = tuple[str, ...]
 """From the root of T5X's tree of parameters to an array: ``("encoder", "encoder_norm", "scale")``."""
 
 EXPERT: Final = "{expert}"
 
+_ROLES: Mapping[str, Role] = {"encoder": "encoder", "decoder": "decoder"}
 _LAYER = re.compile(r"layers_(\d+)")
 _SCANNED = re.compile(r"layers|subblock_\d+")
 _RELATIVE_BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -66,7 +68,7 @@ def place_of(path: Keys) -> Place | None:
         case ("encoder" | "decoder" as side, norm, "scale") if norm == f"{side}_norm":
             return Place(f"{side}.final_layer_norm.weight", 1, transposed=False)
         case ("encoder" | "decoder" as side, layer, *rest) if number := _LAYER.fullmatch(layer):
-            return _in_layer(side, f"{side}.block.{int(number[1])}", tuple(rest))
+            return _in_layer(side, block_path(_ROLES[side], int(number[1])), tuple(rest))
     return None
 
 
@@ -87,9 +89,9 @@ def _in_feed_forward(mlp: str, path: Keys) -> Place | None:
         case (projection, "kernel") if projection in _FEED_FORWARD:
             return Place(f"{mlp}.{projection}.weight", 2, transposed=True)
         case ("router", "router_weights", "w", "kernel"):
-            return Place(f"{mlp}.router.classifier.weight", 2, transposed=True)
+            return Place(router_weight(mlp), 2, transposed=True)
         case ("expert", projection, "kernel") if projection in _FEED_FORWARD:
-            return Place(f"{mlp}.experts.expert_{EXPERT}.{projection}.weight", 3, transposed=True)
+            return Place(expert_weight(mlp, EXPERT, projection), 3, transposed=True)
     return None
 
 
