@@ -1,7 +1,6 @@
 """Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ def export_bundle(
         tokenizer = Tokenizer.load(checkpoint.path)
         tokenizer.check_model(derivation.architecture)
         with replacing(target) as folder:
-            records = [_copy_vocabulary(checkpoint.path, folder)]
+            records = _write_vocabulary(tokenizer, folder)
             variants = _write_variants(
                 checkpoint, derivation, folder, forms, dtype, _limit(capacity, derivation.architecture)
             )
@@ -124,7 +123,7 @@ def export_bundle(
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
                 extra_ids=len(tokenizer.sentinel_ids),
-                tokenizer=tuple(records),
+                tokenizer=records,
                 variants=variants,
             )
             write_manifest(manifest, folder)
@@ -223,11 +222,10 @@ def _write_variant(
     )
 
 
-def _copy_vocabulary(checkpoint: Path, folder: Path) -> FileRecord:
-    place = folder / names.VOCABULARY
-    place.parent.mkdir()
-    shutil.copyfile(checkpoint / names.SPIECE, place)
-    return record_of(folder, place)
+def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, ...]:
+    place = folder / names.TOKENIZER
+    place.mkdir()
+    return tuple(record_of(folder, file) for file in tokenizer.save(place))
 
 
 def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.interface import Dtype, Role, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
-from pointsman.bundle.names import VOCABULARY
+from pointsman.bundle.names import VOCABULARIES
 from pointsman.bundle.variants import Variant
 
 _SPECS = {"encoder": encoder_specs, "decoder": decoder_specs}
@@ -23,8 +23,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     for record in manifest.files():
         if not _is_inside(record.path):
             yield f"{record.path!r} must be a path inside the bundle"
-    if VOCABULARY not in {record.path for record in manifest.tokenizer}:
-        yield f"tokenizer does not list {VOCABULARY}"
+    if {record.path for record in manifest.tokenizer}.isdisjoint(VOCABULARIES):
+        yield f"tokenizer lists neither {' nor '.join(VOCABULARIES)}"
     if not manifest.variants:
         yield "variants has none"
     for name, variant in manifest.variants.items():

@@ -11,7 +11,7 @@ separates words, and is dropped where the template has whitespace already: see `
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
 from typing import Final, Self
@@ -112,7 +112,7 @@ class Template:
 
 
 def find_spans(
-    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
+    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Iterable[int], pad_id: int, eos_id: int
 ) -> list[slice | None]:
     """Find where in generated ids the span of each blank stands.
 
@@ -131,7 +131,8 @@ def find_spans(
         A slice of ``ids`` for each blank, empty if nothing follows its sentinel; None if that is missing.
     """
     end = next((position for position, token in enumerate(ids) if token == eos_id), len(ids))
-    cuts = [p for p in range(end) if ids[p] == pad_id or ids[p] in sentinel_ids]
+    ending = {pad_id, *sentinel_ids}
+    cuts = [p for p in range(end) if ids[p] in ending]
     found: dict[int, slice] = {}
     for start, stop in pairwise([*cuts, end]):
         found.setdefault(ids[start], slice(start + 1, stop))
@@ -139,7 +140,7 @@ def find_spans(
 
 
 def split_spans(
-    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
+    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Iterable[int], pad_id: int, eos_id: int
 ) -> list[list[int] | None]:
     """Return the ids of each blank's span, None where its sentinel is missing; as `find_spans` finds them."""
     found = find_spans(ids, blanks, sentinel_ids=sentinel_ids, pad_id=pad_id, eos_id=eos_id)
