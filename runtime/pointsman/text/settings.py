@@ -101,7 +101,7 @@ def _refuse_other_tokenizers(config: dict[str, Any], folder: Path) -> None:
     kind = (read_object(folder / "config.json") or {}).get(_CLASS) if named is None else named
     if kind not in _OWN_CLASSES:
         raise TokenizerError(
-            f"the tokenizer of {folder} is a {kind}, and Switch models are served with T5Tokenizer: if it is one by "
+            f"the tokenizer of {folder} is {kind!r}, and Switch models are served with T5Tokenizer: if it is one by "
             f"another name, set tokenizer_class in {TOKENIZER_CONFIG} to T5Tokenizer"
         )
     asked = next((key for key in ("auto_map", "split_special_tokens", "init_inputs") if config.get(key)), None)
@@ -162,7 +162,7 @@ def _named(values: Mapping[str, Any], place: Path) -> dict[str, AddedToken | Non
 
 def _tokens(values: object, place: Path) -> tuple[AddedToken, ...]:
     if not isinstance(values, list | None):
-        raise TokenizerError(f"{place}: special tokens must be a list, not {str(values)[:_SHOWN]}: fetch it again")
+        raise TokenizerError(f"{place}: special tokens must be a list, not {repr(values)[:_SHOWN]}: fetch it again")
     return tuple(_token(value, place) for value in values or ())
 
 
@@ -173,7 +173,7 @@ def _token(value: object, place: Path) -> AddedToken:
     if isinstance(value, str):
         return AddedToken(value)
     if not _is_typed(value):
-        raise TokenizerError(f"{place}: {str(value)[:_SHOWN]} is no special token: fetch it again")
+        raise TokenizerError(f"{place}: {repr(value)[:_SHOWN]} is no special token: fetch it again")
     return AddedToken.read(value, str(place))
 
 

@@ -27,6 +27,7 @@ plain text to the reference. Here it is a sentinel everywhere.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
@@ -36,7 +37,7 @@ from pointsman.text import tokenizer_json
 from pointsman.text.added_tokens import SPACES, Finder, longest_of
 from pointsman.text.normalization import Normalizer
 from pointsman.text.reading import read_vocabulary
-from pointsman.text.unigram import Unigram
+from pointsman.text.unigram import Remembered, Unigram
 from pointsman.text.vocabulary import UNK_ID, WORD_START, Vocabulary, sentinels_of
 
 _WORD: Final = re.compile(f"{WORD_START}[^{WORD_START}{SPACES}]*|[^{WORD_START}{SPACES}]+")
@@ -44,8 +45,6 @@ _WORD: Final = re.compile(f"{WORD_START}[^{WORD_START}{SPACES}]*|[^{WORD_START}{
 
 class Tokenizer:
     """T5's tokenizer: a SentencePiece unigram model, sentinels, and added tokens.
-
-    It can be pickled.
 
     Attributes:
         vocabulary: What it was made of.
@@ -79,7 +78,8 @@ class Tokenizer:
         self.white_space_ids: Final = tuple(
             i for i in range(len(self._names)) if i not in self._sentinel_numbers and not self.decode_span([i]).strip()
         )
-        self._segment = Unigram(vocabulary.pieces, vocabulary.scores, UNK_ID)
+        self._segment = segment = Unigram(vocabulary.pieces, vocabulary.scores, UNK_ID)
+        self._words = Remembered(lambda word: segment(_begun(word)))
         looked_for = {token_id: token for token_id, token in vocabulary.added.items() if token.normalized}
         self._added = Finder({i: token for i, token in vocabulary.added.items() if i not in looked_for})
         self._added_normalized = Finder(looked_for, self._normalize)
@@ -108,7 +108,7 @@ class Tokenizer:
             raise TokenizerError(f"{path}: {error}") from error
 
     def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary]]:
-        """Pickle the vocabulary alone."""
+        """Pickle the vocabulary; the rest is built anew."""
         return type(self), (self.vocabulary,)
 
     def save(self, folder: Path) -> list[Path]:
@@ -141,11 +141,7 @@ class Tokenizer:
             text = self._touching.sub(" ", text)
         ids: list[int] = []
         for token_id, fragment in self._fragments(text):
-            if token_id is not None:
-                ids.append(token_id)
-                continue
-            for word in _WORD.findall(fragment):
-                ids.extend(self._segment(_begun(word)))
+            ids.extend(self._of_words(fragment) if token_id is None else [token_id])
         return [*ids, self.eos_id] if add_eos else ids
 
     def encode_span(self, text: str) -> list[int]:
@@ -167,9 +163,7 @@ class Tokenizer:
             ids.extend(self._segment(first[0]))
             fragments[0] = None, fragments[0][1][first.end() :]
         for token_id, fragment in fragments:
-            words = _WORD.findall(fragment) if token_id is None else ()
-            ids.extend([token_id] if token_id is not None else [])
-            ids.extend(i for word in words for i in self._segment(_begun(word)))
+            ids.extend(self._of_words(fragment) if token_id is None else [token_id])
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -243,6 +237,10 @@ class Tokenizer:
                 yield from self._added_normalized.split(self._normalize(part))
             else:
                 yield token_id, part
+
+    def _of_words(self, normalized: str) -> Iterator[int]:
+        """The ids of a text in which every word begins with "▁"."""
+        return chain.from_iterable(map(self._words.__getitem__, _WORD.findall(normalized)))
 
     def _name(self, token_id: int) -> str:
         if token_id < 0:

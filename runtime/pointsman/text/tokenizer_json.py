@@ -125,7 +125,7 @@ def _ending(eos: str, eos_id: int) -> dict[str, Any]:
 
 def _unigram(model: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     if model.get("type", "Unigram") != "Unigram":
-        raise TokenizerError(f"its model is {model['type']}: T5 and Switch have unigram models")
+        raise TokenizerError(f"its model is {model['type']!r}: T5 and Switch have unigram models")
     try:
         pieces, scores = zip(*model["vocab"], strict=True)
         return tuple(map(_text, pieces)), tuple(map(float, scores))
@@ -157,7 +157,7 @@ def _refuse_others(steps: list[dict[str, Any]], known: tuple[str | dict[str, Any
     for step in steps:
         if not any(step.get("type") == one or (isinstance(one, dict) and one.items() <= step.items()) for one in known):
             raise TokenizerError(
-                f"its {kind or 'pre_tokenizer'} has a step {step.get('type')}, which T5Tokenizer of transformers "
+                f"its {kind or 'pre_tokenizer'} has a step {step.get('type')!r}, which T5Tokenizer of transformers "
                 "5.23.0 passes over, so that ids would not be what the file says: use a T5 or Switch vocabulary"
             )
 

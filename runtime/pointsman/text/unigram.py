@@ -1,14 +1,35 @@
 """Words to pieces: the likeliest segmentation (Viterbi search; Kudo 2018, arXiv:1804.10959)."""
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 _UNKNOWN_PENALTY: Final = 10.0  # how far below the worst piece an unknown character scores, as in SentencePiece
 _ONLY_A_PREFIX: Final = -1
 _CACHED_WORDS: Final = 1 << 14  # a few MB; text holds rare words without end
 _LONGEST_CACHED_WORD: Final = 64  # characters
+
+
+class Remembered(dict[str, tuple[int, ...]]):
+    """The ids of words, found when they are first asked for; all are forgotten when they become too many."""
+
+    def __init__(self, find: Callable[[str], tuple[int, ...]]) -> None:
+        """Begin with no word.
+
+        Args:
+            find: Gives the ids of a word.
+        """
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        """Find a word's ids, and remember them unless the word is very long."""
+        ids = self._find(word)
+        if len(self) >= _CACHED_WORDS:
+            self.clear()
+        if len(word) <= _LONGEST_CACHED_WORD:
+            self[word] = ids
+        return ids
 
 
 class Unigram:
@@ -31,13 +52,9 @@ class Unigram:
         self._unk_score = min(scores) - _UNKNOWN_PENALTY
         prefixes = (piece[:end] for piece in pieces for end in range(1, len(piece)))
         self._trie = dict.fromkeys(prefixes, _ONLY_A_PREFIX) | {piece: i for i, piece in enumerate(pieces)}
-        self._remembered = functools.lru_cache(_CACHED_WORDS)(self._segment)
 
     def __call__(self, word: str) -> tuple[int, ...]:
-        """Return the ids of a word, its leading "▁" included."""
-        return self._remembered(word) if len(word) <= _LONGEST_CACHED_WORD else self._segment(word)
-
-    def _segment(self, word: str) -> tuple[int, ...]:
+        """Return the ids of a word, in which a leading "▁" is a character like others."""
         trie, scores = self._trie, self._scores
         best = [0.0] + [-math.inf] * len(word)  # best[end]: the score of word[:end]
         last = [(0, self._unk_id)] * (len(word) + 1)  # last[end]: start and id of the piece that ends there

@@ -80,7 +80,7 @@ def test_tokenizer_json_counts_and_spiece_model_does_not(tmp_path):
         (
             '{"tokenizer_class": "BertTokenizer"}',
             (
-                "^the tokenizer of .* is a BertTokenizer, and Switch models are served with T5Tokenizer: if it is one "
+                "^the tokenizer of .* is 'BertTokenizer', and Switch models are served with T5Tokenizer: if it is one "
                 "by another name, set tokenizer_class in tokenizer_config.json to T5Tokenizer$"
             ),
         ),
@@ -102,7 +102,7 @@ def test_tokenizer_json_counts_and_spiece_model_does_not(tmp_path):
             '{"extra_special_tokens": [{"content": "[X]"}]}',
             "tokenizer_config.json: {'content': '.X.'} is no special token: fetch it again",
         ),
-        ('{"extra_special_tokens": "[X]"}', "special tokens must be a list, not .X.: fetch it again"),
+        ('{"extra_special_tokens": "[X]"}', "special tokens must be a list, not '.X.': fetch it again"),
         (
             '{"pad_token": null}',
             "the vocabulary has no <pad>, no </s> or no <unk>: it is not a T5 or Switch vocabulary",
@@ -120,7 +120,7 @@ def test_a_configuration_that_cannot_be_followed(tmp_path, config, message):
 def test_the_class_may_stand_in_the_model_s_configuration(tmp_path):
     write_tiny_vocabulary(tmp_path)
     write_json(tmp_path, "config.json", {"tokenizer_class": "ByT5Tokenizer"})
-    with pytest.raises(TokenizerError, match="is a ByT5Tokenizer"):
+    with pytest.raises(TokenizerError, match="is 'ByT5Tokenizer'"):
         Tokenizer.load(tmp_path)
     write_json(tmp_path, "tokenizer_config.json", {"tokenizer_class": "T5Tokenizer"})
     assert len(Tokenizer.load(tmp_path).sentinel_ids) == 100
@@ -176,7 +176,7 @@ def in_model(**changes):
     ("change", "message"),
     [
         (changed(model=None), "tokenizer.json: it has no model: fetch it again"),
-        (in_model(type="BPE"), "its model is BPE: T5 and Switch have unigram models"),
+        (in_model(type="BPE"), "its model is 'BPE': T5 and Switch have unigram models"),
         (in_model(vocab={"a": 1}), "its model has no list of pieces and scores: fetch it again"),
         (in_model(vocab=[["a", 10**400]] * 9), "its model has no list of pieces and scores"),
         (in_model(vocab=[["\ud800", 0.0]] * 9), "its model has no list of pieces and scores"),
@@ -191,11 +191,11 @@ def in_model(**changes):
         (
             changed(normalizer={"type": "Sequence", "normalizers": [{"type": "Strip"}, {"type": "Lowercase"}]}),
             (
-                "its normalizer has a step Lowercase, which T5Tokenizer of transformers 5.23.0 passes over, so that "
+                "its normalizer has a step 'Lowercase', which T5Tokenizer of transformers 5.23.0 passes over, so that "
                 "ids would not be what the file says: use a T5 or Switch vocabulary$"
             ),
         ),
-        (changed(normalizer={"type": "Replace", "pattern": {"String": "a"}}), "has a step Replace"),
+        (changed(normalizer={"type": "Replace", "pattern": {"String": "a"}}), "has a step 'Replace'"),
         (changed(normalizer={"type": "Sequence", "normalizers": [1]}), "one of its normalizers is damaged"),
         (changed(normalizer={"type": "Sequence", "normalizers": 1}), "one of its normalizers is damaged"),
         (
@@ -210,7 +210,7 @@ def in_model(**changes):
             changed(normalizer={"type": "Sequence", "normalizers": [{"type": "Precompiled"}] * 2}),
             "it has two tables of normalization, of which T5Tokenizer uses one",
         ),
-        (changed(pre_tokenizer={"type": "Digits"}), "its pre_tokenizer has a step Digits, which T5Tokenizer"),
+        (changed(pre_tokenizer={"type": "Digits"}), "its pre_tokenizer has a step 'Digits', which T5Tokenizer"),
     ],
 )
 def test_a_tokenizer_json_that_cannot_be_followed(saved, tmp_path, change, message):
