@@ -1,7 +1,6 @@
 """Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,7 +105,7 @@ def export_bundle(
         loaded = Tokenizer.load(vocabulary_place)
         loaded.check_model(derivation.architecture)
         with replacing(target) as folder:
-            records = [_copy_vocabulary(vocabulary_place, folder)]
+            records = _write_vocabulary(loaded, folder)
             variants = _write_variants(checkpoint, derivation, folder, forms, Precision.of(dtype), limit)
             manifest = Manifest(
                 schema=SCHEMA,
@@ -115,7 +114,7 @@ def export_bundle(
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
                 extra_ids=len(loaded.sentinel_ids),
-                tokenizer=tuple(records),
+                tokenizer=records,
                 variants=variants,
             )
             write_manifest(manifest, folder)
@@ -230,11 +229,10 @@ def _variant(written: Written, parity: Parity, weights: FileRecord, folder: Path
     )
 
 
-def _copy_vocabulary(source: Path, folder: Path) -> FileRecord:
-    place = folder / names.VOCABULARY
-    place.parent.mkdir()
-    shutil.copyfile(source / names.SPIECE if source.is_dir() else source, place)
-    return record_of(folder, place)
+def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, ...]:
+    place = folder / names.TOKENIZER
+    place.mkdir()
+    return tuple(record_of(folder, file) for file in tokenizer.save(place))
 
 
 def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pointsman.bundle.names import SPIECE
+from pointsman.bundle.names import SPIECE, TOKENIZER_CONFIG, TOKENIZER_JSON
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import layout
 
@@ -23,8 +23,8 @@ _SMALL_FILES = (
     "config.json",
     "generation_config.json",
     SPIECE,
-    "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_JSON,
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )

@@ -45,6 +45,13 @@ def in_config(**values):
     return break_it
 
 
+def added_tokens(tokens: dict[str, int]):
+    def add_them(folder: Path) -> None:
+        (folder / "added_tokens.json").write_text(json.dumps(tokens))
+
+    return add_them
+
+
 def with_nan(tensor: torch.Tensor) -> torch.Tensor:
     spoilt = tensor.clone()
     spoilt[3, 4] = torch.nan

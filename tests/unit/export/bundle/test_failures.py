@@ -50,7 +50,8 @@ def refusing(really_open, name: str):
 
 
 @pytest.mark.parametrize(
-    "file", [names.SPIECE, names.graph_name("fused", "encoder"), names.graph_name("fused", "decoder"), names.MANIFEST]
+    "file",
+    [names.TOKENIZER_JSON, names.graph_name("fused", "encoder"), names.graph_name("fused", "decoder"), names.MANIFEST],
 )
 def test_a_full_disk_at_any_stage_leaves_nothing(export, checkpoint, tmp_path, full_disk, file):
     full_disk(file)
@@ -64,7 +65,7 @@ def test_a_file_that_may_not_grow(checkpoint, tmp_path):
     """The kernel itself refuses, as on a full disk: half of the weights fit."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
 
     done = run("bundle", checkpoint, "-o", tmp_path / "bundle", preexec_fn=limit)
     assert done.returncode == 2

@@ -10,6 +10,7 @@ from spoiling import (
     SHARD,
     WEIGHTS,
     WI,
+    added_tokens,
     change,
     fits,
     in_config,
@@ -100,6 +101,16 @@ MISTAKES = {
         {},
         lambda folder: (folder / "spiece.model").write_bytes(b"nonsense"),
         "{folder}/spiece.model: *",
+    ),
+    "added tokens that the embedding has no row for": (
+        {},
+        added_tokens({f"[{n}]": 84 + n for n in range(50)}),
+        "the vocabulary has 134 ids, 20 of them sentinels, and the model's embedding 128 rows: *",
+    ),
+    "added tokens of other ids than the reference gives": (
+        {},
+        added_tokens({"[URL]": 90}),
+        "{folder}/spiece.model: the added token '[URL]' is id 90 in the files, and transformers 5.23.0 makes it 84: *",
     ),
     "vocabulary larger than the embedding": (
         {"vocab_size": 80},

@@ -458,5 +458,7 @@ def test_a_vocabulary_that_is_not_there(original, tmp_path, capsys, options, sen
 def test_a_vocabulary_of_another_model(original, tmp_path):
     (tmp_path / "tokenizer").mkdir()
     write_tokenizer(tmp_path / "tokenizer")
-    with pytest.raises(TokenizerError, match=r"^the vocabulary has 84 ids, .* and the model has 4096: use the "):
+    added = {f"[{number}]": 84 + number for number in range(5000)}
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text(json.dumps(added))
+    with pytest.raises(TokenizerError, match=r"^the vocabulary has 5084 ids, .* and the model's embedding 4096 rows: "):
         export_bundle(original, tmp_path / "bundle", tokenizer=tmp_path / "tokenizer")
