@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
@@ -11,6 +11,7 @@ Axis = str | int
 PAST = "past"  # the axis of cached tokens
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
+ROLES: Final[tuple[Role, ...]] = ("encoder", "decoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
