@@ -4,12 +4,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import onnx_ir as ir
 from tqdm import tqdm
 
 from pointsman.bundle import (
+    ROLES,
     SCHEMA,
     Architecture,
     Dtype,
@@ -19,7 +20,6 @@ from pointsman.bundle import (
     Limits,
     Manifest,
     Parity,
-    Role,
     Source,
     Variant,
     decoder_specs,
@@ -43,7 +43,6 @@ from pointsman_export.verify.parity import Written, verify
 
 Capacity = Literal["reference", "none"] | int
 FEWEST_TOKENS = 2
-ROLES: tuple[Role, ...] = get_args(Role)
 PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 

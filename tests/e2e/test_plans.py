@@ -13,10 +13,9 @@ import pytest
 
 from places import EXAMPLES
 from plans import build, pointsman_export
-from pointsman.bundle import Architecture, Manifest, Precision, Role, read_manifest, sha256_of, verify_files
+from pointsman.bundle import ROLES, Architecture, Manifest, Precision, Role, read_manifest, sha256_of, verify_files
 from pointsman_calib import Corpus, CoverageRule, Limits, quantize
 from pointsman_export.bundle import export_bundle
-from pointsman_export.plans.build import ROLES
 
 SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
 CAPABILITIES = ("8.6", "8.9", "12.0")

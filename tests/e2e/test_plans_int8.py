@@ -4,9 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from pointsman.bundle import read_manifest
+from pointsman.bundle import ROLES, read_manifest
 from pointsman_calib.quantization import RECIPES
-from pointsman_export.plans.build import ROLES
 
 RECIPE = RECIPES["int8-qdq"]
 

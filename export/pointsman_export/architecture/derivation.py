@@ -4,9 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mode
-from typing import get_args
 
-from pointsman.bundle import Architecture, Role, Stack
+from pointsman.bundle import ROLES, Architecture, Role, Stack
 from pointsman.bundle.names import (
     EMBEDDING,
     HEAD,
@@ -33,7 +32,6 @@ from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
 _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD_NAMES = (HEAD, f"decoder.{HEAD}")  # xxl-128 and c-2048 are published with the second
-_ROLES: tuple[Role, ...] = get_args(Role)
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
@@ -138,7 +136,7 @@ def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture
     vocab_size, d_model = _matrix(tensors, [ends.embedding], "embedding")
     buckets, num_heads = _matrix(
         tensors,
-        [f"{relative_bias(role)}.weight" for role in _ROLES],
+        [f"{relative_bias(role)}.weight" for role in ROLES],
         "relative position bias",
     )
     if buckets < _FEWEST_BUCKETS or not num_heads:
@@ -202,7 +200,7 @@ def _stacks(tensors: Tensors) -> tuple[Stack, Stack]:
             blocks[role].add(number)
             if is_router(name) or experts_layer(name):
                 sparse[role].add(number)
-    encoder, decoder = (_stack(role, blocks[role], sparse[role]) for role in _ROLES)
+    encoder, decoder = (_stack(role, blocks[role], sparse[role]) for role in ROLES)
     return encoder, decoder
 
 

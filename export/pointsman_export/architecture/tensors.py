@@ -22,7 +22,7 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
 
 
 def _stack_tensors(architecture: Architecture, role: Role) -> Iterator[tuple[str, Shape]]:
-    stack = architecture.encoder if role == "encoder" else architecture.decoder
+    stack = architecture.stack(role)
     yield f"{names.relative_bias(role)}.weight", (architecture.relative_buckets, architecture.num_heads)
     attentions = ("SelfAttention",) if role == "encoder" else ("SelfAttention", "EncDecAttention")
     for number in range(stack.layers):

@@ -55,8 +55,8 @@ def self_attention(
     attention, states = layer.at("SelfAttention"), layer.cast(normed(layer, build, hidden), build.precision.name)
     projected = [linear(attention.at(name), states) for name in "qkv"]
     earlier = cached.reordered(layer) if cached else []
-    attend = _whole if in_one_node(build) else _in_parts
-    attended, *grown = attend(layer, build, projected, bias, earlier)
+    attending = _whole if in_one_node(build) else _in_parts
+    attended, *grown = attending(layer, build, projected, bias, earlier)
     return _added(layer, attention, hidden, attended), grown
 
 

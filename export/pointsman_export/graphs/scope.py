@@ -37,6 +37,7 @@ class Construction:
         tensors: the bytes of each weight.
         initializers: weights and constants that the graph has so far.
         used: how many nodes have a name, but for their numbers.
+        constants: those of the initializers that are no weights, by what is in them.
     """
 
     tensors: Tensors

@@ -9,13 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pointsman.bundle import Architecture, Dtype, Role, names
+from pointsman.bundle import ROLES, Architecture, Dtype, names
 from pointsman.bundle.writing import TensorFile
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.architecture import expected_tensors
@@ -26,7 +25,7 @@ WIDER = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
 
 
 _MATRIX = 2
-_LOOKED_UP = {names.EMBEDDING, *(f"{names.relative_bias(role)}.weight" for role in get_args(Role))}
+_LOOKED_UP = {names.EMBEDDING, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,9 @@ class Block(nn.Module):
     def __init__(self, build: Build, role: Role, number: int, experts: ExpertReader) -> None:
         super().__init__()
         architecture = build.architecture
-        stack = architecture.encoder if role == "encoder" else architecture.decoder
         layers: list[nn.Module] = [SelfAttentionLayer(architecture)]
         if role == "decoder":
             layers.append(CrossAttentionLayer(architecture))
-        sparse = number in stack.sparse_layers
+        sparse = number in architecture.stack(role).sparse_layers
         mlp = SparseFeedForward(architecture, build.capacity, experts) if sparse else DenseFeedForward(architecture)
         self.layer = nn.ModuleList([*layers, FeedForwardLayer(architecture, mlp)])

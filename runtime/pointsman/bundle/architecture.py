@@ -1,7 +1,10 @@
 """The sizes and constants of one Switch Transformer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pointsman.bundle.interface import Role
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -65,3 +68,7 @@ class Architecture:
     pad_token_id: int
     eos_token_id: int
     decoder_start_token_id: int
+
+    def stack(self, role: "Role") -> Stack:
+        """The encoder's blocks or the decoder's."""
+        return self.encoder if role == "encoder" else self.decoder

@@ -1,5 +1,6 @@
 """The parity check of an export notices every kind of damage between the checkpoint and what was written."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -11,10 +12,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from checkpoints import CHECKPOINTS, expressible
+from checkpoints import CHECKPOINTS, expressible, write_checkpoint
 from exports import FORMS
 from pointsman.errors import ParityError
 from pointsman_export.architecture import derive_from
+from pointsman_export.bundle import export_bundle
 from pointsman_export.checkpoint import CanonicalReader, Checkpoint
 from pointsman_export.network import Build, Precision
 from pointsman_export.verify.parity import TOLERANCES, Written, verify
@@ -209,6 +211,20 @@ def test_the_checkpoints_without_a_reference_in_transformers_are_verified_too(ex
     assert not expressible(CHECKPOINTS["gated"])
     parity = exports("gated", "fused", capacity=2).manifest.variants["fused-float32"].parity
     assert 0 < parity.max_error < parity.tolerance
+
+
+@pytest.mark.parametrize(
+    ("gated", "activation"), [(False, "gelu"), (False, "gelu_new"), (False, "silu"), (True, "silu")]
+)
+def test_every_activation_passes_in_both_forms(tmp_path, gated, activation):
+    """Those that no checkpoint of these tests has."""
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], gated=gated, tokenizer=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dense_act_fn": activation}))
+    manifest = export_bundle(folder, tmp_path / "bundle")
+    assert manifest.architecture.activation == {"gelu_new": "gelu_tanh"}.get(activation, activation)
+    assert len(manifest.variants) == len(FORMS)
+    assert all(variant.parity.max_error < variant.parity.tolerance for variant in manifest.variants.values())
 
 
 class Counting:
