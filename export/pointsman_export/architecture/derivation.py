@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mode
 
@@ -11,11 +11,19 @@ from pointsman.bundle.names import EMBEDDING, HEAD
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture.complaints import check_complete, check_dtypes
-from pointsman_export.architecture.hints import Config, disagreements, head_disagreement, read_activation, read_hints
+from pointsman_export.architecture.hints import (
+    Config,
+    disagreements,
+    head_disagreements,
+    read_activation,
+    read_hints,
+    says_untied,
+)
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
 _EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_HEAD_NAMES = (HEAD, f"decoder.{HEAD}")  # xxl-128 and c-2048 are published with the second
 _BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
 _ROUTER = "mlp.router.classifier.weight"
 _RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
@@ -43,11 +51,11 @@ class Derivation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedding:
-    """Where the embedding is, whether the head is it too, and all names that it goes by."""
+class _Ends:
+    """The names in the checkpoint of the embedding and, where it is not the embedding, of the head; copies of both."""
 
-    name: str
-    tied_head: bool
+    embedding: str
+    head: str | None
     copies: frozenset[str]
 
 
@@ -63,57 +71,60 @@ def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Deri
         tensors: Every tensor by its name.
         config: What ``config.json`` says.
         same_values: Whether two of the tensors hold the same numbers. Asked only of tensors that can be copies
-            of the embedding: names cannot tell a tied head that was written out from a head of its own.
+            of the embedding or the head: names cannot tell a tied head that was written out from a head of its own.
 
     Raises:
-        CheckpointError: Tensors are missing, misshapen or of a dtype that is not supported, or the config gives
-            impossible values.
+        CheckpointError: Tensors are missing, misshapen or of a dtype that is not supported, names of one tensor hold
+            different numbers, or the config gives impossible values.
     """
-    check_dtypes(tensors, (*_EMBEDDING_NAMES, HEAD))  # before their values are compared
-    embedding = _embedding(tensors, config, same_values)
-    architecture = _architecture(tensors, config, embedding)
+    check_dtypes(tensors, (*_EMBEDDING_NAMES, *_HEAD_NAMES))  # before their values are compared
+    ends = _ends(tensors, config, same_values)
+    architecture = _architecture(tensors, config, ends)
     expected = expected_tensors(architecture)
-    names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: embedding.name}
+    names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: ends.embedding}
+    if ends.head is not None:
+        names[HEAD] = ends.head
     check_complete(tensors, expected, names)
     check_dtypes(tensors, names.values())
-    head = head_disagreement(config, tied=embedding.tied_head)
     return Derivation(
         architecture=architecture,
         names=names,
-        disagreements=(*disagreements(config, architecture), *([head] if head else [])),
-        unused=tuple(sorted(tensors.keys() - set(names.values()) - embedding.copies)),
+        disagreements=(*disagreements(config, architecture), *head_disagreements(config, ends.head)),
+        unused=tuple(sorted(tensors.keys() - set(names.values()) - ends.copies)),
     )
 
 
-def _embedding(tensors: Tensors, config: Config, same_values: SameValues) -> _Embedding:
-    present = [name for name in _EMBEDDING_NAMES if name in tensors]
-    if not present and HEAD in tensors and config.get("tie_word_embeddings") is not False:
-        # Writers that store a tied tensor once are free to store it under any of its names.
-        present = [HEAD]
-    if not present:
-        raise CheckpointError(f"the checkpoint has no embedding ({EMBEDDING}); use a complete one")
-    name, *others = present
-    if different := [other for other in others if not same_values(name, other)]:
+def _ends(tensors: Tensors, config: Config, same_values: SameValues) -> _Ends:
+    embeddings = [name for name in _EMBEDDING_NAMES if name in tensors]
+    heads = [name for name in _HEAD_NAMES if name in tensors]
+    untied = says_untied(config)
+    if untied and not heads:
         raise CheckpointError(
-            f"{different[0]} differs from {name}; encoder and decoder must share one embedding, as Switch's do"
+            f"config.json says tie_word_embeddings is false, and the checkpoint has no head "
+            f"({' or '.join(_HEAD_NAMES)}); use a complete one"
         )
-    tied_head = _tied_head(name, tensors, config, same_values)
-    return _Embedding(name, tied_head, frozenset([*others, *([HEAD] if tied_head else [])]))
+    if not embeddings and HEAD in heads and not untied:
+        # Writers that store a tied tensor once are free to store it under any of its names.
+        embeddings = [HEAD]
+    if not embeddings:
+        raise CheckpointError(f"the checkpoint has no embedding ({EMBEDDING}); use a complete one")
+    _check_same(embeddings, same_values, "encoder and decoder must share one embedding, as Switch's do")
+    _check_same(heads, same_values, "use a checkpoint with one head")
+    # A head that is there and said to be untied is taken at its word whatever its values: whether the decoder's
+    # output is scaled hangs on it, which no tensor shows.
+    tied = not heads or (not untied and (embeddings[0] in heads or same_values(embeddings[0], heads[0])))
+    head = None if tied else heads[0]
+    return _Ends(embeddings[0], head, frozenset([*embeddings, *heads]))
 
 
-def _tied_head(embedding: str, tensors: Tensors, config: Config, same_values: SameValues) -> bool:
-    """Whether the head is the embedding.
-
-    A head that is there and said to be untied is taken at its word whatever its values: whether the decoder's
-    output is scaled hangs on it, which no tensor shows.
-    """
-    if HEAD not in tensors or embedding == HEAD:
-        return True
-    return config.get("tie_word_embeddings") is not False and same_values(embedding, HEAD)
+def _check_same(copies: Sequence[str], same_values: SameValues, advice: str) -> None:
+    """Refuse tensors that are names of one thing and hold different numbers."""
+    if different := [name for name in copies[1:] if not same_values(copies[0], name)]:
+        raise CheckpointError(f"{different[0]} differs from {copies[0]}; {advice}")
 
 
-def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Architecture:
-    vocab_size, d_model = _matrix(tensors, [embedding.name], "embedding")
+def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture:
+    vocab_size, d_model = _matrix(tensors, [ends.embedding], "embedding")
     buckets, num_heads = _matrix(
         tensors,
         [f"{side}.block.0.{_RELATIVE_BIAS}" for side in ("encoder", "decoder")],
@@ -146,7 +157,7 @@ def _architecture(tensors: Tensors, config: Config, embedding: _Embedding) -> Ar
         gated=gated,
         activation=read_activation(config, gated=gated),
         router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
-        tied_head=embedding.tied_head,
+        tied_head=ends.head is None,
         relative_buckets=buckets,
         **asdict(read_hints(config, vocab_size, buckets)),
     )

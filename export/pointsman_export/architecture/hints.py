@@ -81,16 +81,22 @@ def disagreements(config: Config, found: Architecture) -> Iterator[str]:
         yield f"config.json says router_dtype is {config['router_dtype']}, and Pointsman routes in float32."
 
 
-def head_disagreement(config: Config, *, tied: bool) -> str | None:
-    """What there is to say when the config and the weights differ on whether the head is the embedding."""
-    said = config.get("tie_word_embeddings")
-    if tied:
-        absent = "config.json says tie_word_embeddings is false, and there is no head other than the embedding."
-        return absent if said is False else None
-    if said is False:
-        return None
-    source = "says tie_word_embeddings is true" if said else "leaves tie_word_embeddings at its default of true"
-    return f"config.json {source}, and lm_head.weight is not the embedding: the head is not tied."
+def says_untied(config: Config) -> bool:
+    """Whether the config says that the head is not the embedding."""
+    return config.get("tie_word_embeddings") is False
+
+
+def head_disagreements(config: Config, head: str | None) -> Iterator[str]:
+    """What there is to say of a head that is not the embedding where the config does not say so.
+
+    Args:
+        config: What ``config.json`` says.
+        head: The name of the head in the checkpoint; None where it is the embedding.
+    """
+    if head is not None and not says_untied(config):
+        said = config.get("tie_word_embeddings")
+        source = "says tie_word_embeddings is true" if said else "leaves tie_word_embeddings at its default of true"
+        yield f"config.json {source}, and {head} is not the embedding: the head is not tied."
 
 
 def _countable(found: Architecture) -> dict[str, int | bool]:

@@ -395,6 +395,11 @@ MISTAKES = {
         without_expert,
         "the checkpoint is incomplete or mixed: it lacks expert 3 of decoder block 1; use an intact one",
     ),
+    "missing head": (
+        {"tied": False},
+        change(**{"lm_head.weight": None}),
+        "config.json says tie_word_embeddings is false, and the checkpoint has no head *; use a complete one",
+    ),
     "NaN": (
         {},
         change(**{WI: with_nan}),
