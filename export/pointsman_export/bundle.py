@@ -36,7 +36,7 @@ from pointsman.bundle.writing import one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import first_few
-from pointsman_export.architecture import Derivation, derive_from
+from pointsman_export.architecture import Derivation, derive_from, refuse_unused
 from pointsman_export.checkpoint import Checkpoint
 from pointsman_export.graphs.trace import decoder_graph, encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
@@ -70,6 +70,7 @@ def export_bundle(
     capacity: Capacity = "reference",
     max_tokens: int = 2048,
     force: bool = False,
+    ignore_unused: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> Manifest:
@@ -85,6 +86,7 @@ def export_bundle(
         capacity: tokens an expert accepts from one sequence: the checkpoint's own, no limit, or a number.
         max_tokens: longest input and output that requests may have.
         force: whether to replace a bundle or an empty folder at `output`.
+        ignore_unused: whether to leave out tensors that no Switch Transformer has.
         revision: of a hub id.
         token: for a hub id.
 
@@ -108,6 +110,8 @@ def export_bundle(
     with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
         _check_apart(target, checkpoint.path)
         derivation = derive_from(checkpoint)
+        if not ignore_unused:
+            refuse_unused(derivation.unused)
         for sentence in _notes(derivation):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         tokenizer = Tokenizer.load(checkpoint.path)
@@ -155,8 +159,10 @@ def _check_apart(target: Path, checkpoint: Path) -> None:
 def _notes(derivation: Derivation) -> Iterator[str]:
     """What a person should know of the checkpoint before trusting its bundle."""
     yield from derivation.disagreements
+    if derivation.unneeded:
+        yield f"the model does not need these tensors ({len(derivation.unneeded)}): {first_few(derivation.unneeded)}"
     if derivation.unused:
-        yield f"the model has no use for these tensors ({len(derivation.unused)}): {first_few(derivation.unused)}"
+        yield f"these tensors were left out ({len(derivation.unused)}): {first_few(derivation.unused)}"
 
 
 def _limit(capacity: Capacity, architecture: Architecture) -> int | None:
@@ -237,5 +243,5 @@ def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) 
         name=name,
         sha256=checkpoint.fingerprint(),
         disagreements=derivation.disagreements,
-        unused=derivation.unused,
+        unused=tuple(sorted([*derivation.unneeded, *derivation.unused])),
     )

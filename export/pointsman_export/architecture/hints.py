@@ -86,17 +86,9 @@ def says_untied(config: Config) -> bool:
     return config.get("tie_word_embeddings") is False
 
 
-def head_disagreements(config: Config, head: str | None) -> Iterator[str]:
-    """What there is to say of a head that is not the embedding where the config does not say so.
-
-    Args:
-        config: What ``config.json`` says.
-        head: The name of the head in the checkpoint; None where it is the embedding.
-    """
-    if head is not None and not says_untied(config):
-        said = config.get("tie_word_embeddings")
-        source = "says tie_word_embeddings is true" if said else "leaves tie_word_embeddings at its default of true"
-        yield f"config.json {source}, and {head} is not the embedding: the head is not tied."
+def says_tied(config: Config) -> bool:
+    """Whether the config says that it is; that is also what transformers takes it to mean if it says nothing."""
+    return config.get("tie_word_embeddings") is True
 
 
 def _countable(found: Architecture) -> dict[str, int | bool]:

@@ -13,6 +13,7 @@ from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import hub, layout, safetensors_format, torch_format
 from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, StoredTensor, TensorInfo
+from pointsman_export.checkpoint.wrappers import plain_names
 
 _CHUNK_BYTES = 1 << 22
 MODEL_TYPE = "switch_transformers"
@@ -26,14 +27,16 @@ class Checkpoint:
     Attributes:
         path: The folder that holds the checkpoint; in the hub's cache when it came from there.
         config: What ``config.json`` says, unverified.
-        tensors: Every tensor by the name it has in the checkpoint, tied ones under each of their names.
+        tensors: Every tensor by the name it has in the checkpoint, without what wrappers of the model have put before
+            it; tied ones under each of their names.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the folder ``path``; see `open` for what it raises."""
         self.path = path
         self.config: Mapping[str, object] = MappingProxyType(_config(path))
-        self._weight_files, self._stored = _listing(path)
+        self._weight_files, stored = _listing(path)
+        self._stored = {plain: stored[name].named(plain) for name, plain in plain_names(stored).items()}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
             {name: stored.info for name, stored in self._stored.items()}
         )

@@ -70,6 +70,7 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
     )
     bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
     bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
+    bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
@@ -94,6 +95,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         capacity=parsed.capacity,
         max_tokens=parsed.max_tokens,
         force=parsed.force,
+        ignore_unused=parsed.ignore_unused,
         revision=parsed.revision,
         token=parsed.token,
     )

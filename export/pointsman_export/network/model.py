@@ -29,11 +29,17 @@ def all_blocks(stack: Stack) -> range:
     return range(stack.layers)
 
 
+def _embedding(build: Build) -> Embedding:
+    return Embedding(build.architecture.vocab_size, build.architecture.d_model, build.precision.compute)
+
+
 class BlockStack(nn.Module):
-    """The blocks of an encoder or a decoder, by number, and the norm after them."""
+    """The blocks of an encoder or a decoder, by number, the norm after them, and an embedding if it is its own."""
 
     def __init__(self, build: Build, stack: Stack, numbers: Iterable[int], *, decoder: bool) -> None:
         super().__init__()
+        if build.architecture.separate_embeddings:
+            self.embed_tokens = _embedding(build)
         self.block = nn.ModuleDict({str(number): Block(build, stack, number, decoder=decoder) for number in numbers})
         self.final_layer_norm = RMSNorm(build.architecture.d_model, build.architecture.layer_norm_epsilon)
 
@@ -54,21 +60,29 @@ class Network(nn.Module):
         super().__init__()
         architecture = build.architecture
         self.architecture: Architecture = architecture
-        self.shared = Embedding(architecture.vocab_size, architecture.d_model, build.precision.compute)
+        if not architecture.separate_embeddings:
+            self.shared = _embedding(build)
         numbers = all_blocks if whole else traced_blocks
         self.encoder = BlockStack(build, architecture.encoder, numbers(architecture.encoder), decoder=False)
         self.decoder = BlockStack(build, architecture.decoder, numbers(architecture.decoder), decoder=True)
         if not architecture.tied_head:
             self.lm_head = Linear(architecture.d_model, architecture.vocab_size, build.precision.compute)
 
+    def embedding(self, stack: BlockStack) -> Embedding:
+        """What a stack looks its ids up in."""
+        return stack.embed_tokens if self.architecture.separate_embeddings else self.shared
+
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 [rows, positions, d_model] to float32 logits [rows, positions, vocab]."""
-        if not self.architecture.tied_head:
+        architecture = self.architecture
+        if architecture.tied_head or architecture.scaled_head:
+            hidden = hidden * architecture.d_model**-0.5
+        if not architecture.tied_head:
             logits: Tensor = self.lm_head(hidden)
             return logits.to(torch.float32)
         rows, positions, d_model = hidden.shape
-        weight = self.shared.weight
-        flat = (hidden * d_model**-0.5).to(weight.dtype).reshape(rows * positions, d_model)
+        weight = self.embedding(self.decoder).weight
+        flat = hidden.to(weight.dtype).reshape(rows * positions, d_model)
         tied = nn.functional.linear(flat, weight)
         return tied.reshape(rows, positions, -1).to(torch.float32)
 
@@ -89,7 +103,7 @@ class EncoderGraph(Network):
         """
         positions = torch.arange(input_ids.shape[1])
         bias = self.encoder.position_bias(positions, positions) + masked(attention_mask)[:, None, None, :]
-        hidden = self.shared(input_ids)
+        hidden = self.embedding(self.encoder)(input_ids)
         for number, block in self.encoder.block.items():
             attention, feed_forward = block.layer  # type: ignore[misc]
             hidden, _, _ = attention(hidden, bias)
@@ -128,7 +142,7 @@ class DecoderGraph(Network):
         queries = torch.arange(positions) + past_length
         self_bias = self.decoder.position_bias(queries, keys) + masked(keys[None, :] <= queries[:, None])
         cross_bias = masked(attention_mask)[:, None, None, :]
-        hidden, present = self.shared(input_ids), []
+        hidden, present = self.embedding(self.decoder)(input_ids), []
         for index, (number, block) in enumerate(self.decoder.block.items()):
             self_attention, cross_attention, feed_forward = block.layer  # type: ignore[misc]
             pair = slice(2 * index, 2 * index + 2)

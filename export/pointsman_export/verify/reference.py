@@ -66,9 +66,14 @@ class Reference:
                 oriented = value.T if isinstance(owner, Linear) and name == "weight" else value
                 owner.register_parameter(name, nn.Parameter(oriented, requires_grad=False))
 
-    def embed(self, input_ids: Tensor) -> Tensor:
+    def embedding(self, *, decoder: bool) -> Tensor:
+        """What a stack looks its ids up in, float32 [vocab, d_model]."""
+        separate = self.architecture.separate_embeddings
+        return self.tensor(names.STACK_EMBEDDINGS[decoder] if separate else names.EMBEDDING)
+
+    def embed(self, input_ids: Tensor, *, decoder: bool) -> Tensor:
         """float32 [rows, tokens, d_model]."""
-        return nn.functional.embedding(input_ids, self.tensor(names.EMBEDDING))
+        return nn.functional.embedding(input_ids, self.embedding(decoder=decoder))
 
     def block(self, index: int, *, decoder: bool) -> Block:
         """One block with its weights; experts are read when tokens reach them."""
@@ -102,7 +107,7 @@ class Reference:
         """Every encoder block's result in turn."""
         positions = torch.arange(input_ids.shape[1])
         bias = self.bias(positions, positions, decoder=False) + masked(attention_mask)[:, None, None, :]
-        hidden = self.embed(input_ids)
+        hidden = self.embed(input_ids, decoder=False)
         for index in range(self.architecture.encoder.layers):
             attention, feed_forward = self.block(index, decoder=False).layer
             hidden, key, value = attention(hidden, bias)
@@ -133,7 +138,7 @@ class Reference:
         keys, queries = torch.arange(length + positions), torch.arange(length, length + positions)
         self_bias = self.bias(queries, keys, decoder=True) + masked(keys[None, :] <= queries[:, None])
         cross_bias = masked(attention_mask)[:, None, None, :]
-        hidden = self.embed(input_ids)
+        hidden = self.embed(input_ids, decoder=True)
         for index in range(self.architecture.decoder.layers):
             self_attention, cross_attention, feed_forward = self.block(index, decoder=True).layer
             hidden, key, value = self_attention(hidden, self_bias, past[index])
@@ -142,10 +147,11 @@ class Reference:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, tokens, vocab] from the last decoder block's result."""
-        states = self.norm("decoder.final_layer_norm", hidden)
-        if self.architecture.tied_head:
-            return nn.functional.linear(states * self.architecture.d_model**-0.5, self.tensor(names.EMBEDDING))
-        return nn.functional.linear(states, self.tensor(names.HEAD))
+        states, architecture = self.norm("decoder.final_layer_norm", hidden), self.architecture
+        if architecture.tied_head or architecture.scaled_head:
+            states = states * architecture.d_model**-0.5
+        head = self.embedding(decoder=True) if architecture.tied_head else self.tensor(names.HEAD)
+        return nn.functional.linear(states, head)
 
     def norm(self, name: str, hidden: Tensor) -> Tensor:
         """A final norm."""

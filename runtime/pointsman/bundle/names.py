@@ -29,6 +29,11 @@ LOGITS: Final = "logits"
 
 # Weights.
 EMBEDDING: Final = "shared.weight"
+STACK_EMBEDDINGS: Final = (
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+)  # where stacks do not share one
+EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS)
 HEAD: Final = "lm_head.weight"
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."

@@ -491,13 +491,33 @@ def test_a_config_that_contradicts_the_weights_is_noted_and_recorded(export, tmp
     assert f"note: {sentence}" in capsys.readouterr().err
 
 
-def test_what_is_not_used_is_noted_and_recorded(export, tmp_path, capsys):
-    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
-    extra = {f"optimizer.{n}": torch.zeros(2, dtype=torch.int64) for n in range(6)}
+def with_extra(folder: Path, *names: str) -> Path:
+    write_checkpoint(folder, CHECKPOINTS["tied"], tokenizer=True)
+    extra = {name: torch.zeros(2, dtype=torch.int64) for name in names}
     save_file(load_file(folder / WEIGHTS) | extra, folder / WEIGHTS)
-    assert export(folder, tmp_path / "bundle").source.unused == tuple(extra)
+    return folder
+
+
+def test_what_is_known_to_be_unneeded_is_noted_and_recorded(export, tmp_path, capsys):
+    extra = tuple(f"optimizer.{n}" for n in range(6))
+    assert export(with_extra(tmp_path / "checkpoint", *extra), tmp_path / "bundle").source.unused == extra
     names = "optimizer.0, optimizer.1, optimizer.2, optimizer.3 and 2 more"
-    assert f"note: the model has no use for these tensors (6): {names}\n" in capsys.readouterr().err
+    assert f"note: the model does not need these tensors (6): {names}\n" in capsys.readouterr().err
+
+
+def test_what_is_not_used_stops_the_export_unless_it_is_ignored(exports, tmp_path, capsys):
+    folder = with_extra(tmp_path / "checkpoint", "position_ids", "pooler.weight", "pooler.bias")
+    arguments = ["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--form", "fused"]
+    assert main(arguments) == 2
+    assert sentences(capsys) == [
+        "pointsman-export: the checkpoint has tensors that no Switch Transformer has (2): pooler.bias, pooler.weight; "
+        "export the model that they were added to, or leave them out with --ignore-unused"
+    ]
+    assert names_in(tmp_path) == {"checkpoint"}
+    with exports.traced_once():
+        assert main([*arguments, "--ignore-unused"]) == 0
+    assert "note: these tensors were left out (2): pooler.bias, pooler.weight\n" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "bundle").source.unused == ("pooler.bias", "pooler.weight", "position_ids")
 
 
 def test_done_exits_with_0_and_says_what_was_written(exports, checkpoint, tmp_path, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.rounding import BlockFormat
@@ -43,8 +44,8 @@ class Weight:
         name: of the initializer.
         inputs: rows of the product's right side.
         out: its columns.
-        transposed: whether it is stored [out, inputs], as an embedding that is also the head is.
-        gathered: whether rows of it are also looked up.
+        transposed: whether it is stored [out, inputs], as embeddings are, which may also be the head.
+        gathered: whether rows of it are looked up.
     """
 
     name: str
@@ -108,7 +109,7 @@ def _weight(name: str, tensor: ir.ExternalTensor, nodes: list[ir.Node]) -> Weigh
     rows, columns = tensor.shape.numpy()
     if kinds == {"MatMul"}:
         return Weight(name, rows, columns, transposed=False, gathered=False)
-    if "Gemm" in kinds and kinds <= {"Gemm", "Gather"}:
+    if kinds <= {"Gemm", "Gather"} and ("Gemm" in kinds or name in EMBEDDINGS):
         return Weight(name, columns, rows, transposed=True, gathered="Gather" in kinds)
     return None
 
