@@ -37,7 +37,7 @@ from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import first_few
 from pointsman_export.architecture import Derivation, derive_from, refuse_unused
-from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.checkpoint import Checkpoint, vocabulary
 from pointsman_export.graphs.trace import decoder_graph, encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
@@ -67,8 +67,9 @@ def export_bundle(
     *,
     forms: Sequence[Form] = ("fused", "portable"),
     dtype: Dtype = "float32",
-    capacity: Capacity = "reference",
+    capacity: Capacity | None = None,
     max_tokens: int = 2048,
+    tokenizer: str | Path | None = None,
     force: bool = False,
     ignore_unused: bool = False,
     revision: str | None = None,
@@ -79,12 +80,14 @@ def export_bundle(
     Memory stays bounded by the largest tensor and, while parity is checked, by the largest block.
 
     Args:
-        source: a Hugging Face folder or hub id.
+        source: a Hugging Face folder or hub id, or a folder that T5X wrote.
         output: the bundle's folder.
         forms: which graphs to write; they share their weights.
         dtype: of weights, matrix products and caches.
-        capacity: tokens an expert accepts from one sequence: the checkpoint's own, no limit, or a number.
+        capacity: tokens an expert accepts from one sequence: the checkpoint's own, no limit, or a number. By default
+            the checkpoint's own, and no limit where T5X wrote it: it counts over groups of a whole batch.
         max_tokens: longest input and output that requests may have.
+        tokenizer: the vocabulary, as a file, a folder or a hub id; the one in the checkpoint's folder by default.
         force: whether to replace a bundle or an empty folder at `output`.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
         revision: of a hub id.
@@ -96,7 +99,8 @@ def export_bundle(
     Raises:
         CheckpointError: the checkpoint cannot be exported.
         TokenizerError: it has no usable vocabulary.
-        OptionsError: `capacity` or `max_tokens` is too small, or `output` and the checkpoint hold each other.
+        OptionsError: `capacity` or `max_tokens` is too small, `capacity` is a checkpoint's own that has none, or
+            `output` and the checkpoint hold each other.
         OutputExistsError: `output` is there and `force` is not given, or it is neither a bundle nor empty.
         OutputError: the bundle cannot be written.
         ParityError: the graphs do not compute what the checkpoint does; nothing is left behind.
@@ -109,25 +113,25 @@ def export_bundle(
         raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
     with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
         _check_apart(target, checkpoint.path)
+        vocabulary_place = vocabulary.locate(checkpoint.path, tokenizer, token=token)
         derivation = derive_from(checkpoint)
         if not ignore_unused:
             refuse_unused(derivation.unused)
-        for sentence in _notes(derivation):
+        limit = _limit(capacity, derivation.architecture)
+        for sentence in (*_notes(derivation), *_capacity_notes(capacity, derivation.architecture)):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
-        tokenizer = Tokenizer.load(checkpoint.path)
-        tokenizer.check_model(derivation.architecture)
+        loaded = Tokenizer.load(vocabulary_place)
+        loaded.check_model(derivation.architecture)
         with replacing(target) as folder:
-            records = [_copy_vocabulary(checkpoint.path, folder)]
-            variants = _write_variants(
-                checkpoint, derivation, folder, forms, dtype, _limit(capacity, derivation.architecture)
-            )
+            records = [_copy_vocabulary(vocabulary_place, folder)]
+            variants = _write_variants(checkpoint, derivation, folder, forms, dtype, limit)
             manifest = Manifest(
                 schema=SCHEMA,
                 producer=installed_versions(PACKAGES),
                 source=_source(source, checkpoint, derivation),
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
-                extra_ids=len(tokenizer.sentinel_ids),
+                extra_ids=len(loaded.sentinel_ids),
                 tokenizer=tuple(records),
                 variants=variants,
             )
@@ -165,10 +169,22 @@ def _notes(derivation: Derivation) -> Iterator[str]:
         yield f"these tensors were left out ({len(derivation.unused)}): {first_few(derivation.unused)}"
 
 
-def _limit(capacity: Capacity, architecture: Architecture) -> int | None:
+def _limit(capacity: Capacity | None, architecture: Architecture) -> int | None:
+    if capacity is None:
+        return architecture.expert_capacity
     if capacity == "reference":
+        if architecture.expert_capacity is None:
+            raise OptionsError(
+                "T5X counts an expert's capacity over groups of a whole batch, so the checkpoint has no number for a "
+                "sequence; use --capacity none, or a number"
+            )
         return architecture.expert_capacity
     return None if capacity == "none" else capacity
+
+
+def _capacity_notes(capacity: Capacity | None, architecture: Architecture) -> Iterator[str]:
+    if capacity is None and architecture.expert_capacity is None:
+        yield "T5X has no capacity for a sequence: experts accept every token (--capacity none)"
 
 
 def _write_variants(
@@ -229,10 +245,10 @@ def _write_variant(
     )
 
 
-def _copy_vocabulary(checkpoint: Path, folder: Path) -> FileRecord:
+def _copy_vocabulary(source: Path, folder: Path) -> FileRecord:
     place = folder / names.VOCABULARY
     place.parent.mkdir()
-    shutil.copyfile(checkpoint / names.SPIECE, place)
+    shutil.copyfile(source / names.SPIECE if source.is_dir() else source, place)
     return record_of(folder, place)
 
 

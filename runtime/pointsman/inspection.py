@@ -127,7 +127,7 @@ def _source_lines(manifest: Manifest) -> Iterator[str]:
     names = f": {first_few(source.unused)}" if source.unused else ""
     yield f"              {counted(len(source.unused), 'tensor')} of it unused{names}"
     if not source.disagreements:
-        yield "              its config.json agrees with its tensors"
+        yield "              nothing that it says contradicts its tensors"
     for sentence in source.disagreements:
         yield f"              disagreement: {sentence}"
 
@@ -135,7 +135,8 @@ def _source_lines(manifest: Manifest) -> Iterator[str]:
 def _architecture_lines(architecture: Architecture) -> Iterator[str]:
     a = architecture
     yield f"architecture  encoder of {_stack(a.encoder)}, decoder of {_stack(a.decoder)}"
-    yield f"              {counted(a.num_experts, 'expert')} of capacity {a.expert_capacity} in each sparse block"
+    capacity = "" if a.expert_capacity is None else f" of capacity {a.expert_capacity}"
+    yield f"              {counted(a.num_experts, 'expert')}{capacity} in each sparse block"
     yield f"              d_model {a.d_model}, d_ff {a.d_ff}, {a.num_heads} heads of {a.d_kv}, {a.vocab_size} ids"
     head, ffn = "tied" if a.tied_head else "separate", "gated " if a.gated else ""
     yield f"              {ffn}{a.activation} feed-forward, {head} output head"

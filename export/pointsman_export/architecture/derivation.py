@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mode
 
 from pointsman.bundle import Architecture, Stack
@@ -46,7 +46,11 @@ class Derivation:
 
 def derive_from(checkpoint: Checkpoint) -> Derivation:
     """Derive the architecture of an open checkpoint; see `derive`."""
-    return derive(checkpoint.tensors, checkpoint.config, same_values=checkpoint.same_values)
+    derivation = derive(checkpoint.tensors, checkpoint.config, same_values=checkpoint.same_values)
+    if not checkpoint.is_t5x:
+        return derivation
+    # T5X counts an expert's capacity over groups of a whole batch: no number for a sequence is the checkpoint's own.
+    return replace(derivation, architecture=replace(derivation.architecture, expert_capacity=None))
 
 
 def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Derivation:

@@ -1,8 +1,8 @@
 """Open a Switch Transformers checkpoint, whatever its layout, and read it one tensor at a time.
 
 Layouts: ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards with an index, in a folder or on
-the Hugging Face hub; float32, bfloat16, float16 and mixtures of them. Nothing is read before it is asked for,
-and what was read leaves no resident memory behind.
+the Hugging Face hub; T5X's originals; float32, bfloat16, float16 and mixtures of them. Nothing is read before it
+is asked for, and what was read leaves no resident memory behind.
 """
 
 from pointsman_export.checkpoint.folder import Checkpoint

@@ -11,11 +11,12 @@ import numpy as np
 
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
-from pointsman_export.checkpoint import hub, layout, safetensors_format, torch_format
-from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, StoredTensor, TensorInfo
+from pointsman_export.checkpoint import hub, layout, safetensors_format, t5x, torch_format
+from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
 from pointsman_export.checkpoint.wrappers import plain_names
 
 _CHUNK_BYTES = 1 << 22
+_CONFIG = "config.json"
 MODEL_TYPE = "switch_transformers"
 
 
@@ -26,7 +27,8 @@ class Checkpoint:
 
     Attributes:
         path: The folder that holds the checkpoint; in the hub's cache when it came from there.
-        config: What ``config.json`` says, unverified.
+        is_t5x: Whether T5X wrote it; its tensors go by the names that they have in Hugging Face's layout.
+        config: What ``config.json`` says, unverified; for T5X, what it fixes by its model's classes.
         tensors: Every tensor by the name it has in the checkpoint, without what wrappers of the model have put before
             it; tied ones under each of their names.
     """
@@ -34,9 +36,17 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         """Open the folder ``path``; see `open` for what it raises."""
         self.path = path
-        self.config: Mapping[str, object] = MappingProxyType(_config(path))
-        self._weight_files, stored = _listing(path)
-        self._stored = {plain: stored[name].named(plain) for name, plain in plain_names(stored).items()}
+        self.is_t5x = _is_t5x(path)
+        self.config: Mapping[str, object]
+        self._weight_files: list[Path]
+        self._stored: Mapping[str, Stored]
+        if self.is_t5x:
+            self._weight_files, self._stored = t5x.listing(path)
+            self.config = MappingProxyType(t5x.config(self._stored) | _config_if_any(path))
+        else:
+            self.config = MappingProxyType(_config(path))
+            self._weight_files, stored = _listing(path)
+            self._stored = {plain: stored[name].named(plain) for name, plain in plain_names(stored).items()}
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
             {name: stored.info for name, stored in self._stored.items()}
         )
@@ -54,7 +64,8 @@ class Checkpoint:
         """Open a checkpoint, fetching it from the Hugging Face hub first where ``source`` is no path.
 
         Args:
-            source: A folder, or the id of a model on the hub; a path that exists wins.
+            source: A folder, or the id of a model on the hub; a path that exists wins. A folder that holds no
+                checkpoint but one of T5X's, called ``checkpoint_N``, stands for that.
             revision: Branch, tag or commit on the hub; its main branch by default.
             token: Access token for the hub; the one that `huggingface_hub` finds by default.
             cache_dir: Where downloads are kept; `huggingface_hub`'s cache by default.
@@ -69,7 +80,11 @@ class Checkpoint:
                 path = hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
             elif not path.is_dir():
                 raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
-            return cls(path)
+            return cls(_chosen(path))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Pickled as its folder: the copy opens files of its own."""
+        return type(self), (self.path,)
 
     def __enter__(self) -> Self:
         return self
@@ -135,8 +150,36 @@ def _one_sentence(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _chosen(folder: Path) -> Path:
+    """The folder itself, or the one checkpoint of T5X's in it where it is no checkpoint."""
+    names = [path.name for path in folder.iterdir()]
+    inside = t5x.numbered(folder)
+    if not inside or _CONFIG in names or layout.preferred(names) or t5x.is_here(folder):
+        return folder
+    if len(inside) > 1:
+        raise CheckpointError(
+            f"{folder} holds {len(inside)} checkpoints ({first_few(path.name for path in inside)}); "
+            f"give the folder of one, such as {inside[-1]}"
+        )
+    return inside[0]
+
+
+def _is_t5x(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    found = layout.preferred(names)
+    if found and t5x.has_arrays(names):
+        raise CheckpointError(
+            f"{folder} holds two checkpoints, {found} and T5X's arrays; move one of them to a folder of its own"
+        )
+    return not found and t5x.is_here(folder)
+
+
+def _config_if_any(folder: Path) -> dict[str, object]:
+    return _config(folder) if (folder / _CONFIG).exists() else {}
+
+
 def _config(folder: Path) -> dict[str, object]:
-    path = folder / "config.json"
+    path = folder / _CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint")
     config = layout.load_json(path)

@@ -50,9 +50,7 @@ def download(source: str | Path, *, revision: str | None, token: str | None, cac
     Raises:
         CheckpointError: ``source`` is no model's id, or the model cannot be fetched.
     """
-    model_id = str(source)
-    if isinstance(source, Path) or not _MODEL_ID.fullmatch(model_id):
-        raise CheckpointError(f"there is no folder {model_id}; give a checkpoint's folder or a model's id on the hub")
+    model_id = _model_id(source)
     where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     with _one_sentence(model_id, revision):
         folder = Path(snapshot_download(model_id, allow_patterns=[*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where))
@@ -60,6 +58,31 @@ def download(source: str | Path, *, revision: str | None, token: str | None, cac
         if names is not None:
             snapshot_download(model_id, allow_patterns=_weight_files(folder, names), **where)
     return folder
+
+
+def download_vocabulary(source: str | Path, *, token: str | None) -> Path:
+    """Fetch a model's vocabulary, and not its weights.
+
+    Args:
+        source: The model's id.
+        token: Access token; the one that `huggingface_hub` finds when None.
+
+    Returns:
+        The folder of the model's small files in the cache.
+
+    Raises:
+        CheckpointError: ``source`` is no model's id, or the model cannot be fetched.
+    """
+    model_id = _model_id(source)
+    with _one_sentence(model_id, None):
+        return Path(snapshot_download(model_id, allow_patterns=list(_SMALL_FILES), token=token))
+
+
+def _model_id(source: str | Path) -> str:
+    model_id = str(source)
+    if isinstance(source, Path) or not _MODEL_ID.fullmatch(model_id):
+        raise CheckpointError(f"there is no folder {model_id}; give a checkpoint's folder or a model's id on the hub")
+    return model_id
 
 
 def _published(model_id: str, revision: str | None, token: str | None) -> list[str] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -51,6 +51,23 @@ class TensorInfo:
     def nbytes(self) -> int:
         """Bytes of the tensor when contiguous."""
         return math.prod(self.shape) * NUMPY_DTYPES[self.dtype].itemsize
+
+
+class Stored(Protocol):
+    """A tensor that has not been read."""
+
+    @property
+    def info(self) -> TensorInfo:
+        """Name, shape and dtype."""
+
+    def read(self, files: "OpenFiles") -> FloatArray:
+        """Read the tensor into memory of its own."""
+
+    def shares_place_with(self, other: "Stored") -> bool:
+        """Whether both are the same elements, stored once."""
+
+    def row_blocks(self) -> "Iterator[Stored]":
+        """Cut the tensor along its first axis, by shape alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +110,16 @@ class StoredTensor:
         strides = [stride * flat.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(flat, self.info.shape, strides).copy()
 
-    def shares_place_with(self, other: "StoredTensor") -> bool:
+    def shares_place_with(self, other: Stored) -> bool:
         """Whether both are the same elements of one storage, as tied tensors of a ``.bin`` file are."""
+        if not isinstance(other, StoredTensor):
+            return False
         return (self.file, self.offset, self.strides) == (other.file, other.offset, other.strides) and (
             self.info.shape,
             self.info.dtype,
         ) == (other.info.shape, other.info.dtype)
 
-    def row_blocks(self) -> Iterator["StoredTensor"]:
+    def row_blocks(self) -> Iterator[Stored]:
         """Cut the tensor along its first axis into blocks of a few megabytes, by shape alone."""
         rows, *rest = self.info.shape
         row_elements = math.prod(rest)
@@ -130,15 +149,24 @@ class OpenFiles:
         Raises:
             CheckpointError: The file cannot be read or ends early.
         """
+        data = self.read_up_to(path, offset, nbytes)
+        if data.size < nbytes:
+            raise CheckpointError(f"{path} has ended {nbytes - data.size} bytes early; fetch the file again")
+        return data
+
+    def read_up_to(self, path: Path, offset: int, nbytes: int) -> NDArray[np.uint8]:
+        """Read ``nbytes`` bytes at ``offset`` of ``path``, or as many as there are before its end.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+        """
         data = np.empty(nbytes, np.uint8)
         try:
             with self._lock:
                 filled = _fill(self._opened(path), offset, data.data)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore the file") from error
-        if filled < nbytes:
-            raise CheckpointError(f"{path} has ended {nbytes - filled} bytes early; fetch the file again")
-        return data
+        return data[:filled]
 
     def close(self) -> None:
         """Close every file; a later read opens it anew."""

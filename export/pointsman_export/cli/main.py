@@ -58,17 +58,22 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         help="checkpoint to ONNX bundle",
         description="Export a checkpoint to a bundle of ONNX graphs, checked against the checkpoint.",
     )
-    bundle.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder or hub id")
+    bundle.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder or hub id, or a folder that T5X wrote"
+    )
     bundle.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder to write")
     bundle.add_argument("--form", choices=FORMS, default="both", help="which graphs to write (default: both)")
     bundle.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     bundle.add_argument(
         "--capacity",
         type=_capacity,
-        default="reference",
-        help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number",
+        help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number "
+        "(default: reference, and none for a checkpoint that T5X wrote)",
     )
     bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
+    bundle.add_argument(
+        "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
+    )
     bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
     bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -94,6 +99,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         dtype=parsed.dtype,
         capacity=parsed.capacity,
         max_tokens=parsed.max_tokens,
+        tokenizer=parsed.tokenizer,
         force=parsed.force,
         ignore_unused=parsed.ignore_unused,
         revision=parsed.revision,

@@ -39,7 +39,8 @@ class Architecture:
         relative_buckets: buckets of the relative position bias.
         relative_max_distance: tokens; distances from here on share the last bucket.
         layer_norm_epsilon: added to the mean square in norms.
-        expert_capacity: tokens that an expert accepts from one sequence.
+        expert_capacity: tokens that an expert accepts from one sequence; None where the checkpoint has no such number,
+            as those that T5X wrote have none.
         pad_token_id: id of padding.
         eos_token_id: id that ends a sequence.
         decoder_start_token_id: id that the decoder starts from.
@@ -62,7 +63,7 @@ class Architecture:
     relative_buckets: int
     relative_max_distance: int
     layer_norm_epsilon: float
-    expert_capacity: int
+    expert_capacity: int | None
     pad_token_id: int
     eos_token_id: int
     decoder_start_token_id: int

@@ -413,7 +413,7 @@ MISTAKES = {
     "no vocabulary": (
         {},
         lambda folder: (folder / "spiece.model").unlink(),
-        "cannot read {folder}/spiece.model (No such file or directory): the vocabulary is the checkpoint's *",
+        "{folder} has no vocabulary (spiece.model); say where one is with --tokenizer: *",
     ),
     "damaged vocabulary": (
         {},

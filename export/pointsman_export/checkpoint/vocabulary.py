@@ -1,0 +1,46 @@
+"""Where the vocabulary of a checkpoint lies: in its folder, or where the caller says."""
+
+from pathlib import Path
+
+from pointsman.bundle.names import SPIECE
+from pointsman.errors import TokenizerError
+from pointsman_export.checkpoint import hub
+
+_FILES = (SPIECE, "tokenizer.json")
+_SUFFIXES = (".model", ".json")
+
+
+def locate(checkpoint: Path, tokenizer: str | Path | None, *, token: str | None = None) -> Path:
+    """Find the vocabulary's folder or file.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        tokenizer: A file, a folder, or the id of a model on the hub; the checkpoint's folder by default.
+        token: Access token for the hub.
+
+    Returns:
+        A folder that holds a vocabulary, or a file.
+
+    Raises:
+        TokenizerError: There is no vocabulary.
+        CheckpointError: It cannot be fetched from the hub.
+    """
+    if tokenizer is None:
+        if not _is_in(checkpoint):
+            raise TokenizerError(
+                f"{checkpoint} has no vocabulary ({SPIECE}); say where one is with --tokenizer: "
+                "a file, a folder or a model's id on the hub"
+            )
+        return checkpoint
+    path = Path(tokenizer)
+    if not path.exists():
+        if path.suffix in _SUFFIXES:
+            raise TokenizerError(f"there is no file {path}; check what --tokenizer gives")
+        path = hub.download_vocabulary(tokenizer, token=token)
+    if path.is_dir() and not _is_in(path):
+        raise TokenizerError(f"{tokenizer} has no vocabulary ({SPIECE}); check what --tokenizer gives")
+    return path
+
+
+def _is_in(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _FILES)
