@@ -50,3 +50,4 @@ FLOAT16_LOGITS = Tolerance(5e-2, "relative", "float16 keeps 11 bits; layers of s
 Q_DQ = Tolerance(1e-5, "relative", "float32 scales round once or twice around exact integer products")
 W8A8_LOGITS = Tolerance(0.2, "relative", "a tiny model of sharp random layers, rounded to 8 bits everywhere")
 HESSIAN = Tolerance(1e-4, "relative", "sums of squares of activations that two engines compute in float32")
+MERGED = Tolerance(1e-6, "relative", "float32 products of a few ranks, summed in another order")

@@ -70,6 +70,7 @@ def export_bundle(
     capacity: Capacity | None = None,
     max_tokens: int = 2048,
     tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
     force: bool = False,
     ignore_unused: bool = False,
     revision: str | None = None,
@@ -80,7 +81,7 @@ def export_bundle(
     Memory stays bounded by the largest tensor and, while parity is checked, by the largest block.
 
     Args:
-        source: a Hugging Face folder or hub id, or a folder that T5X wrote.
+        source: a Hugging Face folder or hub id, or a folder that T5X wrote; it may hold an adapter.
         output: the bundle's folder.
         forms: which graphs to write; they share their weights.
         dtype: of weights, matrix products and caches.
@@ -88,6 +89,7 @@ def export_bundle(
             the checkpoint's own, and no limit where T5X wrote it: it counts over groups of a whole batch.
         max_tokens: longest input and output that requests may have.
         tokenizer: the vocabulary, as a file, a folder or a hub id; the one in the checkpoint's folder by default.
+        base: of an adapter, as a folder or hub id; the weights beside it by default, or what its configuration names.
         force: whether to replace a bundle or an empty folder at `output`.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
         revision: of a hub id.
@@ -111,9 +113,10 @@ def export_bundle(
         raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
     if max_tokens < FEWEST_TOKENS:
         raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
-    with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
-        _check_apart(target, checkpoint.path)
-        vocabulary_place = vocabulary.locate(checkpoint.path, tokenizer, token=token)
+    with Checkpoint.open(source, base=base, revision=revision, token=token) as checkpoint:
+        for place in checkpoint.folders:
+            _check_apart(target, place)
+        vocabulary_place = vocabulary.locate(checkpoint.folders, tokenizer, token=token)
         derivation = derive_from(checkpoint)
         if not ignore_unused:
             refuse_unused(derivation.unused)
@@ -255,6 +258,8 @@ def _copy_vocabulary(source: Path, folder: Path) -> FileRecord:
 def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:
     # A folder's name says enough; where it lay on the exporting machine is nobody's business.
     name = Path(source).resolve().name if Path(source).exists() else str(source)
+    if checkpoint.adapter not in (None, checkpoint.path):
+        name = f"{name} on {checkpoint.path.resolve().name}"
     return Source(
         name=name,
         sha256=checkpoint.fingerprint(),

@@ -21,6 +21,7 @@ from pointsman_export.checkpoint import layout
 
 _SMALL_FILES = (
     "config.json",
+    layout.ADAPTER_CONFIG,
     "generation_config.json",
     SPIECE,
     "tokenizer.json",
@@ -94,10 +95,14 @@ def _published(model_id: str, revision: str | None, token: str | None) -> list[s
 
 
 def _weight_files(folder: Path, published: Collection[str]) -> list[str]:
+    adapter = [name for name in layout.ADAPTER_WEIGHTS if name in published and layout.ADAPTER_CONFIG in published][:1]
     name = layout.preferred(published)
     if name is None:
+        if adapter:
+            return adapter
         raise CheckpointError(f"the model has no weights; it needs one of {', '.join(layout.PREFERENCE)}")
-    return sorted(set(layout.shard_of(folder / name).values())) if name.endswith(layout.INDEX_SUFFIX) else [name]
+    own = sorted(set(layout.shard_of(folder / name).values())) if name.endswith(layout.INDEX_SUFFIX) else [name]
+    return [*own, *adapter]
 
 
 @contextmanager

@@ -75,6 +75,9 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
     )
     bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
+    bundle.add_argument(
+        "--base", metavar="CHECKPOINT", help="the base of an adapter (default: the one that its configuration names)"
+    )
     bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
@@ -101,6 +104,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         max_tokens=parsed.max_tokens,
         tokenizer=parsed.tokenizer,
         force=parsed.force,
+        base=parsed.base,
         ignore_unused=parsed.ignore_unused,
         revision=parsed.revision,
         token=parsed.token,
