@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -54,11 +55,25 @@ def download(source: str | Path, *, revision: str | None, token: str | None, cac
     model_id = _model_id(source)
     where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     with _one_sentence(model_id, revision):
-        folder = Path(snapshot_download(model_id, allow_patterns=[*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where))
+        folder = _snapshot(model_id, [*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where)
         names = _published(model_id, revision, token)
         if names is not None:
             snapshot_download(model_id, allow_patterns=_weight_files(folder, names), **where)
     return folder
+
+
+def _snapshot(model_id: str, patterns: list[str], **where: Any) -> Path:  # noqa: ANN401 - passed on as they are
+    """The folder of a model's files in the cache, fetched where there is a network.
+
+    Without one, the cache serves as it is: files that it knows of and does not hold may not be needed.
+    """
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=patterns, **where))
+    except LocalEntryNotFoundError as error:
+        folder = getattr(error, "snapshot_path", None)  # of its subclass for a cache that is not complete
+        if folder is None:
+            raise
+        return Path(folder)
 
 
 def download_vocabulary(source: str | Path, *, token: str | None) -> Path:
@@ -76,7 +91,7 @@ def download_vocabulary(source: str | Path, *, token: str | None) -> Path:
     """
     model_id = _model_id(source)
     with _one_sentence(model_id, None):
-        return Path(snapshot_download(model_id, allow_patterns=list(_SMALL_FILES), token=token))
+        return _snapshot(model_id, list(_SMALL_FILES), token=token)
 
 
 def _model_id(source: str | Path) -> str:
