@@ -1,5 +1,6 @@
 """Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
 
+import math
 import os
 import shutil
 import sys
@@ -32,15 +33,16 @@ from pointsman.bundle import (
     write_manifest,
 )
 from pointsman.bundle.producer import installed_versions
-from pointsman.bundle.writing import one_sentence, replacing, resolved
+from pointsman.bundle.writing import check_room, check_writable, is_vacant, one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import first_few
-from pointsman_export.architecture import Derivation, derive_from, refuse_unused
-from pointsman_export.checkpoint import Checkpoint, vocabulary
+from pointsman_export.architecture import Derivation, derive_from, expected_tensors, refuse_unused
+from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, vocabulary
 from pointsman_export.graphs.trace import decoder_graph, encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
+from pointsman_export.network.ambient import pinned
 from pointsman_export.network.model import Network
 from pointsman_export.verify.parity import verify
 
@@ -113,13 +115,15 @@ def export_bundle(
         raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
     if max_tokens < FEWEST_TOKENS:
         raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
-    with Checkpoint.open(source, base=base, revision=revision, token=token) as checkpoint:
+    check_writable(target)
+    with pinned(), Checkpoint.open(source, base=base, revision=revision, token=token) as checkpoint:
         for place in checkpoint.folders:
             _check_apart(target, place)
         vocabulary_place = vocabulary.locate(checkpoint.folders, tokenizer, token=token)
         derivation = derive_from(checkpoint)
         if not ignore_unused:
             refuse_unused(derivation.unused)
+        check_room(target, _bytes(derivation.architecture, dtype))
         limit = _limit(capacity, derivation.architecture)
         for sentence in (*_notes(derivation), *_capacity_notes(capacity, derivation.architecture)):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
@@ -146,11 +150,11 @@ def _check_vacant(target: Path, *, force: bool) -> None:
     """Refuse to replace what was not asked for, or what no export has written."""
     with one_sentence(target):
         place = resolved(target)
-        if not os.path.lexists(place):
+        if not os.path.lexists(place) or (place.is_mount() and is_vacant(place)):
             return
         if not force:
             raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
-        if not place.is_dir() or (any(place.iterdir()) and not (place / names.MANIFEST).is_file()):
+        if not place.is_dir() or not (is_vacant(place) or (place / names.MANIFEST).is_file()):
             raise OutputExistsError(
                 f"{target} is neither a bundle nor an empty folder, and --force replaces nothing else; "
                 "choose another output folder"
@@ -170,6 +174,11 @@ def _notes(derivation: Derivation) -> Iterator[str]:
         yield f"the model does not need these tensors ({len(derivation.unneeded)}): {first_few(derivation.unneeded)}"
     if derivation.unused:
         yield f"these tensors were left out ({len(derivation.unused)}): {first_few(derivation.unused)}"
+
+
+def _bytes(architecture: Architecture, dtype: Dtype) -> int:
+    """About the size of a bundle: graphs are small, and routers and norms wider than the rest."""
+    return sum(math.prod(shape) for shape in expected_tensors(architecture).values()) * NUMPY_DTYPES[dtype].itemsize
 
 
 def _limit(capacity: Capacity | None, architecture: Architecture) -> int | None:

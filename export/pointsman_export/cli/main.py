@@ -4,6 +4,7 @@ import argparse
 import importlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portabl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 parity failed, 2 the user's mistake."""
-    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays; only a main thread may say so.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(_parser().parse_args(arguments))
     except PointsmanError as error:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import nn
 
-from pointsman.bundle.writing import TensorFile
+from pointsman.bundle.writing import TensorFile, what_to_do
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.checkpoint import check_finite, not_finite
 from pointsman_export.network import Experts, Linear
@@ -118,9 +118,7 @@ def write_weights(
             for entry in entries:
                 tensors.update(_external(entry, _write_entry(writer, entry, checkpoint, progress), path))
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path.name} ({error.strerror}); free some space or choose another output folder"
-        ) from error
+        raise OutputError(f"cannot write {path.name} ({error.strerror}); {what_to_do(error)}") from error
     return WeightFile(path, writer.sha256, tensors)
 
 

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints import CHECKPOINTS, write_checkpoint, write_tokenizer
+from mounts import mounted
 from pointsman.bundle import read_manifest, verify_files
 from pointsman.errors import CheckpointError, OutputError, OutputExistsError, ParityError
 from pointsman_export import bundle
@@ -159,6 +160,41 @@ def test_force_replaces_nothing_else(tmp_path, capsys, output, sentence):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_empty_disk_is_filled_without_being_asked_twice(export, checkpoint, tmp_path):
+    """It is always there, so `--force` would say nothing."""
+    target = tmp_path / "disk"
+    target.mkdir()
+    with mounted(target):
+        (target / "lost+found").mkdir()
+        manifest = export(checkpoint, target)
+        assert names_in(target) == {"lost+found", "manifest.json", "tokenizer", "variants"}
+        verify_files(target, tuple(manifest.files()))
+        with pytest.raises(OutputExistsError):
+            export(checkpoint, target)
+        assert export(checkpoint, target, force=True).variants == manifest.variants
+
+
+@pytest.mark.parametrize("output", ["disk/bundle", "disk/deep/bundle"])
+def test_a_read_only_disk_is_refused_before_the_checkpoint_is_opened(checkpoint, tmp_path, capsys, output):
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "ro"):
+        assert main(["bundle", str(tmp_path / "no-checkpoint"), "-o", str(tmp_path / output)]) == 2
+    assert sentences(capsys) == [
+        f"pointsman-export: cannot write {tmp_path / output} (Read-only file system); choose another output folder"
+    ]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_traced(checkpoint, tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    target = tmp_path / "disk" / "bundle"
+    with mounted(tmp_path / "disk", "size=64k"):
+        with patch.object(bundle, "encoder_graph", side_effect=AssertionError("nothing is to be traced")):
+            assert main(["bundle", str(checkpoint), "-o", str(target)]) == 2
+        assert names_in(tmp_path / "disk") == set()
+    (line,) = sentences(capsys)
+    assert fits(line, f"pointsman-export: {target} needs * MB and its disk has 0.1 MB free; free some space or *")
+
+
 # Links and dots
 
 
@@ -186,7 +222,7 @@ def test_the_folder_that_one_stands_in(export, checkpoint, tmp_path, monkeypatch
 def test_a_name_that_is_too_long(checkpoint, tmp_path, capsys, name, reason, force):
     target = tmp_path / name
     assert main(["bundle", str(checkpoint), "-o", str(target), *force]) == 2
-    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} ({reason}); free some space or choose *")
+    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} ({reason}); choose another output folder")
     assert names_in(tmp_path) == set()
 
 
@@ -478,7 +514,7 @@ def test_an_output_inside_a_file(checkpoint, tmp_path, capsys):
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "bundle"
     assert main(["bundle", str(checkpoint), "-o", str(target)]) == 2
-    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} (*); free some space or choose *")
+    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} (*); choose another output folder")
 
 
 def test_a_config_that_contradicts_the_weights_is_noted_and_recorded(export, tmp_path, capsys):
