@@ -32,7 +32,7 @@ from pointsman.bundle import (
     record_of,
     write_manifest,
 )
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman.bundle.writing import check_room, check_writable, is_vacant, one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer

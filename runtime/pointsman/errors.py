@@ -11,7 +11,7 @@ Each inherits from the standard exception a caller would expect, and its message
     ├── OptionsError (ValueError)           decoding or command options out of range or contradicting each other
     ├── TextError (ValueError)              text that cannot be filled: no blanks, repeated sentinels, too long
     ├── TokenizerError (ValueError)         a vocabulary that is missing, damaged or of the wrong size
-    ├── CorpusError (ValueError)            text to calibrate or evaluate on that cannot be read, used or told apart
+    ├── CorpusError (ValueError)            text to calibrate or evaluate on that cannot be read or used, or is shared
     ├── DeviceError (RuntimeError)          a device or inference engine that is asked for and not there
     ├── EngineError (RuntimeError)          a TensorRT plan that cannot be built, refitted or loaded
     ├── DependencyError (ImportError)       a package that a command needs and that is not installed

@@ -113,8 +113,8 @@ def _lines(inspection: Inspection) -> Iterator[str]:
         yield from _variant_lines(name, variant)
     if manifest.engines:
         yield "engines"
-    for engine in manifest.engines:
-        yield _engine_line(engine, current=manifest.is_current(engine))
+    for plan in manifest.engines:
+        yield _plan_line(plan, current=manifest.is_current(plan))
     if choice:
         yield f"would run     {choice.variant} on {choice.device} with {choice.engine}: {choice.reason}"
     else:
@@ -171,11 +171,11 @@ def _quantization_lines(quantization: Quantization) -> Iterator[str]:
     )
 
 
-def _engine_line(engine: PlanRecord, *, current: bool) -> str:
-    options = [name.replace("_", " ") for name, chosen in to_json(engine.options).items() if chosen]
-    about = [size(engine.file.bytes), *options] + ([] if current else ["out of date: its variant was written anew"])
-    kind = f"{engine.flavour} {engine.version}, compute capability {engine.compute_capability}"
-    return f"  {engine.variant} {engine.role}, {kind}  {', '.join(about)}"
+def _plan_line(plan: PlanRecord, *, current: bool) -> str:
+    options = [name.replace("_", " ") for name, chosen in to_json(plan.options).items() if chosen]
+    about = [size(plan.file.bytes), *options] + ([] if current else ["out of date: its variant was written anew"])
+    kind = f"{plan.flavour} {plan.version}, compute capability {plan.compute_capability}"
+    return f"  {plan.variant} {plan.role}, {kind}  {', '.join(about)}"
 
 
 def _stack(stack: Stack) -> str:

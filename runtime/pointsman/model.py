@@ -8,23 +8,24 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.backends import Backend, DecodingState, SelectingState, open_backend
+from pointsman.backends import Backend, open_backend
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import Architecture, Manifest, read_manifest
 from pointsman.decoding import (
     Constraint,
     DecodingOptions,
+    DecodingState,
     Generation,
     SpecialTokens,
-    StepFunction,
     TokenEvent,
     decode,
     stream,
+    teacher_forced,
 )
 from pointsman.decoding.options import is_whole
-from pointsman.decoding.scores import checked_logits, log_normalizers
 from pointsman.errors import DeviceError, OptionsError, TextError
+from pointsman.scoring import Portion, shared_out
 
 Ids = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -34,6 +35,8 @@ _SHOWN: Final = 40  # characters of a value that does not fit
 
 class SwitchModel:
     """A loaded variant of a bundle.
+
+    `generate`, `stream` and `score` check what they are given; the methods they call do not check it again.
 
     Attributes:
         manifest: the bundle's.
@@ -101,12 +104,23 @@ class SwitchModel:
             OptionsError: `options` ask for what cannot be.
             DeviceError: memory does not suffice.
         """
-        options = checked_options(options)
+        options = self._checked(input_ids, options)
+        return self.generate_unchecked(input_ids, options, constraint=constraint, first_input=first_input)
+
+    def generate_unchecked(
+        self,
+        input_ids: Sequence[Ids],
+        options: DecodingOptions,
+        *,
+        constraint: Constraint | None = None,
+        first_input: int = 0,
+    ) -> list[list[Generation]]:
+        """`generate` for ids and options that have been through `check_ids` and `check_options`."""
         with _memory():
-            step = self._step(input_ids, options)
-            return decode(
-                step, len(input_ids), options, self.special_tokens, constraint=constraint, first_input=first_input
-            )
+            rows = len(input_ids) * _rows_per_input(options)
+            state = self.encode(input_ids, rows=rows)
+            tokens = self.special_tokens
+            return decode(state, len(input_ids), options, tokens, constraint=constraint, first_input=first_input)
 
     def stream(
         self,
@@ -119,16 +133,25 @@ class SwitchModel:
 
         Arguments and errors are those of `generate`.
         """
-        options = checked_options(options)
+        return self.stream_unchecked(input_ids, self._checked(input_ids, options), constraint=constraint)
+
+    def stream_unchecked(
+        self, input_ids: Sequence[Ids], options: DecodingOptions, *, constraint: Constraint | None = None
+    ) -> Iterator[tuple[TokenEvent, ...]]:
+        """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         with _memory():
-            step = self._step(input_ids, options)
-        return _in_memory(stream(step, len(input_ids), options, self.special_tokens, constraint=constraint))
+            state = self.encode(input_ids, rows=len(input_ids) * _rows_per_input(options))
+        return _in_memory(stream(state, len(input_ids), options, self.special_tokens, constraint=constraint))
 
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
-        """Log-probabilities of given targets, all positions at once (teacher forcing).
+        """Log-probabilities of given targets (teacher forcing), in bounded memory.
+
+        Targets are fed some at a time, and each some tokens at a time, as memory allows; that changes no result. Only
+        targets longer than the variant's capacity are fed whole, since an expert then may drop tokens, which it counts
+        over all that it is given at once.
 
         Args:
-            input_ids: the sources; each is encoded once.
+            input_ids: the sources.
             target_ids: what the decoder is asked to say, eos included where it is meant: as many for every source,
                 those of one source side by side.
 
@@ -140,57 +163,30 @@ class SwitchModel:
             ParityError: the logits are not finite.
             DeviceError: memory does not suffice.
         """
-        self.check(input_ids, "input")
-        self.check(target_ids, "target")
+        self.check_ids(input_ids, "input")
+        self.check_ids(target_ids, "target")
         if len(target_ids) % len(input_ids):
             raise TextError(
                 f"{len(target_ids)} targets do not divide among {len(input_ids)} inputs; give as many for each"
             )
         with _memory():
-            return self._score(input_ids, target_ids)
+            return [*self._scored(input_ids, target_ids)]
 
-    def _score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
-        state = self.encode(input_ids, rows=len(target_ids))
-        targets, _ = padded(target_ids, self.special_tokens.pad_id)
-        fed = np.roll(targets, 1, axis=1)
-        fed[:, 0] = self.special_tokens.decoder_start_id
-        logits = state.step(fed, np.arange(len(fed)))
-        for position in range(logits.shape[1]):
-            checked_logits(logits[:, position], position + 1)
-        normalizers = log_normalizers(logits.reshape(-1, logits.shape[2])).reshape(targets.shape)
-        logprobs = np.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0] - normalizers
-        return [row[: len(target)] for row, target in zip(logprobs, target_ids, strict=True)]
-
-    def start(self, input_ids: Sequence[Ids], *, rows_per_input: int) -> StepFunction:
-        """Encode, and return the step function that decodes `rows_per_input` rows of every input."""
-        self.check(input_ids, "input")
-        return self._started(input_ids, rows_per_input)
-
-    def _started(self, input_ids: Sequence[Ids], rows_per_input: int) -> StepFunction:
-        state = self.encode(input_ids, rows=len(input_ids) * rows_per_input)
-        if isinstance(state, SelectingState):
-            return _SelectingStep(state, self.manifest.architecture.vocab_size)
-        return _Step(state)
-
-    def _step(self, input_ids: Sequence[Ids], options: DecodingOptions) -> StepFunction:
-        self.check(input_ids, "input")
-        limit = self.manifest.limits.tokens
-        if options.max_new_tokens > limit:
-            raise OptionsError(f"max_new_tokens is {options.max_new_tokens}; this bundle allows at most {limit}")
-        rows_per_input = _rows_per_input(options)
-        rows = len(input_ids) * rows_per_input
-        if rows > _MOST_ROWS:
-            raise OptionsError(
-                f"{rows} beams or samples at a time are too many ({rows_per_input} of each input); "
-                f"ask for {_MOST_ROWS} at most"
-            )
-        return self._started(input_ids, rows_per_input)
+    def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
+        variant, longest = self.manifest.variants[self.choice.variant], max(map(len, target_ids))
+        portion = Portion.of(variant, self.manifest.architecture, targets=len(target_ids), longest=longest)
+        tokens = self.special_tokens
+        for sources, targets in shared_out(input_ids, target_ids, portion.rows):
+            state = self.encode(sources, rows=len(targets))
+            ids, _ = padded(targets, tokens.pad_id)
+            logprobs = teacher_forced(state, ids, tokens.decoder_start_id, positions=portion.positions)
+            yield from (row[: len(target)] for row, target in zip(logprobs, targets, strict=True))
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int) -> DecodingState:
         """Run the encoder over right-padded inputs."""
         return self.backend.encode(*padded(input_ids, self.special_tokens.pad_id), rows=rows)
 
-    def check(self, sequences: Sequence[Ids], what: str) -> None:
+    def check_ids(self, sequences: Sequence[Ids], what: str) -> None:
         """Refuse sequences that the model cannot take.
 
         Raises:
@@ -210,24 +206,28 @@ class SwitchModel:
             if wrong:
                 raise TextError(f"{what} {number} has the id {_shown(wrong[0])}; the model knows 0 to {vocab - 1}")
 
+    def check_options(self, options: DecodingOptions, inputs: int) -> None:
+        """Refuse options that ask too much of the bundle for so many inputs at a time.
 
-class _Step:
-    """Decoding's view of a request: one position a step."""
+        Raises:
+            OptionsError: more tokens than it allows, or more rows than make sense.
+        """
+        limit = self.manifest.limits.tokens
+        if options.max_new_tokens > limit:
+            raise OptionsError(f"max_new_tokens is {options.max_new_tokens}; this bundle allows at most {limit}")
+        rows_per_input = _rows_per_input(options)
+        rows = inputs * rows_per_input
+        if rows > _MOST_ROWS:
+            raise OptionsError(
+                f"{rows} beams or samples at a time are too many ({rows_per_input} of each input); "
+                f"ask for {_MOST_ROWS} at most"
+            )
 
-    def __init__(self, state: DecodingState) -> None:
-        self._state = state
-
-    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._state.step(token_ids[:, None], source_rows)[:, -1]
-
-
-class _SelectingStep(_Step):
-    """The same where the engine selects."""
-
-    def __init__(self, state: SelectingState, vocabulary: int) -> None:
-        super().__init__(state)
-        self.vocabulary, self.most_selected = vocabulary, state.most_selected
-        self.select = state.select
+    def _checked(self, input_ids: Sequence[Ids], options: DecodingOptions | None) -> DecodingOptions:
+        options = checked_options(options)
+        self.check_ids(input_ids, "input")
+        self.check_options(options, len(input_ids))
+        return options
 
 
 def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -244,20 +244,6 @@ def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], ND
     return ids, mask
 
 
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Tells in a sentence that memory does not suffice for what is done within."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
-
-
-def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
-    with _memory():
-        yield from events
-
-
 def checked_options(options: DecodingOptions | None) -> DecodingOptions:
     """The options, or greedy search where there are none.
 
@@ -267,6 +253,20 @@ def checked_options(options: DecodingOptions | None) -> DecodingOptions:
     if options is not None and not isinstance(options, DecodingOptions):
         raise OptionsError(f"options are {_shown(options)}; use DecodingOptions, with their names as keywords")
     return options or DecodingOptions()
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Says in a sentence that memory does not suffice for what is done within."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
+
+
+def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
+    with _memory():
+        yield from events
 
 
 def _is_list(value: object) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from checkpoints import reference
 from pointsman import DecodingOptions, Infiller
+from pointsman.errors import BundleError, TokenizerError
 
 COMMAND = str(Path(sys.executable).with_name("pointsman"))
 TEXT = "The <extra_id_0> waits by <extra_id_1> box."
@@ -155,4 +156,20 @@ def test_a_stream_ends_as_infill_does(infiller, text):
 def test_an_infiller_says_what_it_runs(infiller):
     choice = infiller.model.choice
     assert (choice.variant, choice.device) == ("fused-float32", "cpu")
-    assert "device cpu was asked for" in choice.reason
+    assert choice.reason == "device cpu was asked for; fused-float32 is the fastest variant here on cpu"
+
+
+def test_threads_are_the_engines(infiller):
+    sessions = infiller.model.backend.encoder, infiller.model.backend.decoder
+    assert [session.get_session_options().intra_op_num_threads for session in sessions] == [2, 2]
+
+
+def test_a_vocabulary_that_was_changed_or_removed(tiny_bundle, tmp_path):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    path = bundle / "tokenizer" / "spiece.model"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match=r"tokenizer/spiece.model has [0-9]+ bytes instead"):
+        Infiller.load(bundle, device="cpu")
+    path.unlink()
+    with pytest.raises(TokenizerError, match=r"cannot read .*spiece.model"):
+        Infiller.load(bundle, device="cpu", verify=False)

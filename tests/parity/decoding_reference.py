@@ -1,6 +1,6 @@
 """Tiny random Switch models, and the same search done by transformers and by this project.
 
-Both sides see the same torch network; only the search differs. Ours drives a step function that keeps every row's
+Both sides see the same torch network; only the search differs. Ours drives a state that keeps every row's
 prefix and runs the decoder over the whole of it, so that a wrong cache reordering on either side would show.
 """
 
@@ -73,8 +73,8 @@ class Inputs:
         return len(self.input_ids)
 
 
-class TorchStep:
-    """The step function of a torch model."""
+class TorchState:
+    """The state of a torch model."""
 
     def __init__(self, model: SwitchTransformersForConditionalGeneration, inputs: Inputs, rows_per_input: int) -> None:
         with torch.no_grad():
@@ -83,12 +83,12 @@ class TorchStep:
         self._hidden = hidden.repeat_interleave(rows_per_input, dim=0)
         self._mask = inputs.attention_mask.repeat_interleave(rows_per_input, dim=0)
         self._prefixes = torch.zeros(len(self._hidden), 0, dtype=torch.long)
-        self.calls = 0
+        self.steps = 0
 
-    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        fed = torch.from_numpy(token_ids)[:, None]
-        self._prefixes = torch.cat([self._prefixes[torch.from_numpy(source_rows)], fed], dim=1)
-        self.calls += 1
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        fed = torch.from_numpy(token_ids)
+        self._prefixes = torch.cat([self._prefixes[torch.from_numpy(beam_rows)], fed], dim=1)
+        self.steps += 1
         with torch.no_grad():
             hidden = self._model.decoder(
                 input_ids=self._prefixes,
@@ -96,7 +96,7 @@ class TorchStep:
                 encoder_attention_mask=self._mask,
                 use_cache=False,
             )[0]
-            logits: NDArray[np.float32] = self._model.lm_head(hidden[:, -1]).numpy()
+            logits: NDArray[np.float32] = self._model.lm_head(hidden[:, -fed.shape[1] :]).numpy()
         return logits
 
 
@@ -105,7 +105,7 @@ def ours(
 ) -> list[list[Generation]]:
     """Our search, over the torch model."""
     rows_per_input = max(options.num_beams, options.num_return_sequences)
-    return decode(TorchStep(model, inputs, rows_per_input), len(inputs), options, TOKENS, **extra)
+    return decode(TorchState(model, inputs, rows_per_input), len(inputs), options, TOKENS, **extra)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from parity.decoding_reference import (
     SENTINELS,
     TOKENS,
     Inputs,
-    TorchStep,
+    TorchState,
     is_same_search,
     ours,
     theirs,
@@ -143,9 +143,9 @@ def test_the_search_takes_as_many_steps(length_penalty, early_stopping):
     options = DecodingOptions(
         max_new_tokens=15, num_beams=2, length_penalty=length_penalty, early_stopping=early_stopping
     )
-    step = TorchStep(model(EARLY), BATCH, options.num_beams)
-    decode(step, len(BATCH), options, TOKENS)
-    assert step.calls == len(theirs(model(EARLY), BATCH, options).output.scores)
+    state = TorchState(model(EARLY), BATCH, options.num_beams)
+    decode(state, len(BATCH), options, TOKENS)
+    assert state.steps == len(theirs(model(EARLY), BATCH, options).output.scores)
 
 
 def test_an_inputs_result_does_not_depend_on_the_batch():

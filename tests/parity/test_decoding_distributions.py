@@ -13,8 +13,9 @@ from transformers import (
 )
 
 from pointsman.decoding import DecodingOptions, SpecialTokens, decode
-from pointsman.decoding.processors import processors_of
+from pointsman.decoding.rules import processors_of
 from pointsman.decoding.sampling import warpers_of
+from unit.decoding.random_network import Always
 
 EOS = 1
 ROWS, VOCABULARY = 5, 997
@@ -101,7 +102,7 @@ def test_tokens_are_drawn_as_often_as_the_warpers_say():
     warpers = [TemperatureLogitsWarper(0.8), TopKLogitsWarper(10), TopPLogitsWarper(0.9)]
     expected = softmax(theirs(warpers, np.zeros((1, 1), np.int64), logits))[0]
     (drawn,) = decode(
-        lambda token_ids, _: np.repeat(logits, len(token_ids), axis=0),
+        Always(logits[0]),
         1,
         options,
         SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0),

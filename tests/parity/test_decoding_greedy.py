@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.decoding_reference import SCORE_TOLERANCE, TOKENS, Inputs, TorchStep, ours, theirs, tiny_model
+from parity.decoding_reference import SCORE_TOLERANCE, TOKENS, Inputs, TorchState, ours, theirs, tiny_model
 from pointsman.decoding import DecodingOptions, Generation, stream
 
 BATCH = Inputs.random([5, 9, 3], seed=7)
@@ -66,10 +66,10 @@ def test_some_sequences_end_early_and_others_do_not():
     assert {generation.finish_reason for by_input in found for (generation,) in by_input} == {"eos", "length"}
 
 
-def test_the_stream_tells_what_decode_returns(model):
+def test_the_stream_gives_what_decode_returns(model):
     options = DecodingOptions(max_new_tokens=12)
     streamed: list[list[int]] = [[] for _ in range(len(BATCH))]
-    for events in stream(TorchStep(model, BATCH, 1), len(BATCH), options, TOKENS):
+    for events in stream(TorchState(model, BATCH, 1), len(BATCH), options, TOKENS):
         for event in events:
             streamed[event.input_index].append(event.token_id)
     assert [[tuple(ids)] for ids in streamed] == [[g.token_ids for g in by] for by in ours(model, BATCH, options)]

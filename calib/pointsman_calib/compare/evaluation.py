@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman.model import SwitchModel
 from pointsman_calib.compare.comparison import SCHEMA, CandidateResult, Comparison, Evaluation, Limits, VariantResult
 from pointsman_calib.compare.generation import agreement, generate, ms_per_token

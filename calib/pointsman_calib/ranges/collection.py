@@ -16,7 +16,7 @@ import onnx_ir as ir
 from tqdm import tqdm
 
 from pointsman.bundle import Architecture, Manifest, Role, Variant, read_manifest, verify_files
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman.bundle.records import to_json
 from pointsman.errors import BundleError, OutputError
 from pointsman_calib.corpus.batches import Batch, batches

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
-from pointsman.bundle import Variant
+from pointsman.bundle import Variant, empty_cache, names
 from pointsman.errors import BundleError, DeviceError
 
 _ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
@@ -65,8 +65,8 @@ class OnnxRuntimeBackend:
     ) -> "OnnxRuntimeState":
         """Run the encoder; see `Backend.encode`."""
         binding = self.encoder.io_binding()
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids))
-        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(attention_mask))
+        binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(input_ids))
+        binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(attention_mask))
         for spec in self.variant.encoder.outputs:
             binding.bind_output(spec.name, self.device)
         _run(self.encoder, binding, self.device)
@@ -74,7 +74,7 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeState:
-    """One request's tensors, kept on the device."""
+    """A `DecodingState` whose tensors are kept on the device."""
 
     def __init__(
         self, backend: OnnxRuntimeBackend, attention_mask: NDArray[np.int64], cross: list[Any], rows: int
@@ -90,27 +90,28 @@ class OnnxRuntimeState:
         self.backend = backend
         self.binding = backend.decoder.io_binding()
         mask = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(attention_mask), backend.device)
-        self.binding.bind_ortvalue_input("attention_mask", mask)
+        self.binding.bind_ortvalue_input(names.ATTENTION_MASK, mask)
         encoder, decoder = backend.variant.encoder, backend.variant.decoder
         for spec, value in zip(encoder.outputs, cross, strict=True):
             self.binding.bind_ortvalue_input(spec.name, value)
-        self.past = [spec for spec in decoder.inputs if "past" in spec.axes]
-        self.present = [spec.name for spec in decoder.outputs if spec.name != "logits"]
-        self.cache = [self._empty(rows, spec.axes, spec.dtype) for spec in self.past]
+        self.past = [spec.name for spec in decoder.caches]
+        self.present = [spec.name for spec in decoder.outputs if spec.name != names.LOGITS]
+        empty = empty_cache(decoder.caches, rows)
+        self.cache = [self._on_device(empty[spec.name].shape, spec.dtype) for spec in decoder.caches]
 
-    def _empty(self, rows: int, axes: tuple[str | int, ...], dtype: str) -> Any:  # noqa: ANN401 - untyped engine
-        shape = [{"rows": rows, "past": 0}[axis] if isinstance(axis, str) else axis for axis in axes]
-        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, _ELEMENT_TYPES[dtype], self.backend.device)
+    def _on_device(self, shape: tuple[int, ...], dtype: str) -> Any:  # noqa: ANN401 - untyped engine
+        kind = _ELEMENT_TYPES[dtype]
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, self.backend.device)
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed tokens to every row; see `DecodingState.step`."""
         binding = self.binding
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(token_ids))
-        binding.bind_cpu_input("beam_rows", np.ascontiguousarray(beam_rows))
-        for spec, value in zip(self.past, self.cache, strict=True):
-            binding.bind_ortvalue_input(spec.name, value)
+        binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(token_ids))
+        binding.bind_cpu_input(names.BEAM_ROWS, np.ascontiguousarray(beam_rows))
+        for name, value in zip(self.past, self.cache, strict=True):
+            binding.bind_ortvalue_input(name, value)
         binding.clear_binding_outputs()
-        binding.bind_output("logits", "cpu")
+        binding.bind_output(names.LOGITS, "cpu")
         for name in self.present:
             binding.bind_output(name, self.backend.device)
         _run(self.backend.decoder, binding, self.backend.device)
@@ -168,7 +169,7 @@ def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) ->
 def _load_cuda() -> None:
     """Load CUDA and cuDNN from the wheels beside ONNX Runtime's; what is not found there is looked for in the system.
 
-    ONNX Runtime tells of what is missing in several lines on stdout and stderr, and takes the CPU instead; `_session`
+    ONNX Runtime reports what is missing in several lines on stdout and stderr, and takes the CPU instead; `_session`
     says so in one.
     """
     onnxruntime.set_default_logger_severity(_FATAL)

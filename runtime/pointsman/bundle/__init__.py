@@ -16,8 +16,18 @@ and report every problem at once.
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
-from pointsman.bundle.interface import Axis, Dtype, Graph, Role, TensorSpec, decoder_specs, encoder_specs
-from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source
+from pointsman.bundle.interface import (
+    ROLES,
+    Axis,
+    Dtype,
+    Graph,
+    Role,
+    TensorSpec,
+    decoder_specs,
+    empty_cache,
+    encoder_specs,
+)
+from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source, installed_versions
 from pointsman.bundle.plans import AxisRange, Flavour, PlanOptions, PlanRecord, Profile
 from pointsman.bundle.quantization import (
     ActivationRanges,
@@ -32,6 +42,7 @@ from pointsman.bundle.storage import read_manifest, write_manifest
 from pointsman.bundle.variants import Form, Parity, Precision, Variant
 
 __all__ = [
+    "ROLES",
     "SCHEMA",
     "Activation",
     "ActivationRanges",
@@ -62,7 +73,9 @@ __all__ = [
     "TensorSpec",
     "Variant",
     "decoder_specs",
+    "empty_cache",
     "encoder_specs",
+    "installed_versions",
     "names",
     "read_manifest",
     "record_of",

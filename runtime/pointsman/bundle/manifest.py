@@ -1,6 +1,8 @@
 """`manifest.json` as a whole."""
 
-from collections.abc import Iterator
+import contextlib
+import importlib.metadata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pointsman.bundle.architecture import Architecture
@@ -69,12 +71,21 @@ class Manifest:
         """Every file of the bundle, once."""
         seen: set[str] = set()
         variant_files = (file for variant in self.variants.values() for file in variant.files)
-        for record in [*self.tokenizer, *variant_files, *(engine.file for engine in self.engines)]:
+        for record in [*self.tokenizer, *variant_files, *(plan.file for plan in self.engines)]:
             if record.path not in seen:
                 seen.add(record.path)
                 yield record
 
-    def is_current(self, engine: PlanRecord) -> bool:
+    def is_current(self, plan: PlanRecord) -> bool:
         """Whether a plan was built from the files that its variant has now."""
-        variant = self.variants.get(engine.variant)
-        return variant is not None and engine.built_from == variant.sources(engine.role)
+        variant = self.variants.get(plan.variant)
+        return variant is not None and plan.built_from == variant.sources(plan.role)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Package name to version, for `Manifest.producer`, of those installed (ONNX Runtime goes by two names)."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -27,6 +27,13 @@ ATTENTION_MASK: Final = "attention_mask"
 BEAM_ROWS: Final = "beam_rows"
 LOGITS: Final = "logits"
 
+# Their dynamic axes.
+BATCH: Final = "batch"  # inputs
+SOURCE: Final = "source"  # tokens of an input
+ROWS: Final = "rows"  # of the decoder: beams or samples of the inputs
+POSITIONS: Final = "positions"  # that a step feeds to each row
+PAST: Final = "past"  # tokens in the cache
+
 # Weights.
 EMBEDDING: Final = "shared.weight"
 STACK_EMBEDDINGS: Final = (

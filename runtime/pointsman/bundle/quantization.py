@@ -70,15 +70,15 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """What was measured on the calibration text, against the float variant, and what was spared for it.
+    """What was measured on the calibration text, against the float variant, and what was kept in float for it.
 
     Attributes:
         labels: tokens of spans that were scored, under teacher forcing.
         loss: the float variant's, a mean in nats.
         reached: what the variant holds.
-        nearest: what it would with every weight rounded to nearest and nothing spared.
-        costs: for each layer that was ranked, the costliest first, what sparing it takes off the mean magnitude
-            of a label's change of loss; empty where nothing had to be spared.
+        nearest: what it would hold with every weight rounded to nearest and nothing kept in float.
+        costs: for each layer that was ranked, the costliest first, what keeping it in float takes off the mean
+            magnitude of a label's change of loss; empty where nothing had to be kept.
         rerouted: likewise, what it takes off the share of tokens that go to another expert.
         fine_inputs: weights that are quantized, and whose inputs are not: of `int8-qdq` they stay in float32, else they
             come in two int8 parts, as with 15 bits.
@@ -108,7 +108,7 @@ class Quantization:
         rounding: how weights were rounded.
         calibration: what was rounded for; null where only the weights themselves were looked at.
         coverage: how well that reached the experts; null where it was not counted.
-        sensitivity: what was spared by measurement; null where nothing was measured.
+        sensitivity: what was kept in float by measurement; null where nothing was measured.
         activations: how they were quantized ahead of time; null where they were not.
         producer: package name to version, of what quantized it.
     """

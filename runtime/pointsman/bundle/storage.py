@@ -1,18 +1,23 @@
-"""How `manifest.json` is written and read: under a checksum of its own, and strictly."""
+"""How `manifest.json` is written and read: under a checksum of its own, strictly, and free of contradictions."""
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from pointsman.bundle.consistency import contradictions
+from pointsman.bundle import names
+from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.files import unreadable
+from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
-from pointsman.bundle.names import MANIFEST
 from pointsman.bundle.records import from_json, to_json
+from pointsman.bundle.variants import Variant
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 
 _CHECKSUM: Final = "sha256"  # the key beside the manifest's own
+_SPECS = {"encoder": encoder_specs, "decoder": decoder_specs}
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -23,13 +28,15 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """
     document = to_json(manifest)
     text = json.dumps(document | {_CHECKSUM: _checksum(document)}, indent=1, ensure_ascii=False)
-    fresh = folder / f".{MANIFEST}.partial"
+    fresh = folder / f".{names.MANIFEST}.partial"
     try:
         fresh.write_text(text + "\n", encoding="utf-8")
-        fresh.replace(folder / MANIFEST)
+        fresh.replace(folder / names.MANIFEST)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {folder / MANIFEST} ({error.strerror or error}); free some space") from error
+        raise OutputError(
+            f"cannot write {folder / names.MANIFEST} ({error.strerror or error}); free some space"
+        ) from error
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -40,7 +47,7 @@ def read_manifest(bundle: Path) -> Manifest:
         BundleError: it cannot be read, is not JSON, of a newer schema, was changed, has unknown, missing or mistyped
             keys, or contradicts itself (all of these are named).
     """
-    path = bundle / MANIFEST
+    path = bundle / names.MANIFEST
     try:
         document = json.loads(_content(path).decode("utf-8"))
         problems = _checked(path, document)
@@ -54,7 +61,7 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(
             f"{path} is not a manifest of schema {SCHEMA}: {'; '.join(problems)}; export the bundle again"
         )
-    if sentences := list(contradictions(manifest)):
+    if sentences := list(_contradictions(manifest)):
         raise BundleError(f"{path} contradicts itself: {'; '.join(sentences)}; export the bundle again")
     return manifest
 
@@ -64,14 +71,14 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleNotFoundError(
-            f"{path.parent} is not a bundle (no {MANIFEST}); make one with `pointsman-export bundle`"
+            f"{path.parent} is not a bundle (no {names.MANIFEST}); make one with `pointsman-export bundle`"
         ) from error
     except OSError as error:
         raise unreadable(error) from error
 
 
 def _checked(path: Path, document: Any) -> list[str]:  # noqa: ANN401 - JSON is any of six types
-    """Refuse a newer schema and what was changed, take the checksum out, and tell if there was none."""
+    """Refuse a newer schema and what was changed, take the checksum out, and say if there was none."""
     if not isinstance(document, dict):
         return []
     schema = document.get("schema")
@@ -90,3 +97,65 @@ def _checksum(document: dict[str, Any]) -> str:
     """Hex digest of the canonical JSON, in which neither the order of keys nor white space counts."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each."""
+    if manifest.schema != SCHEMA:
+        yield f"schema must be {SCHEMA}, not {manifest.schema}"
+    if manifest.limits.tokens < 1:
+        yield f"limits.tokens must be at least 1, not {manifest.limits.tokens}"
+    yield from _wrong_ids(manifest)
+    for record in manifest.files():
+        if not _is_inside(record.path):
+            yield f"{record.path!r} must be a path inside the bundle"
+    if names.VOCABULARY not in {record.path for record in manifest.tokenizer}:
+        yield f"tokenizer does not list {names.VOCABULARY}"
+    if not manifest.variants:
+        yield "variants has none"
+    for name, variant in manifest.variants.items():
+        own = f"{variant.form}-{variant.precision}"
+        if name != own:
+            yield f"variants.{name!r} must be named {own}"
+        for sentence in _wrong_graphs(variant, manifest.architecture):
+            yield f"variants.{own}.{sentence}"
+
+
+def _wrong_ids(manifest: Manifest) -> Iterator[str]:
+    architecture, vocabulary = manifest.architecture, manifest.architecture.vocab_size
+    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        token = getattr(architecture, name)
+        if not 0 <= token < vocabulary:
+            yield f"architecture.{name} must be from 0 to {vocabulary - 1}, not {token}"
+    if not 0 <= manifest.extra_ids <= vocabulary:
+        yield f"extra_ids must be from 0 to {vocabulary}, not {manifest.extra_ids}"
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and path.isprintable() and not path.startswith("/") and ".." not in parts
+
+
+def _wrong_graphs(variant: Variant, architecture: Architecture) -> Iterator[str]:
+    listed = {record.path for record in variant.files}
+    for role in ROLES:
+        graph, (inputs, outputs) = variant.graph(role), _SPECS[role](architecture, _dtype(variant))
+        if graph.file not in listed:
+            yield f"{role}.file {graph.file!r} is not among its variant's files"
+        for side, said, due in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
+            if said != due:
+                yield f"{role}.{side} are not those of the architecture ({_first_difference(said, due)})"
+
+
+def _dtype(variant: Variant) -> Dtype:
+    """Of what passes from graph to graph: quantized variants keep it in float32."""
+    return variant.precision if variant.precision in ("bfloat16", "float16") else "float32"
+
+
+def _first_difference(said: tuple[TensorSpec, ...], due: tuple[TensorSpec, ...]) -> str:
+    one, other = next(pair for pair in zip_longest(said, due) if pair[0] != pair[1])
+    return f"{_shown(one)} instead of {_shown(other)}"
+
+
+def _shown(spec: TensorSpec | None) -> str:
+    return f"{spec.name!r} of {spec.dtype} {list(spec.axes)}" if spec else "nothing"

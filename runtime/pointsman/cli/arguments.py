@@ -19,6 +19,6 @@ class Parser(argparse.ArgumentParser):
         raise OptionsError(f"{message}; see {self.prog} --help")
 
     def add_version(self) -> None:
-        """Let `--version` tell which release this is; all three commands are of one."""
+        """Let `--version` say which release this is; all three commands are of one."""
         version = importlib.metadata.version("pointsman")
         self.add_argument("--version", action="version", version=f"{self.prog} {version}")

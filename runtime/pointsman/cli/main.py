@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _open_stdout()
         code: int = parsed.run(parsed)
     except PointsmanError as error:
-        _tell(str(error))
+        _report(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -108,7 +108,7 @@ def _add_decoding(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say what a bundle is, verify its files, and tell what would run."
+    parser.description = "Say what a bundle is, verify its files, and say what would run."
     _add_bundle(parser)
     parser.set_defaults(run=_inspect)
 
@@ -150,7 +150,7 @@ def _infill(parsed: argparse.Namespace) -> int:
     if parsed.json:
         _write_json({"variant": choice.variant, "device": choice.device, "results": results})
     seconds = time.perf_counter() - began
-    _tell(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
+    _report(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
     return 0
 
 
@@ -237,5 +237,5 @@ def _give_up_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell(sentence: str) -> None:
+def _report(sentence: str) -> None:
     sys.stderr.write(f"pointsman: {sentence}\n")

@@ -1,30 +1,30 @@
-"""Decoding in plain numpy over a step function; knows nothing of text or engines.
+"""Decoding in plain NumPy over an engine's state; knows nothing of text or engines.
 
-Three storeys: a `StepFunction` gives the logits of the next token (or selects those that matter), `stream` tells of
-tokens one step at a time (greedy search and sampling), `decode` returns whole generations (these and beam search).
+Three layers: a `DecodingState` (step.py) gives the logits of next tokens or selects those that matter, `stream` gives
+tokens one step at a time (greedy search and sampling), `decode` whole generations (these and beam search).
 """
 
-from pointsman.decoding.constraints import Constraint, SentinelConstraint, check_sentinels
-from pointsman.decoding.decode import decode
+from pointsman.decoding.constraints import SentinelConstraint, check_room
+from pointsman.decoding.decode import decode, stream
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
 from pointsman.decoding.options import DecodingOptions
-from pointsman.decoding.processors import LogitsProcessor, NamingProcessor
-from pointsman.decoding.step import SelectingStepFunction, StepFunction
-from pointsman.decoding.token_stream import stream
+from pointsman.decoding.rules import Constraint
+from pointsman.decoding.step import DecodingState, SelectingState, Selection
+from pointsman.decoding.teacher_forcing import teacher_forced
 
 __all__ = [
     "Constraint",
     "DecodingOptions",
+    "DecodingState",
     "FinishReason",
     "Generation",
-    "LogitsProcessor",
-    "NamingProcessor",
-    "SelectingStepFunction",
+    "SelectingState",
+    "Selection",
     "SentinelConstraint",
     "SpecialTokens",
-    "StepFunction",
     "TokenEvent",
-    "check_sentinels",
+    "check_room",
     "decode",
     "stream",
+    "teacher_forced",
 ]

@@ -16,7 +16,7 @@ from pointsman.decoding.next_scores import NextScores, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.rules import Rules
 from pointsman.decoding.scores import best_continuations, highest
-from pointsman.decoding.step import StepFunction
+from pointsman.decoding.step import DecodingState
 
 _NEVER = np.float32(-1e9)
 
@@ -43,36 +43,38 @@ class _Hypotheses:
         return _Hypotheses(*(np.concatenate(pair, axis=1) for pair in pairs))
 
 
-def beam_search(step: StepFunction, batch_size: int, options: DecodingOptions, rules: Rules) -> list[list[Generation]]:
+def beam_search(
+    state: DecodingState, batch_size: int, options: DecodingOptions, rules: Rules
+) -> list[list[Generation]]:
     """Search with `options.num_beams` beams per input.
 
     Args:
-        step: Called with `batch_size * num_beams` rows until every input is done.
+        state: Of `batch_size * num_beams` rows, stepped until every input is done.
         batch_size: Number of inputs.
         options: How to search.
         rules: What tokens are possible, and what ends a sequence.
 
     Returns:
         For each input, at most `num_return_sequences` generations, best first. There are fewer only where the
-        processors leave fewer possible sequences than that.
+        rules leave fewer possible sequences than that.
 
     Raises:
-        OptionsError: The processors leave an input no possible sequence.
-        ParityError: The step's logits are not finite.
+        OptionsError: The rules leave an input no possible sequence.
+        ParityError: The logits are not finite.
     """
     running = _placeholders(batch_size, options, rules)
     running.scores[:, 0] = 0  # all beams start alike: only the first counts, or all would find the same
     finished = _placeholders(batch_size, options, rules)
     improvable = np.ones(batch_size, np.bool_)
-    source_rows = np.arange(batch_size * options.num_beams)
+    beam_rows = np.arange(batch_size * options.num_beams)
     count = (1 + rules.ending_tokens) * options.num_beams
-    score = scorer_of(step, rules, count=count, normalized=True)
+    score = scorer_of(state, rules, count=count, normalized=True)
     for length in range(1, 1 + options.max_new_tokens):
         prefixes = running.token_ids[:, :, :length].reshape(-1, length)
-        scores = score(np.ascontiguousarray(prefixes[:, -1]), source_rows, prefixes)
+        scores = score(np.ascontiguousarray(prefixes[:, -1]), beam_rows, prefixes)
         candidates, beams = _candidates(running, scores, count, length, rules)
         finished = _with_newly_finished(finished, candidates, improvable, options)
-        running, source_rows = _continued(candidates, beams, options.num_beams)
+        running, beam_rows = _continued(candidates, beams, options.num_beams)
         improvable &= _could_improve(running, finished, length, options)
         full = options.early_stopping is True and finished.finished.all()
         if full or not improvable.any() or candidates.finished.all():
@@ -129,7 +131,7 @@ def _with_newly_finished(
 def _continued(
     candidates: _Hypotheses, beams: NDArray[np.int64], num_beams: int
 ) -> tuple[_Hypotheses, NDArray[np.int64]]:
-    """The best unfinished candidates, and the row of the step's cache `[batch * num_beams]` that each continues."""
+    """The best unfinished candidates, and the row of the cache `[batch * num_beams]` that each continues."""
     scores = candidates.scores + _never_if(candidates.finished)
     chosen = highest(scores, num_beams)
     running = replace(candidates, scores=scores).take(chosen)

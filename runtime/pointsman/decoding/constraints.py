@@ -1,36 +1,17 @@
 """What well-formed output is, as a rule that decoding can follow.
 
-A constraint is a logits processor that also says when a sequence is complete. Its state is read from the prefix at
-every step, because beams change places between steps.
+Its state is read from the prefix at every step, because beams change places between steps.
 """
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.generation import SpecialTokens
 from pointsman.decoding.options import DecodingOptions
-from pointsman.errors import OptionsError, TextError
-
-
-class Constraint(Protocol):
-    """A logits processor that may end sequences by itself. Rows of one input lie together, equally many each."""
-
-    @property
-    def ending_tokens(self) -> int:
-        """The most different tokens, eos included, that may end one sequence."""
-        ...
-
-    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make impossible what may not come next; as `LogitsProcessor`."""
-        ...
-
-    def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which rows `[rows]` are complete, given the tokens so far `[rows, length]`, decoder start included."""
-        ...
+from pointsman.errors import OptionsError
 
 
 class SentinelConstraint:
@@ -56,18 +37,14 @@ class SentinelConstraint:
         """Prepare for one batch.
 
         Args:
-            sentinels: For each input, the ids of its sentinels in the order in which they occur.
+            sentinels: For each input, the ids of its sentinels in the order in which they occur: at least one, each
+                once, and no more than `check_room` allows.
             all_sentinels: Every sentinel id of the vocabulary, `<extra_id_0>` first.
             tokens: The special tokens.
             options: `max_new_tokens` and `min_new_tokens` are obeyed.
             forbidden: Other ids that no span may contain, such as those that stand for no text.
             white_space: Ids that do not make a span by themselves.
-
-        Raises:
-            TextError: An input has no sentinel, or the same one twice.
-            OptionsError: `max_new_tokens` is less than two for each blank.
         """
-        check_sentinels(sentinels, options.max_new_tokens)
         self._options = options
         self._eos_id = tokens.eos_id
         self._blanks = np.array([len(ids) for ids in sentinels], np.int64)
@@ -140,23 +117,22 @@ class SentinelConstraint:
         return np.arange(len(prefixes)) // (len(prefixes) // len(self._blanks))
 
 
-def check_sentinels(sentinels: Sequence[Sequence[int]], max_new_tokens: int, first_input: int = 0) -> None:
-    """Refuse what `SentinelConstraint` refuses, with inputs numbered from `first_input` on.
+def check_room(blanks: int, max_new_tokens: int, number: int) -> None:
+    """Refuse an input that cannot be filled completely.
+
+    Args:
+        blanks: How many it has.
+        max_new_tokens: Most tokens of its output.
+        number: The input's.
 
     Raises:
-        TextError: An input has no sentinel, or the same one twice.
-        OptionsError: `max_new_tokens` is less than two for each blank.
+        OptionsError: There are fewer than two tokens for each blank.
     """
-    for index, ids in enumerate(sentinels, start=first_input):
-        if not ids:
-            raise TextError(f"input {index} has no blank to fill; mark one with <extra_id_0>")
-        if len(set(ids)) < len(ids):
-            raise TextError(f"input {index} has the same sentinel twice; number its blanks differently")
-        if max_new_tokens < 2 * len(ids):
-            raise OptionsError(
-                f"max_new_tokens {max_new_tokens} is too few for the {len(ids)} blanks of input {index}; "
-                f"use at least {2 * len(ids)}, two for each blank"
-            )
+    if max_new_tokens < 2 * blanks:
+        raise OptionsError(
+            f"max_new_tokens {max_new_tokens} is too few for the {blanks} blanks of input {number}; "
+            f"use at least {2 * blanks}, two for each blank"
+        )
 
 
 def _expected(sentinels: Sequence[Sequence[int]], all_sentinels: Sequence[int], eos_id: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What decoding is told about the vocabulary, and what it gives back."""
+"""What decoding knows of the vocabulary, and what it gives back."""
 
 from dataclasses import dataclass
 from typing import Literal

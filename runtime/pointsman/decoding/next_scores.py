@@ -6,132 +6,151 @@ row, since rules treat the tokens that they do not name alike: they leave them, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.rules import Rules
 from pointsman.decoding.scores import checked_logits, log_normalizers, log_softmax
-from pointsman.decoding.step import SelectingStepFunction, StepFunction
-from pointsman.selection import Selection
+from pointsman.decoding.step import DecodingState, SelectingState, Selection
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 
+class NextScores(Protocol):
+    """Scores of candidates for each row's next token."""
+
+    @property
+    def scores(self) -> Scores:
+        """`[rows, columns]`; `-inf` for what may not come."""
+        ...
+
+    def tokens(self, rows: Ids, columns: Ids) -> Ids:
+        """The tokens of columns."""
+        ...
+
+    def log_normalizers(self, rows: Ids) -> Scores:
+        """Log of the summed exponentials of all tokens' scores of each of `rows`, `[len(rows)]`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class NextScores:
-    """Scores of candidates for each row's next token.
+class WholeRows:
+    """A column for every token of the vocabulary."""
+
+    scores: Scores
+
+    def tokens(self, _rows: Ids, columns: Ids) -> Ids:
+        """See `NextScores.tokens`."""
+        return columns
+
+    def log_normalizers(self, rows: Ids) -> Scores:
+        """See `NextScores.log_normalizers`."""
+        return log_normalizers(self.scores if len(rows) == len(self.scores) else self.scores[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedTokens:
+    """Columns for the tokens that the rules name and for the best others.
 
     Attributes:
-        scores: `[rows, columns]`; `-inf` for what may not come.
-        token_ids: `[rows, columns]`, rising, the token of each column; None where it is the column's number.
-        named: `[rows, columns]`, the columns of named tokens; None where every token has a column.
+        scores: `[rows, columns]`; of a token that was named twice, one is `-inf`.
+        token_ids: `[rows, columns]`, rising.
+        named: `[rows, columns]`, the columns of named tokens.
         log_others: `[rows]`, log of the summed exponentials of the scores of all tokens not named.
     """
 
     scores: Scores
-    token_ids: Ids | None = None
-    named: NDArray[np.bool_] | None = None
-    log_others: Scores | None = None
+    token_ids: Ids
+    named: NDArray[np.bool_]
+    log_others: Scores
+
+    @classmethod
+    def merged(cls, named_ids: Ids, selection: Selection) -> Self:
+        """Named tokens and best others in the order of their ids, so that ties fall as in a whole row."""
+        token_ids = np.concatenate([named_ids, selection.best_ids], axis=1)
+        order = np.argsort(token_ids, axis=1, kind="stable")
+        token_ids = np.take_along_axis(token_ids, order, axis=1)
+        logits = np.concatenate([selection.named_logits, selection.best_logits], axis=1)
+        scores = np.take_along_axis(logits, order, axis=1)
+        scores[:, 1:][token_ids[:, 1:] == token_ids[:, :-1]] = -np.inf  # named twice
+        return cls(scores, token_ids, order < named_ids.shape[1], selection.log_total)
 
     def tokens(self, rows: Ids, columns: Ids) -> Ids:
-        """The tokens of columns."""
-        return columns if self.token_ids is None else self.token_ids[rows, columns]
+        """See `NextScores.tokens`."""
+        return self.token_ids[rows, columns]
 
     def log_normalizers(self, rows: Ids) -> Scores:
-        """Log of the summed exponentials of all scores of each of `rows`, `[len(rows)]`."""
-        if self.named is None or self.log_others is None:
-            return log_normalizers(self.scores if len(rows) == len(self.scores) else self.scores[rows])
+        """See `NextScores.log_normalizers`."""
         return _log_sum(self.scores[rows], self.named[rows], self.log_others[rows])
+
+    def normalized(self) -> "SelectedTokens":
+        """Logits to log-probabilities."""
+        totals = self.log_normalizers(np.arange(len(self.scores)))
+        return SelectedTokens(self.scores - totals[:, None], self.token_ids, self.named, self.log_others - totals)
+
+    def processed(self, rules: Rules, prefixes: Ids, vocabulary: int) -> "SelectedTokens":
+        """What the rules leave."""
+        possible = self.scores > -np.inf
+        rows = np.arange(len(prefixes))[:, None]
+        whole = np.full((len(prefixes), vocabulary), -np.inf, np.float32)
+        whole[np.nonzero(possible)[0], self.token_ids[possible]] = self.scores[possible]
+        processed = rules.process(prefixes, whole)
+        scores = np.where(possible, processed[rows, self.token_ids], -np.inf).astype(np.float32, copy=False)
+        others_remain = np.max(scores, axis=1, where=~self.named, initial=-np.inf) > -np.inf
+        log_others = np.where(others_remain, self.log_others, -np.inf).astype(np.float32, copy=False)
+        return SelectedTokens(scores, self.token_ids, self.named, log_others)
 
 
 Scorer = Callable[[Ids, Ids, Ids], NextScores]
 """From the tokens fed `[rows]`, the rows they continue `[rows]`, and the prefixes `[rows, length]` that they end."""
 
 
-def scorer_of(step: StepFunction, rules: Rules, *, count: int | None, normalized: bool) -> Scorer:
-    """How to get the scores of next tokens from a step.
+def scorer_of(state: DecodingState, rules: Rules, *, count: int | None, normalized: bool) -> Scorer:
+    """How to get the scores of next tokens from an engine's state.
 
     Args:
-        step: The engine's.
+        state: The engine's.
         rules: Applied to what it gives.
         count: How many of each row's best tokens matter; None for all.
         normalized: Whether the rules are applied to log-probabilities instead of logits.
     """
-    whole = _Whole(step, rules, normalized)
-    if count is None or not isinstance(step, SelectingStepFunction) or count > step.most_selected:
-        return whole
-    return _Selected(step, whole, count)
+    if count is not None and isinstance(state, SelectingState) and count <= state.most_selected:
+        return _SelectedScorer(state, rules, normalized, count)
+    return _WholeScorer(state, rules, normalized)
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
-    """Scores of the whole vocabulary."""
-
-    step: StepFunction
+class _WholeScorer:
+    state: DecodingState
     rules: Rules
     normalized: bool
 
-    def __call__(self, fed: Ids, source_rows: Ids, prefixes: Ids) -> NextScores:
-        logits = checked_logits(self.step(fed, source_rows), position=prefixes.shape[1])
+    def __call__(self, fed: Ids, beam_rows: Ids, prefixes: Ids) -> WholeRows:
+        logits = checked_logits(self.state.step(fed[:, None], beam_rows)[:, -1], position=prefixes.shape[1])
         if self.normalized:
-            return NextScores(self.rules.process(prefixes, log_softmax(logits)))
-        return NextScores(self.rules.process(prefixes, logits.copy()) if self.rules.processors else logits)
+            return WholeRows(self.rules.process(prefixes, log_softmax(logits)))
+        return WholeRows(self.rules.process(prefixes, logits.copy()) if self.rules.processors else logits)
 
 
 @dataclass(frozen=True, slots=True)
-class _Selected:
-    """Scores of the tokens that the rules name and of the best others."""
-
-    step: SelectingStepFunction
-    whole: _Whole
+class _SelectedScorer:
+    state: SelectingState
+    rules: Rules
+    normalized: bool
     count: int
 
-    def __call__(self, fed: Ids, source_rows: Ids, prefixes: Ids) -> NextScores:
-        named_ids = self.whole.rules.named(prefixes)
-        if named_ids is None:
-            return self.whole(fed, source_rows, prefixes)
-        selection = self.step.select(fed, source_rows, named_ids, self.count)
+    def __call__(self, fed: Ids, beam_rows: Ids, prefixes: Ids) -> SelectedTokens:
+        named_ids = self.rules.named(prefixes)
+        selection = self.state.select(fed[:, None], beam_rows, named_ids, self.count)
         checked_logits(np.column_stack([selection.named_logits, selection.log_total]), position=prefixes.shape[1])
-        merged = _merged(named_ids, selection)
-        if self.whole.normalized:
-            merged = _normalized(merged)
-        return self._processed(prefixes, merged) if self.whole.rules.processors else merged
-
-    def _processed(self, prefixes: Ids, before: NextScores) -> NextScores:
-        """What the rules leave."""
-        assert before.token_ids is not None
-        assert before.named is not None
-        assert before.log_others is not None
-        possible = before.scores > -np.inf  # of a token that has two columns, one is not
-        rows = np.arange(len(prefixes))[:, None]
-        vocabulary = np.full((len(prefixes), self.step.vocabulary), -np.inf, np.float32)
-        vocabulary[np.nonzero(possible)[0], before.token_ids[possible]] = before.scores[possible]
-        processed = self.whole.rules.process(prefixes, vocabulary)
-        scores = np.where(possible, processed[rows, before.token_ids], -np.inf).astype(np.float32, copy=False)
-        others_remain = np.max(scores, axis=1, where=~before.named, initial=-np.inf) > -np.inf
-        log_others = np.where(others_remain, before.log_others, -np.inf).astype(np.float32, copy=False)
-        return NextScores(scores, before.token_ids, before.named, log_others)
-
-
-def _merged(named_ids: Ids, selection: Selection) -> NextScores:
-    """Named tokens and best others in the order of their ids, so that ties fall as in a whole row."""
-    token_ids = np.concatenate([named_ids, selection.best_ids], axis=1)
-    order = np.argsort(token_ids, axis=1, kind="stable")
-    token_ids = np.take_along_axis(token_ids, order, axis=1)
-    logits = np.concatenate([selection.named_logits, selection.best_logits], axis=1)
-    scores = np.take_along_axis(logits, order, axis=1)
-    scores[:, 1:][token_ids[:, 1:] == token_ids[:, :-1]] = -np.inf  # named twice
-    return NextScores(scores, token_ids, order < named_ids.shape[1], selection.log_total)
-
-
-def _normalized(logits: NextScores) -> NextScores:
-    """Logits to log-probabilities."""
-    assert logits.log_others is not None
-    totals = logits.log_normalizers(np.arange(len(logits.scores)))
-    return replace(logits, scores=logits.scores - totals[:, None], log_others=logits.log_others - totals)
+        merged = SelectedTokens.merged(named_ids, selection)
+        if self.normalized:
+            merged = merged.normalized()
+        return merged.processed(self.rules, prefixes, self.state.vocabulary) if self.rules.processors else merged
 
 
 def _log_sum(scores: Scores, counted: NDArray[np.bool_], log_others: Scores) -> Scores:

@@ -1,17 +1,129 @@
-"""What one call of `decode` or `stream` obeys at every step: which tokens are possible, and when to stop."""
+"""What one call of `decode` or `stream` obeys at every step: which tokens are possible, and when to stop.
 
-from collections.abc import Sequence
+Each processor computes what that of the same name in transformers 5.23.0 (`generation/logits_process.py`) does.
+"""
+
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pointsman.decoding.constraints import Constraint
 from pointsman.decoding.generation import SpecialTokens
 from pointsman.decoding.options import DecodingOptions
-from pointsman.decoding.processors import LogitsProcessor, NamingProcessor, processors_of
 from pointsman.errors import OptionsError
+
+
+class LogitsProcessor(Protocol):
+    """Changes the scores of the next token according to what has been generated.
+
+    It says beforehand which tokens it may change. Of all other tokens of a row it makes either none impossible or all,
+    and changes nothing else. It must not remember rows between calls: beams change places.
+    """
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens `[rows, any]` that the call with these prefixes may read or change; some may be repeated."""
+        ...
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Process the scores of one step.
+
+        Args:
+            prefixes: `[rows, length]`, the tokens so far, decoder start token included.
+            scores: `[rows, vocabulary]`, logits (greedy, sampling) or log-probabilities (beam search); the processor
+                may write into it.
+
+        Returns:
+            The processed scores; the same array or another of its shape. `-inf` makes a token impossible.
+        """
+        ...
+
+
+class Constraint(LogitsProcessor, Protocol):
+    """A processor that may also end sequences. Rows of one input lie together, equally many each."""
+
+    @property
+    def ending_tokens(self) -> int:
+        """The most different tokens, eos included, that may end one sequence."""
+        ...
+
+    def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows `[rows]` are complete, given the tokens so far `[rows, length]`, decoder start included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionPenalty:
+    """Divides positive scores of tokens that have occurred by the penalty and multiplies negative ones.
+
+    Source: CTRL, arXiv:1909.05858, section 4.1. The decoder start token counts as having occurred.
+    """
+
+    penalty: float
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What has occurred."""
+        return prefixes
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Penalise; a token that occurred twice is penalised once."""
+        seen = np.take_along_axis(scores, prefixes, axis=1)  # [rows, length]
+        penalised = np.where(seen < 0, seen * self.penalty, seen / self.penalty).astype(np.float32, copy=False)
+        np.put_along_axis(scores, prefixes, penalised, axis=1)
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class NoRepeatNgram:
+    """Makes every token impossible that would complete an n-gram for the second time."""
+
+    size: int
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What has occurred: an n-gram that would come again ends in it."""
+        return prefixes
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban the last token of each earlier n-gram that begins like the prefix ends."""
+        length = prefixes.shape[1]
+        if length < self.size:
+            return scores
+        ngrams = sliding_window_view(prefixes, self.size, axis=1)  # [rows, ngrams, size]
+        ending = prefixes[:, None, length - self.size + 1 :]  # [rows, 1, size - 1]
+        rows, positions = np.nonzero((ngrams[:, :, :-1] == ending).all(axis=2))
+        scores[rows, ngrams[rows, positions, -1]] = -np.inf
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class MinNewTokens:
+    """Makes eos impossible until enough tokens have been generated."""
+
+    count: int
+    eos_id: int
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Eos."""
+        return np.full((len(prefixes), 1), self.eos_id)
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban eos; the decoder start token does not count as generated."""
+        if prefixes.shape[1] - 1 < self.count:
+            scores[:, self.eos_id] = -np.inf
+        return scores
+
+
+def processors_of(options: DecodingOptions, eos_id: int) -> tuple[LogitsProcessor, ...]:
+    """The processors that the options ask for, in the order transformers applies them."""
+    processors: list[LogitsProcessor] = []
+    if options.repetition_penalty != 1.0:
+        processors.append(RepetitionPenalty(options.repetition_penalty))
+    if options.no_repeat_ngram_size > 0:
+        processors.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    if options.min_new_tokens > 0:
+        processors.append(MinNewTokens(options.min_new_tokens, eos_id))
+    return tuple(processors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +137,11 @@ class Rules:
 
     @classmethod
     def of(
-        cls,
-        options: DecodingOptions,
-        tokens: SpecialTokens,
-        processors: Sequence[LogitsProcessor],
-        constraint: Constraint | None,
-        first_input: int,
+        cls, options: DecodingOptions, tokens: SpecialTokens, constraint: Constraint | None, first_input: int
     ) -> Self:
-        """The options' processors first, then the caller's, then the constraint, which so has the last word."""
+        """The options' processors first, then the constraint, which so has the last word."""
         last = () if constraint is None else (constraint,)
-        return cls(tokens, (*processors_of(options, tokens.eos_id), *processors, *last), constraint, first_input)
+        return cls(tokens, (*processors_of(options, tokens.eos_id), *last), constraint, first_input)
 
     @property
     def ending_tokens(self) -> int:
@@ -47,14 +154,9 @@ class Rules:
             scores = processor(prefixes, scores)
         return scores
 
-    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """The tokens `[rows, any]` that the processors may change; None where one of them does not say."""
-        named = [prefixes[:, :0]]
-        for processor in self.processors:
-            if not isinstance(processor, NamingProcessor):
-                return None
-            named.append(processor.named(prefixes))
-        return np.concatenate(named, axis=1)
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens `[rows, any]` that the processors may change."""
+        return np.concatenate([prefixes[:, :0], *(each.named(prefixes) for each in self.processors)], axis=1)
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` end with the last token of their prefix `[rows, length]`."""
@@ -65,6 +167,6 @@ class Rules:
         """The error of a search that the processors together have left nowhere to go."""
         number = self.first_input + input_index
         return OptionsError(
-            f"input {number}: no_repeat_ngram_size, min_new_tokens, the constraint or the given processors "
-            "together leave no possible token; relax one of them"
+            f"input {number}: no_repeat_ngram_size, min_new_tokens and the constraint together leave no possible "
+            "token; relax one of them"
         )

@@ -1,19 +1,14 @@
 """The text side of infilling: a text with blanks, and where the generated spans go in it.
 
-A blank is written ``<extra_id_n>``. The model answers with each blank's sentinel followed by the ids of its
-span, ``<extra_id_0> cute dog <extra_id_1> the <extra_id_2> </s>`` (Raffel et al. 2020, arXiv:1910.10683,
-section 3.1.4). `split_spans` takes such ids apart; the tokenizer turns each span into text by itself, since
-how a text of words and sentinels together is spaced differs between tokenizers; `Template` puts it in place.
-
-Text outside the blanks is never altered, and nothing is ever added. A span's own space survives where it
-separates words, and is dropped where the template has whitespace already: see `Template.fit`.
+A blank is written ``<extra_id_n>``. Text outside the blanks is never altered, and nothing is ever added. A span's own
+space survives where it separates words, and is dropped where the template has whitespace already: see `Template.fit`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from typing import Final, Self
 
 from pointsman.errors import TextError
@@ -85,7 +80,7 @@ class Template:
             if _is_space(after[:1]) or (not after and index == len(spans)):
                 span = span.removesuffix(" ")
             fitted.append(span)
-            left = (left + span + after)[-1:]
+            left = (after or span or left)[-1:]
         return tuple(fitted)
 
     def unfit(self, spans: Sequence[str]) -> tuple[str, ...]:
@@ -103,47 +98,12 @@ class Template:
         for span, after in zip(spans, self.segments[1:], strict=True):
             begins_word = not left or _is_space(left)
             whole.append(" " + span if begins_word else span)
-            left = (left + span + after)[-1:]
+            left = (after or span or left)[-1:]
         return tuple(whole)
 
     def _check_count(self, spans: Sequence[str]) -> None:
         if len(spans) != len(self.sentinels):
             raise TextError(f"{len(spans)} spans for {len(self.sentinels)} blanks: give one for each blank, in order")
-
-
-def find_spans(
-    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
-) -> list[slice | None]:
-    """Find where in generated ids the span of each blank stands.
-
-    A span runs from its sentinel to the next sentinel, pad or end. What an unconstrained model may get wrong does
-    not shift the other spans: order does not matter, of a repeated sentinel the first counts, and sentinels that
-    the text does not use, or ids before the first sentinel, are passed over.
-
-    Args:
-        ids: What the model generated, with or without the decoder's start token and what follows ``eos_id``.
-        blanks: The blanks' sentinel ids, in the order of the text.
-        sentinel_ids: All sentinels of the vocabulary.
-        pad_id: ``<pad>``, which is also the decoder's start token.
-        eos_id: ``</s>``.
-
-    Returns:
-        A slice of ``ids`` for each blank, empty if nothing follows its sentinel; None if that is missing.
-    """
-    end = next((position for position, token in enumerate(ids) if token == eos_id), len(ids))
-    cuts = [p for p in range(end) if ids[p] == pad_id or ids[p] in sentinel_ids]
-    found: dict[int, slice] = {}
-    for start, stop in pairwise([*cuts, end]):
-        found.setdefault(ids[start], slice(start + 1, stop))
-    return [found.get(blank) for blank in blanks]
-
-
-def split_spans(
-    ids: Sequence[int], blanks: Sequence[int], *, sentinel_ids: Container[int], pad_id: int, eos_id: int
-) -> list[list[int] | None]:
-    """Return the ids of each blank's span, None where its sentinel is missing; as `find_spans` finds them."""
-    found = find_spans(ids, blanks, sentinel_ids=sentinel_ids, pad_id=pad_id, eos_id=eos_id)
-    return [None if where is None else list(ids[where]) for where in found]
 
 
 def _check_sentinels(sentinels: Sequence[int], extra_ids: int) -> None:

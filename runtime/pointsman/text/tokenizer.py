@@ -202,10 +202,6 @@ class Tokenizer:
             )
         return self.sentinel_ids[-1 - index]
 
-    def sentinel_index(self, token_id: int) -> int | None:
-        """Return n if ``token_id`` is ``<extra_id_n>``, None if it is no sentinel."""
-        return self.sentinel_ids[-1] - token_id if token_id in self.sentinel_ids else None
-
     def check_model(self, architecture: Architecture) -> None:
         """Check that this vocabulary belongs to a model of this architecture.
 

@@ -1,7 +1,6 @@
 """A small bundle with plans of the stand-in, and models that run them."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,20 +53,20 @@ class Hosted:
     def change(self, **changes: Any) -> None:
         """Change the records of both plans."""
         manifest = self.manifest
-        engines = tuple(replace(engine, **changes) for engine in manifest.engines)
+        engines = tuple(replace(plan, **changes) for plan in manifest.engines)
         write_manifest(replace(manifest, engines=engines), self.folder)
 
     def rewrite(self, role: str, content: bytes) -> None:
         """Put other bytes into a plan, and record them."""
         manifest = self.manifest
-        (old,) = (engine for engine in manifest.engines if engine.role == role)
+        (old,) = (plan for plan in manifest.engines if plan.role == role)
         (self.folder / old.file.path).write_bytes(content)
         new = replace(old, file=record_of(self.folder, self.folder / old.file.path))
-        engines = tuple(new if engine == old else engine for engine in manifest.engines)
+        engines = tuple(new if plan == old else plan for plan in manifest.engines)
         write_manifest(replace(manifest, engines=engines), self.folder)
 
     def model(self) -> SwitchModel:
-        backend = opening.open_engines(self.folder, self.manifest, "tensorrt", VARIANT, device=self.device)
+        backend = opening.open_plans(self.folder, self.manifest, "tensorrt", VARIANT, device=self.device)
         return SwitchModel(self.manifest, Choice(VARIANT, "cuda", "it is a test"), backend)
 
 
@@ -83,8 +82,7 @@ def hosted(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     shutil.copytree(exported, folder)
     device = HostDevice()
     library = HostTensorRT(device)
-    monkeypatch.setattr(opening, "library_for", lambda engine: library)
-    monkeypatch.setattr("pointsman.backends.tensorrt.selection._THREADS", 8)
+    monkeypatch.setattr(opening, "library_for", lambda record: library)
     write_engines(folder, PROFILES)
     return Hosted(folder, device, library)
 
@@ -117,6 +115,3 @@ def write_engines(folder: Path, profiles: tuple[Profile, ...]) -> None:
             )
         )
     write_manifest(replace(manifest, engines=tuple(engines)), folder)
-
-
-ModelOf = Callable[[], SwitchModel]

@@ -1,11 +1,13 @@
 """The TensorRT backend with the host in the place of GPU and library: tokens are ONNX Runtime's, whatever is asked."""
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
+from pointsman.backends.tensorrt.replays import MOST, Replays
 from pointsman.decoding import SentinelConstraint
 from pointsman.errors import OptionsError
 from tolerances import FORMS, SCORE
@@ -101,14 +103,28 @@ def test_each_recording_has_a_context_of_its_own(hosted):
     assert len({context.activations for context in hosted.library.contexts}) == 2  # one for each plan
 
 
-def test_recordings_are_kept_within_bounds(hosted, monkeypatch):
-    model = hosted.model()
-    model.backend.decoder.replays._most = 3
-    options = DecodingOptions(max_new_tokens=5, min_new_tokens=5)
-    expected = model.generate([[5, 1]], options)
-    for _ in range(3):
-        assert model.generate([[5, 1]], options) == expected
-    assert len(model.backend.decoder.replays._known) == 3
+class Recording:
+    """Work that was recorded; it does nothing."""
+
+    def __call__(self) -> None:
+        pass
+
+
+def test_recordings_are_kept_within_bounds():
+    replays, made = Replays(), []
+
+    def record():
+        made.append(weakref.ref(recording := Recording()))
+        return recording
+
+    for key in range(MOST + 2):
+        for _ in range(2):
+            replays.run(key, lambda: None, record)
+    replays.run(2, lambda: None, record)  # used last, though the oldest
+    replays.run(MOST + 2, lambda: None, record)
+    gone = [number for number, recording in enumerate(made) if recording() is None]
+    assert len(made) == MOST + 2
+    assert gone == [0, 1, 3]
 
 
 def test_where_nothing_can_be_recorded_all_is_done_each_time(hosted, reference):
@@ -160,7 +176,7 @@ def test_few_bytes_come_to_the_host(hosted):
     vocabulary = model.manifest.architecture.vocab_size
     state = model.encode([[5, 1]], rows=4)
     before = hosted.device.copied
-    state.select(np.zeros(4, np.int64), np.arange(4), np.zeros((4, 0), np.int64), 8)
+    state.select(np.zeros((4, 1), np.int64), np.arange(4), np.zeros((4, 0), np.int64), 8)
     few = hosted.device.copied - before
     state.step(np.zeros((4, 1), np.int64), np.arange(4))
     assert hosted.device.copied - before - few >= 4 * 4 * vocabulary

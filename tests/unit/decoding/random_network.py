@@ -10,6 +10,16 @@ VOCABULARY = 40
 ALL_SENTINELS = range(39, 29, -1)
 
 
+class Always:
+    """A state whose logits are always the same `[vocabulary]`."""
+
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self._logits = logits
+
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.broadcast_to(self._logits, (*token_ids.shape, len(self._logits)))
+
+
 class RandomNetwork:
     """Follows beams as an engine must, and derives each row's logits from its input and prefix."""
 
@@ -23,17 +33,21 @@ class RandomNetwork:
         self._prefixes: list[tuple[int, ...]] = []
         self.fed: list[list[int]] = []
 
-    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         assert token_ids.flags.c_contiguous
-        assert source_rows.flags.c_contiguous
+        assert beam_rows.flags.c_contiguous
         before = self._prefixes or [()] * len(token_ids)
         self._prefixes = [
-            (*before[source], token) for token, source in zip(token_ids.tolist(), source_rows.tolist(), strict=True)
+            (*before[parent], *tokens) for parent, tokens in zip(beam_rows.tolist(), token_ids.tolist(), strict=True)
         ]
-        self.fed.append(token_ids.tolist())
-        logits = np.stack([self._logits(row, prefix) for row, prefix in enumerate(self._prefixes)])
+        self.fed.append(token_ids[:, -1].tolist())
+        logits = np.stack([self._of_row(row, token_ids.shape[1]) for row in range(len(token_ids))])
         logits.flags.writeable = False  # an engine's buffer is not decoding's to write into
         return logits
+
+    def _of_row(self, row: int, positions: int) -> list[NDArray[np.float32]]:
+        prefix = self._prefixes[row]
+        return [self._logits(row, prefix[:end]) for end in range(len(prefix) - positions + 1, len(prefix) + 1)]
 
     def _logits(self, row: int, prefix: tuple[int, ...]) -> NDArray[np.float32]:
         index = row // self._rows_per_input

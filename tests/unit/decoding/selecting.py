@@ -1,10 +1,9 @@
-"""Selection as its definition has it, over any step function."""
+"""Selection as its definition has it, over any state."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decoding import StepFunction
-from pointsman.selection import Selection
+from pointsman.decoding import DecodingState, Selection
 
 
 def selected(logits: NDArray[np.float32], named_ids: NDArray[np.int64], count: int) -> Selection:
@@ -19,18 +18,18 @@ def selected(logits: NDArray[np.float32], named_ids: NDArray[np.int64], count: i
 
 
 class Selecting:
-    """A step function that selects from another's logits, and counts how often."""
+    """A state that selects from another's logits, and counts how often."""
 
-    def __init__(self, step: StepFunction, vocabulary: int, most_selected: int = 1 << 30) -> None:
-        self.step, self.vocabulary, self.most_selected = step, vocabulary, most_selected
-        self.selections = self.calls = 0
+    def __init__(self, state: DecodingState, vocabulary: int, most_selected: int = 1 << 30) -> None:
+        self.state, self.vocabulary, self.most_selected = state, vocabulary, most_selected
+        self.selections = self.steps = 0
 
-    def __call__(self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        self.calls += 1
-        return self.step(token_ids, source_rows)
+    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.steps += 1
+        return self.state.step(token_ids, beam_rows)
 
     def select(
-        self, token_ids: NDArray[np.int64], source_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
+        self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
     ) -> Selection:
         self.selections += 1
-        return selected(self.step(token_ids, source_rows), named_ids, count)
+        return selected(self.state.step(token_ids, beam_rows)[:, -1], named_ids, count)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, decode
-from pointsman.errors import OptionsError, TextError
+from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, check_room, decode
+from pointsman.errors import OptionsError
 from unit.decoding.random_network import ALL_SENTINELS, TOKENS, VOCABULARY, RandomNetwork
 
 UNUSED = (28, 29)
@@ -147,20 +147,14 @@ def test_fewer_sequences_than_beams_when_no_more_are_possible():
     assert generation.finish_reason == "length"
 
 
-@pytest.mark.parametrize(
-    ("sentinels", "max_new_tokens", "error", "sentence"),
-    [
-        (
-            [[39], [39, 38, 37]],
-            5,
-            OptionsError,
-            "max_new_tokens 5 is too few for the 3 blanks of input 1; use at least 6, two for each blank",
-        ),
-        ([[39], []], 5, TextError, "input 1 has no blank to fill; mark one with <extra_id_0>"),
-        ([[39, 38, 39]], 9, TextError, "input 0 has the same sentinel twice; number its blanks differently"),
-    ],
-)
-def test_what_cannot_be_filled_is_refused_at_the_start(sentinels, max_new_tokens, error, sentence):
-    with pytest.raises(error) as caught:
-        constraint_for(sentinels, DecodingOptions(max_new_tokens=max_new_tokens))
-    assert str(caught.value) == sentence
+@pytest.mark.parametrize(("blanks", "room"), [(1, 2), (3, 6), (3, 7)])
+def test_room_for_every_blank(blanks, room):
+    check_room(blanks, room, 0)
+
+
+def test_too_little_room():
+    with pytest.raises(OptionsError) as caught:
+        check_room(3, 5, 1)
+    assert str(caught.value) == (
+        "max_new_tokens 5 is too few for the 3 blanks of input 1; use at least 6, two for each blank"
+    )

@@ -8,7 +8,8 @@ import pytest
 from pointsman.decoding import DecodingOptions, SentinelConstraint, decode
 from pointsman.errors import OptionsError, ParityError
 from tolerances import SCORE
-from unit.decoding.random_network import ALL_SENTINELS, TOKENS, VOCABULARY, RandomNetwork
+from unit.decoding.constraints import Nothing
+from unit.decoding.random_network import ALL_SENTINELS, TOKENS, VOCABULARY, Always, RandomNetwork
 from unit.decoding.selecting import Selecting
 
 RULES = (
@@ -29,17 +30,17 @@ class Ties(RandomNetwork):
         return np.round(super()._logits(row, prefix))
 
 
-def both_ways(options, *, constrain, network=RandomNetwork, processors=()):
+def both_ways(options, *, constrain, network=RandomNetwork):
     constraint = None
     if constrain:
         constraint = SentinelConstraint(
             BLANKS, all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options, white_space=range(2, 20)
         )
     rows = max(options.num_beams, options.num_return_sequences)
-    steps = [network(rows, seed=5, bias={1: 2.0}) for _ in range(2)]
-    steps[1] = Selecting(steps[1], VOCABULARY)
-    found = [decode(step, 2, options, TOKENS, constraint=constraint, processors=processors) for step in steps]
-    return *found, steps[1]
+    whole, underlying = (network(rows, seed=5, bias={1: 2.0}) for _ in range(2))
+    selecting = Selecting(underlying, VOCABULARY)
+    found = [decode(state, 2, options, TOKENS, constraint=constraint) for state in (whole, selecting)]
+    return *found, selecting
 
 
 def check(whole, selected):
@@ -54,61 +55,41 @@ def check(whole, selected):
 @pytest.mark.parametrize(("beams", "rules"), [*product((1, 3, 4), RULES)])
 def test_the_same_tokens_and_scores(beams, rules, constrain, network):
     options = DecodingOptions(num_beams=beams, num_return_sequences=beams, max_new_tokens=12, **rules)
-    whole, selected, step = both_ways(options, constrain=constrain, network=network)
+    whole, selected, state = both_ways(options, constrain=constrain, network=network)
     check(whole, selected)
-    assert step.selections > 0
-    assert step.calls == 0
+    assert state.selections > 0
+    assert state.steps == 0
 
 
 def test_sampling_sees_all_logits():
     options = DecodingOptions(do_sample=True, seed=1, num_return_sequences=3, max_new_tokens=5)
-    whole, selected, step = both_ways(options, constrain=False)
+    whole, selected, state = both_ways(options, constrain=False)
     assert whole == selected
-    assert step.selections == 0
-
-
-def test_a_processor_that_does_not_say_what_it_changes_sees_all_logits():
-    def halved(prefixes, scores):
-        scores[:, ::2] -= 3
-        return scores
-
-    options = DecodingOptions(num_beams=3, max_new_tokens=6)
-    whole, selected, step = both_ways(options, constrain=False, processors=[halved])
-    assert whole == selected
-    assert step.selections == 0
+    assert state.selections == 0
 
 
 def test_more_than_an_engine_selects_is_taken_from_all_logits():
-    step = Selecting(RandomNetwork(4), VOCABULARY, most_selected=7)
-    decode(step, 1, DecodingOptions(num_beams=4, max_new_tokens=3), TOKENS)  # needs 8
-    assert (step.selections, step.calls) == (0, 3)
+    state = Selecting(RandomNetwork(4), VOCABULARY, most_selected=7)
+    decode(state, 1, DecodingOptions(num_beams=4, max_new_tokens=3), TOKENS)  # needs 8
+    assert (state.selections, state.steps) == (0, 3)
 
 
-def test_nowhere_to_go():
-    options = DecodingOptions(no_repeat_ngram_size=1, max_new_tokens=VOCABULARY + 5)
-    step = Selecting(RandomNetwork(1, bias={1: -1e9}), VOCABULARY)
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}], ids=str)
+def test_nowhere_to_go(search):
+    options = DecodingOptions(max_new_tokens=4, **search)
+    state = Selecting(RandomNetwork(options.num_beams), VOCABULARY)
     with pytest.raises(OptionsError, match="together leave no possible token"):
-        decode(step, 1, options, TOKENS, processors=[_Everything()])
-
-
-class _Everything:
-    """Bans what it names, and all else with it."""
-
-    def named(self, prefixes):
-        return np.zeros((len(prefixes), 1), np.int64)
-
-    def __call__(self, prefixes, scores):
-        scores[:] = -np.inf
-        return scores
+        decode(state, 1, options, TOKENS, constraint=Nothing(inputs=1, forbidden=0))
+    assert state.steps == 0
 
 
 @pytest.mark.parametrize("place", [3, 39])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_not_finite(bad, place):
-    logits = np.zeros((1, VOCABULARY), np.float32)
-    logits[0, place] = bad
+    logits = np.zeros(VOCABULARY, np.float32)
+    logits[place] = bad
     options = DecodingOptions(max_new_tokens=3)
     constraint = SentinelConstraint([[39]], all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options)
-    step = Selecting(lambda *_: logits, VOCABULARY)
+    state = Selecting(Always(logits), VOCABULARY)
     with pytest.raises(ParityError, match="not finite at token 1"):
-        decode(step, 1, options, TOKENS, constraint=constraint)
+        decode(state, 1, options, TOKENS, constraint=constraint)

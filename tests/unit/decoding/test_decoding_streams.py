@@ -5,7 +5,9 @@ import pytest
 
 from pointsman.decoding import DecodingOptions, decode, stream
 from pointsman.errors import OptionsError, ParityError
-from unit.decoding.random_network import TOKENS, VOCABULARY, RandomNetwork
+from unit.decoding.constraints import Nothing, Wanting
+from unit.decoding.random_network import TOKENS, VOCABULARY, Always, RandomNetwork
+from unit.decoding.selecting import Selecting
 
 ENDS_SOON = {TOKENS.eos_id: 4.0}
 
@@ -22,9 +24,9 @@ def test_finished_rows_feed_pad_until_all_are_done():
 
 
 def test_of_equal_scores_the_first_token_is_taken():
-    logits = np.zeros((1, VOCABULARY), np.float32)
-    logits[0, [5, 9]] = 1
-    ((generation,),) = decode(lambda *_: logits, 1, DecodingOptions(max_new_tokens=2), TOKENS)
+    logits = np.zeros(VOCABULARY, np.float32)
+    logits[[5, 9]] = 1
+    ((generation,),) = decode(Always(logits), 1, DecodingOptions(max_new_tokens=2), TOKENS)
     assert generation.token_ids == (5, 5)
     assert generation.finish_reason == "length"
 
@@ -68,7 +70,7 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch():
 
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "seed": 3, "num_return_sequences": 2}], ids=str)
-def test_the_stream_tells_each_token_once_and_why_it_ends(sampling):
+def test_the_stream_gives_each_token_once_and_why_it_ends(sampling):
     options = DecodingOptions(max_new_tokens=9, **sampling)
     count = options.num_return_sequences
     found = decode(RandomNetwork(count, bias=ENDS_SOON), 3, options, TOKENS)
@@ -95,48 +97,51 @@ def test_beams_cannot_be_streamed():
         stream(RandomNetwork(4), 1, DecodingOptions(num_beams=4), TOKENS)
 
 
-def test_the_callers_processors_come_after_those_of_the_options():
-    def allow_eos(prefixes, scores):
-        scores[:, TOKENS.eos_id] = 100
-        return scores
-
+@pytest.mark.parametrize("selects", [False, True])
+def test_the_constraint_comes_after_the_processors_of_the_options(selects):
+    network = RandomNetwork(1)
+    state = Selecting(network, VOCABULARY) if selects else network
     options = DecodingOptions(max_new_tokens=9, min_new_tokens=5)
-    ((generation,),) = decode(RandomNetwork(1), 1, options, TOKENS, processors=[allow_eos])
+    ((generation,),) = decode(state, 1, options, TOKENS, constraint=Wanting(TOKENS.eos_id))
     assert generation.token_ids == (TOKENS.eos_id,)
 
 
 SEARCHES = [{}, {"do_sample": True}, {"num_beams": 3}]
 
 
+class Breaking:
+    """A state that computes one logit that is not finite in its second step."""
+
+    def __init__(self, value: float) -> None:
+        self.later = [5.0, value]
+
+    def step(self, token_ids, beam_rows):
+        logits = np.zeros((*token_ids.shape, VOCABULARY), np.float32)
+        logits[-1, :, 7] = self.later.pop(0)
+        return logits
+
+
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_that_are_not_finite_stop_the_search(value, search):
-    def step(token_ids, source_rows):
-        logits = np.zeros((len(token_ids), VOCABULARY), np.float32)
-        logits[-1, 7] = value if token_ids[-1] != TOKENS.decoder_start_id else 5
-        return logits
-
     with pytest.raises(ParityError, match="logits are not finite at token 2"):
-        decode(step, 2, DecodingOptions(min_new_tokens=4, top_k=50, **search), TOKENS)
+        decode(Breaking(value), 2, DecodingOptions(min_new_tokens=4, top_k=50, **search), TOKENS)
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 def test_rules_that_leave_no_token_are_named(search):
-    def forbid_all_for_the_second_input(prefixes, scores):
-        scores[len(scores) // 2 :] = -np.inf
-        return scores
-
-    rows = search.get("num_beams", 1)
     options = DecodingOptions(max_new_tokens=3, **search)
     for first, wrong in ((0, 1), (6, 7)):
-        with pytest.raises(
-            OptionsError, match=rf"^input {wrong}: no_repeat_ngram_size.*leave no possible token; relax"
-        ):
+        with pytest.raises(OptionsError) as caught:
             decode(
-                RandomNetwork(rows),
+                RandomNetwork(options.num_beams),
                 2,
                 options,
                 TOKENS,
-                processors=[forbid_all_for_the_second_input],
+                constraint=Nothing(inputs=2, forbidden=1),
                 first_input=first,
             )
+        assert str(caught.value) == (
+            f"input {wrong}: no_repeat_ngram_size, min_new_tokens and the constraint together leave no possible token; "
+            "relax one of them"
+        )

@@ -133,9 +133,9 @@ def write_small_bundle(folder: Path, *, forms: tuple[str, ...] = ("fused", "port
     return manifest
 
 
-def fake_model(manifest: Manifest, logits: Logits) -> SwitchModel:
+def fake_model(manifest: Manifest, logits: Logits, variant: str = "fused-float32") -> SwitchModel:
     """A model that runs on nothing."""
-    return SwitchModel(manifest, Choice("fused-float32", "cpu", "it is a fake"), FakeBackend(logits))
+    return SwitchModel(manifest, Choice(variant, "cpu", "it is a fake"), FakeBackend(logits))
 
 
 def fake_infiller(manifest: Manifest, tokenizer: Tokenizer, logits: Logits) -> Infiller:

@@ -331,7 +331,7 @@ def test_inspect_for_people(small_bundle, capsys):
         ),
     ],
 )
-def test_inspect_tells_of_a_quantized_variant_what_is_known_of_it(tmp_path, capsys, calibrated, sentences):
+def test_inspect_says_what_is_known_of_a_quantized_variant(tmp_path, capsys, calibrated, sentences):
     """The parity of the variant that it comes from is not its own."""
     reached = Fidelity(loss_increase=0.001, agreement=0.98, expert_agreement=0.97)
     sensitivity = Sensitivity(
@@ -391,16 +391,11 @@ def test_inspect_shows_a_damaged_bundle_and_exits_2(small_bundle, tmp_path, caps
     assert (json.loads(out)["damage"] == sentence) if form else (f"files         {sentence}" in out)
 
 
-def test_inspect_without_an_engine_still_tells_what_the_bundle_is(small_bundle, capsys, monkeypatch):
-    from pointsman.backends import choice
-    from pointsman.errors import DeviceError
-
-    def no_engine():
-        raise DeviceError("ONNX Runtime is not installed; install pointsman[cpu] or pointsman[gpu]")
-
-    monkeypatch.setattr(choice, "_onnxruntime", no_engine)
+def test_inspect_without_an_engine_still_says_what_the_bundle_is(small_bundle, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "pointsman.backends.onnxruntime", raising=False)
     assert cli.main(["inspect", str(small_bundle)]) == 0
-    assert "cannot run    ONNX Runtime is not installed" in capsys.readouterr().out
+    assert "cannot run    ONNX Runtime is not installed; install pointsman[cpu]" in capsys.readouterr().out
     assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2
 
 

@@ -7,10 +7,9 @@ import pytest
 from fake_backend import saying, wandering
 from small_bundles import EXTRA_IDS, fake_infiller
 
-from pointsman import DecodingOptions, Infiller
+from pointsman import DecodingOptions
 from pointsman.bundle import Limits
-from pointsman.errors import BundleError, OptionsError, TextError, TokenizerError
-from pointsman.text.template import Template
+from pointsman.errors import OptionsError, TextError, TokenizerError
 from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import train_tiny_vocabulary
 
@@ -88,20 +87,14 @@ def test_spaces(answering, text, span, filled):
 def test_scores_of_fill_and_spans(answering):
     infiller = answering(["<0>", " cute dog", "<1>", " the park", "<2>"])
     text = "The <extra_id_0> walks in <extra_id_1>."
-    options = DecodingOptions(max_new_tokens=32)
+    options = DecodingOptions(max_new_tokens=32, constrain=False)
     (fill,) = infiller.infill(text, options)
-    constraint = infiller._constraint([Template.parse(text)], options)
-    (generation,) = infiller.model.generate([infiller.tokenizer.encode(text)], options, constraint=constraint)[0]
+    (generation,) = infiller.model.generate([infiller.tokenizer.encode(text)], options)[0]
+    first, second, closing = (generation.token_ids.index(infiller.tokenizer.sentinel_id(n)) for n in range(3))
+    spans = [slice(first + 1, second), slice(second + 1, closing)]
     assert fill.score == generation.score
-    expected = {}
-    for token, logprob in zip(generation.token_ids, generation.token_logprobs, strict=True):
-        index = infiller.tokenizer.sentinel_index(token)
-        if index is not None:
-            current = expected[index] = []
-        else:
-            current.append(logprob)
-    assert [span.score for span in fill.spans] == [pytest.approx(sum(expected[n])) for n in (0, 1)]
-    assert [len(span.token_ids) for span in fill.spans] == [len(expected[n]) for n in (0, 1)]
+    assert [span.token_ids for span in fill.spans] == [generation.token_ids[span] for span in spans]
+    assert [span.score for span in fill.spans] == [pytest.approx(sum(generation.token_logprobs[s])) for s in spans]
     assert all(span.score < 0 for span in fill.spans)
 
 
@@ -190,9 +183,14 @@ def test_keywords_and_options_mean_the_same(infiller):
     ("blanks", "limit", "room"), [(1, 128, 32), (3, 128, 32), (4, 128, 34), (10, 128, 82), (16, 128, 128), (1, 20, 20)]
 )
 def test_default_room_grows_with_the_blanks_up_to_the_limit(manifest, tokenizer, blanks, limit, room):
-    infiller = fake_infiller(replace(manifest, limits=Limits(tokens=limit)), tokenizer, wandering(VOCAB))
-    template = Template.parse("".join(f"<extra_id_{n}>" for n in range(blanks)))
-    assert infiller._options(template, None, {}).max_new_tokens == room
+    """A model that says nothing but "a" fills all the room that there is."""
+    (letter,) = tokenizer.encode_span("a")
+    limited = replace(manifest, limits=Limits(tokens=limit))
+    infiller = fake_infiller(limited, tokenizer, saying(VOCAB, [letter] * 200))
+    text = "".join(f"<extra_id_{n}>" for n in range(blanks))
+    (fill,) = infiller.infill(text)
+    assert fill.spans[-1].state == "cut"
+    assert sum(1 + len(span.token_ids) for span in fill.spans) == room
 
 
 @pytest.mark.parametrize(
@@ -301,24 +299,6 @@ def test_options_that_cannot_be(infiller, arguments, message):
 def test_a_misspelt_option_is_a_type_error(infiller):
     with pytest.raises(TypeError, match="beams"):
         infiller.infill("<extra_id_0>", beams=2)
-
-
-def test_load_checks_the_vocabulary(small_bundle, tmp_path, monkeypatch, manifest):
-    import shutil
-
-    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
-    monkeypatch.setattr("pointsman.model.open_backend", lambda *args, **kwargs: None)
-    infiller = Infiller.load(bundle)
-    assert infiller.tokenizer.vocab_size <= VOCAB
-    assert infiller.model.choice.reason
-
-    path = bundle / "tokenizer" / "spiece.model"
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(BundleError, match=r"tokenizer/spiece.model has [0-9]+ bytes instead"):
-        Infiller.load(bundle)
-    path.unlink()
-    with pytest.raises(TokenizerError, match=r"cannot read .*spiece.model"):
-        Infiller.load(bundle, verify=False)
 
 
 @pytest.mark.parametrize(

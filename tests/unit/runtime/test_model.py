@@ -7,7 +7,7 @@ import pytest
 from fake_backend import wandering
 from small_bundles import fake_model, write_small_bundle
 
-from pointsman.backends import choice as choosing
+from pointsman.backends.choice import choose
 from pointsman.bundle import Limits
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
@@ -181,22 +181,15 @@ def test_padding_goes_right():
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_load_reads_before_it_runs(tmp_path, monkeypatch):
+def test_load_verifies_files_before_the_engine_sees_them(tmp_path):
     write_small_bundle(tmp_path / "bundle")
-    opened = []
-    opener = choosing._onnxruntime()
-    monkeypatch.setattr(opener, "OnnxRuntimeBackend", lambda *args, **kwargs: opened.append((args, kwargs)))
-    model = SwitchModel.load(tmp_path / "bundle", threads=3)
-    assert model.choice.variant == "fused-float32"
-    assert model.choice.device in model.choice.reason or "CUDA" in model.choice.reason
-    assert opened[0][1] == {"device": model.choice.device, "threads": 3}
-
+    with pytest.raises(BundleError, match=r"^ONNX Runtime refuses fused.encoder.onnx"):
+        SwitchModel.load(tmp_path / "bundle", device="cpu")
     (tmp_path / "bundle/variants/float32/weights.bin").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"weights.bin has 5 bytes instead of 1100"):
-        SwitchModel.load(tmp_path / "bundle")
-    assert len(opened) == 1
-    SwitchModel.load(tmp_path / "bundle", verify=False)
-    assert len(opened) == 2
+        SwitchModel.load(tmp_path / "bundle", device="cpu")
+    with pytest.raises(BundleError, match=r"^ONNX Runtime refuses fused.encoder.onnx"):
+        SwitchModel.load(tmp_path / "bundle", device="cpu", verify=False)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +200,8 @@ def test_load_reads_before_it_runs(tmp_path, monkeypatch):
         ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; install"),
     ],
 )
-def test_load_refuses(small_bundle, monkeypatch, arguments, error, message):
-    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: NO_CUDA)
+@pytest.mark.usefixtures("no_cuda")
+def test_load_refuses(small_bundle, arguments, error, message):
     with pytest.raises(error, match=message):
         SwitchModel.load(small_bundle, **arguments)
 
@@ -218,32 +211,57 @@ def test_load_refuses_what_is_not_there(tmp_path):
         SwitchModel.load(tmp_path / "nowhere")
 
 
-def test_a_graph_that_the_engine_refuses_is_a_damaged_bundle(small_bundle):
-    with pytest.raises(BundleError, match=r"ONNX Runtime refuses fused.encoder.onnx"):
-        SwitchModel.load(small_bundle, device="cpu")
+@pytest.fixture
+def no_cuda(monkeypatch):
+    monkeypatch.setattr("pointsman.backends.onnxruntime.why_not_cuda", lambda: NO_CUDA)
 
 
+@pytest.fixture
+def cuda(monkeypatch):
+    monkeypatch.setattr("pointsman.backends.onnxruntime.why_not_cuda", lambda: None)
+
+
+def having(manifest, *names):
+    """The manifest of a bundle that has these variants."""
+    some = next(iter(manifest.variants.values()))
+    return replace(manifest, variants=dict.fromkeys(names, some))
+
+
+FLOATS = [f"{form}-{precision}" for precision in ("float32", "bfloat16", "float16") for form in ("fused", "portable")]
+
+
+@pytest.mark.usefixtures("no_cuda")
 @pytest.mark.parametrize(
-    ("names", "device", "chosen"),
+    ("names", "chosen"),
     [
-        (["portable-float32", "fused-float32"], "cpu", "fused-float32"),
-        (["portable-float32"], "cpu", "portable-float32"),
-        (["portable-float32", "fused-float16"], "cpu", "portable-float32"),
-        (["fused-float32", "portable-bfloat16"], "cuda", "portable-bfloat16"),
+        (FLOATS, "fused-float32"),
+        (["portable-float32"], "portable-float32"),
+        (["portable-float32", "fused-float16"], "portable-float32"),
+        (["portable-float16", "fused-float16"], "fused-float16"),
     ],
 )
-def test_auto_prefers(manifest, monkeypatch, names, device, chosen):
-    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: None if device == "cuda" else NO_CUDA)
-    some = next(iter(manifest.variants.values()))
-    choice = choosing.choose(replace(manifest, variants=dict.fromkeys(names, some)), device="auto", variant="auto")
-    assert (choice.variant, choice.device) == (chosen, device)
+def test_what_auto_prefers_on_the_cpu(manifest, names, chosen):
+    choice = choose(having(manifest, *names), device="auto", variant="auto")
+    assert (choice.variant, choice.device) == (chosen, "cpu")
+    assert choice.reason == f"the installed ONNX Runtime has no CUDA; {chosen} is the fastest variant here on cpu"
 
 
-def test_bfloat16_does_not_run_on_the_cpu(manifest, monkeypatch):
-    monkeypatch.setattr(choosing._onnxruntime(), "why_not_cuda", lambda: NO_CUDA)
+@pytest.mark.usefixtures("cuda")
+def test_what_auto_prefers_on_cuda(manifest):
+    """Half precision before float32, and of each precision the portable form."""
+    left = [*FLOATS]
+    for chosen in [f"{form}-{kind}" for kind in ("bfloat16", "float16", "float32") for form in ("portable", "fused")]:
+        choice = choose(having(manifest, *left), device="auto", variant="auto")
+        assert (choice.variant, choice.device) == (chosen, "cuda")
+        assert choice.reason == f"ONNX Runtime has CUDA; {chosen} is the fastest variant here on cuda"
+        left.remove(chosen)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_bfloat16_does_not_run_on_the_cpu(manifest):
     some = replace(manifest.variants["fused-float32"], precision="bfloat16")
     only = replace(manifest, variants={"fused-bfloat16": some})
     with pytest.raises(DeviceError, match="does not run bfloat16 on the CPU"):
-        choosing.choose(only, device="auto", variant="fused-bfloat16")
+        choose(only, device="auto", variant="fused-bfloat16")
     with pytest.raises(BundleError, match="no variant of this bundle runs on cpu"):
-        choosing.choose(only, device="auto", variant="auto")
+        choose(only, device="auto", variant="auto")

@@ -19,7 +19,7 @@ from pointsman.bundle import (
     names,
     record_of,
 )
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import OptionsError
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.corpus.coverage import require_coverage, thin_experts

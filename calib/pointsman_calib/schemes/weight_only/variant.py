@@ -22,7 +22,7 @@ from pointsman.bundle import (
     names,
     record_of,
 )
-from pointsman.bundle.producer import installed_versions
+from pointsman.bundle.manifest import installed_versions
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.corpus.coverage import Counts, require_coverage, thin_experts
 from pointsman_calib.corpus.text import Corpus

@@ -1,4 +1,4 @@
-"""A variant's two plans as a backend: a request's tensors stay on the device from the encoder to the last step."""
+"""A variant's two plans as a `Backend`: a request's tensors stay on the device from the encoder to the last step."""
 
 import weakref
 
@@ -10,8 +10,8 @@ from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
 from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
 from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.bundle import PlanRecord, Variant
-from pointsman.selection import Selection
+from pointsman.bundle import PlanRecord, Variant, names
+from pointsman.decoding import Selection
 
 _SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
 
@@ -57,13 +57,14 @@ class TensorRTBackend:
         """
         self.gpu.activate()
         batch, source = input_ids.shape
-        sizes = {"batch": batch, "source": self._padded(source), "rows": rows, "positions": 1, "past": 0}
+        longest = self._padded(source)
+        sizes = {names.BATCH: batch, names.SOURCE: longest, names.ROWS: rows, names.POSITIONS: 1, names.PAST: 0}
         for record in (self._decoder_record, self._encoder_record):
             profile_for(record.profiles, sizes)
         workspace = self._idle.pop() if self._idle else self._workspace()
         state = TensorRTState(self, workspace, sizes)
         weakref.finalize(state, self._idle.append, workspace)
-        padding = ((0, 0), (0, sizes["source"] - source))
+        padding = ((0, 0), (0, longest - source))
         workspace.encode(np.pad(input_ids, padding), np.pad(attention_mask, padding), sizes)
         return state
 
@@ -72,14 +73,15 @@ class TensorRTBackend:
 
     def _padded(self, source: int) -> int:
         records = (self._encoder_record, self._decoder_record)
-        room = min(largest(record.profiles, "source") for record in records)
+        room = min(largest(record.profiles, names.SOURCE) for record in records)
         return max(source, min(-(-source // _SOURCE_STEP) * _SOURCE_STEP, room))
 
 
 class TensorRTState:
-    """One request.
+    """A `SelectingState` in a workspace.
 
     Attributes:
+        vocabulary: see `SelectingState`.
         most_selected: see `SelectingState`.
     """
 
@@ -91,7 +93,7 @@ class TensorRTState:
             workspace: whose cache is empty.
             sizes: of the dynamic axes; `past` is 0.
         """
-        self.most_selected = MOST_SELECTED
+        self.vocabulary, self.most_selected = workspace.vocabulary, MOST_SELECTED
         self._gpu, self._workspace, self._sizes = backend.gpu, workspace, sizes
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -111,5 +113,5 @@ class TensorRTState:
     ) -> Selection:
         """Feed one token to every row; see `SelectingState.select`."""
         self._gpu.activate()
-        self._workspace.step(token_ids, beam_rows, self._sizes)
+        self._workspace.step(token_ids[:, 0], beam_rows, self._sizes)
         return self._workspace.selected(named_ids, count)

@@ -22,11 +22,11 @@ class Contexts(Protocol):
         ...
 
 
-def contexts_of(device: Device, library: ModuleType, engine: Any, plan_sha256: str) -> Contexts:  # noqa: ANN401
+def contexts_of(device: Device, library: ModuleType, plan: Any, plan_sha256: str) -> Contexts:  # noqa: ANN401
     """How contexts of a deserialized plan are made, by the library that it is of."""
     if hasattr(library, "IRuntimeCache"):
-        return _RtxContexts(library, engine, plan_sha256)
-    return _SharingContexts(device, library, engine)
+        return _RtxContexts(library, plan, plan_sha256)
+    return _SharingContexts(device, library, plan)
 
 
 class _SharingContexts:
@@ -37,14 +37,14 @@ class _SharingContexts:
 
     recordable = True
 
-    def __init__(self, device: Device, library: ModuleType, engine: Any) -> None:  # noqa: ANN401
-        self._engine, self._strategy = engine, library.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._size = max(int(engine.device_memory_size_v2), 1)
+    def __init__(self, device: Device, library: ModuleType, plan: Any) -> None:  # noqa: ANN401
+        self._plan, self._strategy = plan, library.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._size = max(int(plan.device_memory_size_v2), 1)
         self._activations = Arena(device)
 
     def make(self) -> Any:  # noqa: ANN401
         """See `Contexts.make`."""
-        context = self._engine.create_execution_context(self._strategy)
+        context = self._plan.create_execution_context(self._strategy)
         if context is not None:
             context.set_device_memory(self._activations.reserve(self._size), self._size)
         return context
@@ -55,8 +55,8 @@ class _RtxContexts:
 
     recordable = False
 
-    def __init__(self, library: ModuleType, engine: Any, plan_sha256: str) -> None:  # noqa: ANN401
-        self._engine, self._config = engine, engine.create_runtime_config()
+    def __init__(self, library: ModuleType, plan: Any, plan_sha256: str) -> None:  # noqa: ANN401
+        self._plan, self._config = plan, plan.create_runtime_config()
         strategies = library.DynamicShapesKernelSpecializationStrategy
         self._config.dynamic_shapes_kernel_specialization_strategy = strategies.LAZY
         self._config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -64,4 +64,4 @@ class _RtxContexts:
 
     def make(self) -> Any:  # noqa: ANN401
         """See `Contexts.make`."""
-        return self._engine.create_execution_context(self._config)
+        return self._plan.create_execution_context(self._config)

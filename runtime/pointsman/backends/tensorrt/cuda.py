@@ -103,7 +103,7 @@ class CudaDevice:
         return _Allocation(self._driver, size, on_host=True)
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """See `Device.copy`; the driver tells host addresses from device addresses."""
+        """See `Device.copy`; the driver knows host addresses from device addresses."""
         self._driver("cuMemcpyAsync", target, source, size, self._stream)
 
     def wait(self) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointsman.backends.tensorrt.memory import shape_of
 from pointsman.backends.tensorrt.profiles import profile_for
 from pointsman.bundle import Graph, Profile
 from pointsman.errors import DeviceError
@@ -40,7 +39,7 @@ class Execution:
             self._check(self._context.set_optimization_profile_async(profile, self._stream))
             self._profile = profile
         for spec in self._graph.inputs:
-            self._check(self._context.set_input_shape(spec.name, shape_of(spec, sizes)))
+            self._check(self._context.set_input_shape(spec.name, spec.shape(sizes)))
         specs = (*self._graph.inputs, *self._graph.outputs)
         for spec, address in zip(specs, addresses, strict=True):
             self._check(self._context.set_tensor_address(spec.name, address))

@@ -11,23 +11,23 @@ from pointsman.bundle import PlanRecord
 from pointsman.errors import DeviceError
 
 
-def packages(engine: PlanRecord) -> tuple[str, ...]:
+def packages(record: PlanRecord) -> tuple[str, ...]:
     """Names of the packages that can run a plan, the best first."""
-    if engine.flavour == "tensorrt-rtx":
+    if record.flavour == "tensorrt-rtx":
         return ("tensorrt_rtx",)
-    return ("tensorrt", "tensorrt_lean") if engine.options.version_compatible else ("tensorrt",)
+    return ("tensorrt", "tensorrt_lean") if record.options.version_compatible else ("tensorrt",)
 
 
-def library_for(engine: PlanRecord) -> ModuleType:
+def library_for(record: PlanRecord) -> ModuleType:
     """The installed package that runs a plan.
 
     Raises:
         DeviceError: none is installed, or it does not load.
     """
-    for name in packages(engine):
+    for name in packages(record):
         if importlib.util.find_spec(name) is not None:
             return _loaded(name)
-    raise DeviceError(f"{' or '.join(packages(engine))} is not installed; {INSTALL[engine.flavour]}")
+    raise DeviceError(f"{' or '.join(packages(record))} is not installed; {INSTALL[record.flavour]}")
 
 
 def _loaded(name: str) -> ModuleType:

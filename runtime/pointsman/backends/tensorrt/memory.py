@@ -4,21 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pointsman.backends.tensorrt.device import Device, Memory
-from pointsman.bundle import TensorSpec
+from pointsman.bundle import TensorSpec, names
 
 ALIGNMENT = 256  # bytes; what allocations have themselves, and more than any engine asks for
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
 _LEAST_LENGTH = 64  # tokens that a cache has room for at first
 
 
-def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of a tensor whose dynamic axes have these sizes."""
-    return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
-
-
 def bytes_of(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
     """How many bytes a tensor takes."""
-    return math.prod(shape_of(spec, sizes)) * BYTES[spec.dtype]
+    return math.prod(spec.shape(sizes)) * BYTES[spec.dtype]
 
 
 def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -102,6 +97,6 @@ class CacheHalves:
     def _places(self, half: int, length: int) -> tuple[int, ...]:
         if length > self._room[half] or not self._room[half]:
             self._room[half] = max(length, 2 * self._room[half], _LEAST_LENGTH)
-            sizes = {"rows": self._rows, "past": self._room[half]}
+            sizes = {names.ROWS: self._rows, names.PAST: self._room[half]}
             self._addresses[half] = self._arenas[half].place([bytes_of(spec, sizes) for spec in self._specs])
         return self._addresses[half]

@@ -9,10 +9,8 @@ from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
-from pointsman.bundle import Flavour, Manifest, PlanRecord, Role
+from pointsman.bundle import ROLES, Flavour, Manifest, PlanRecord
 from pointsman.errors import BundleError, DeviceError, PointsmanError
-
-_ROLES: tuple[Role, ...] = ("encoder", "decoder")
 
 
 def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str) -> tuple[PlanRecord, PlanRecord]:
@@ -21,9 +19,9 @@ def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str
     Raises:
         BundleError: the bundle has not both.
     """
-    records = {engine.key: engine for engine in manifest.engines}
-    for built_for in (capability, *sorted({engine.compute_capability for engine in manifest.engines})):
-        encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in _ROLES)
+    records = {record.key: record for record in manifest.engines}
+    for built_for in (capability, *sorted({record.compute_capability for record in manifest.engines})):
+        encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in ROLES)
         if encoder and decoder:
             return encoder, decoder
     raise BundleError(f"the bundle has no {flavour} engines of {variant}; {BUILD} --flavour {flavour}")
@@ -58,12 +56,12 @@ def check_pair(manifest: Manifest, pair: tuple[PlanRecord, PlanRecord], capabili
         DeviceError: they are for another GPU or version, or no library is installed.
         BundleError: their variant was written anew.
     """
-    for engine in pair:
-        version = library_for(engine).__version__
-        check_record(manifest, engine, version=version, compute_capability=capability)
+    for record in pair:
+        version = library_for(record).__version__
+        check_record(manifest, record, version=version, compute_capability=capability)
 
 
-def open_engines(
+def open_plans(
     bundle: Path,
     manifest: Manifest,
     flavour: Flavour,
@@ -89,11 +87,11 @@ def open_engines(
     gpu = device or CudaDevice()
     pair = pair_for(manifest, flavour, variant, gpu.compute_capability)
     check_pair(manifest, pair, gpu.compute_capability)
-    files = [check_file(bundle, engine, verify=verify) for engine in pair]
+    files = [check_file(bundle, record, verify=verify) for record in pair]
     library, chosen = library_for(pair[0]), manifest.variants[variant]
     graphs = (chosen.encoder, chosen.decoder)
     encoder, decoder = (
-        Plan(gpu, library, engine, graph, file) for engine, graph, file in zip(pair, graphs, files, strict=True)
+        Plan(gpu, library, record, graph, file) for record, graph, file in zip(pair, graphs, files, strict=True)
     )
     name = f"{library.__name__} {library.__version__}"
     return TensorRTBackend(gpu, name, chosen, (encoder, decoder), pair)

@@ -26,31 +26,31 @@ class Plan:
         replays: what was recorded of its runs; nothing where the library records by itself.
     """
 
-    def __init__(self, device: Device, library: ModuleType, engine: PlanRecord, graph: Graph, path: Path) -> None:
+    def __init__(self, device: Device, library: ModuleType, record: PlanRecord, graph: Graph, path: Path) -> None:
         """Load a plan that was checked.
 
         Args:
             device: where.
             library: what runs it.
-            engine: its record.
+            record: its record.
             graph: the interface that it was built from.
             path: its file.
 
         Raises:
             DeviceError: the library refuses it, or the device's memory does not hold it.
         """
-        self._device, self._graph, self._record = device, graph, engine
+        self._device, self._graph, self._record = device, graph, record
         self._complaints = Complaints(library)
         self.replays = Replays()
         self._runtime = library.Runtime(self._complaints.logger)
         for message in self._complaints.taken():  # TensorRT returns one that cannot be used, and crashes later
             raise DeviceError(f"{library.__name__} does not start: {message}; check the NVIDIA driver")
         # Version-compatible plans bring the code that runs them.
-        self._runtime.engine_host_code_allowed = engine.options.version_compatible
-        self._engine = self._loaded(library, path)
-        if engine.options.weight_streaming:
-            self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
-        self._contexts = contexts_of(device, library, self._engine, engine.file.sha256)
+        self._runtime.engine_host_code_allowed = record.options.version_compatible
+        plan = self._loaded(library, path)
+        if record.options.weight_streaming:
+            plan.weight_streaming_budget_v2 = plan.get_weight_streaming_automatic_budget()
+        self._contexts = contexts_of(device, library, plan, record.file.sha256)
         self._execution = self._new_execution()
 
     def _loaded(self, library: ModuleType, path: Path) -> Any:  # noqa: ANN401 - untyped library

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from pointsman.bundle import Profile
+from pointsman.bundle import Profile, names
 from pointsman.errors import OptionsError
 
 _MEANINGS = {
-    "batch": "inputs at a time",
-    "rows": "decoder rows (inputs times beams or samples)",
-    "source": "tokens in an input",
-    "past": "generated tokens",
-    "positions": "positions a step",
+    names.BATCH: "inputs at a time",
+    names.ROWS: "decoder rows (inputs times beams or samples)",
+    names.SOURCE: "tokens in an input",
+    names.PAST: "generated tokens",
+    names.POSITIONS: "positions a step",
 }
-_ROWS = ("batch", "rows")
+_ROWS = (names.BATCH, names.ROWS)
 
 
 def profile_for(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:

@@ -17,8 +17,8 @@ def kernel_source() -> str:
 class Selector:
     """The kernel, compiled for a device."""
 
-    def __init__(self, device: Device, *, threads: int = _THREADS) -> None:
-        self._launch = device.compile(kernel_source(), _KERNEL, {"THREADS": threads})
+    def __init__(self, device: Device) -> None:
+        self._launch = device.compile(kernel_source(), _KERNEL, {"THREADS": _THREADS})
 
     def enqueue(self, logits: int, named_ids: int, results: tuple[int, ...], sizes: tuple[int, int, int, int]) -> None:
         """Select.

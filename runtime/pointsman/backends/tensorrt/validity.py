@@ -20,12 +20,12 @@ _DIAGNOSES = {
 }
 
 
-def check_record(manifest: Manifest, engine: PlanRecord, *, version: str, compute_capability: str) -> None:
+def check_record(manifest: Manifest, record: PlanRecord, *, version: str, compute_capability: str) -> None:
     """Compare a plan's record with what would run it.
 
     Args:
         manifest: of the bundle.
-        engine: the record.
+        record: the plan's.
         version: of the installed library.
         compute_capability: of the GPU.
 
@@ -33,48 +33,48 @@ def check_record(manifest: Manifest, engine: PlanRecord, *, version: str, comput
         BundleError: its variant was written anew.
         DeviceError: it is for another GPU or another version.
     """
-    what = f"the {engine.flavour} {engine.role} engine of {engine.variant}"
-    if not manifest.is_current(engine):
+    what = f"the {record.flavour} {record.role} engine of {record.variant}"
+    if not manifest.is_current(record):
         raise BundleError(f"{what} is out of date, as the variant was written anew; {REBUILD}")
-    if engine.compute_capability != compute_capability:
+    if record.compute_capability != compute_capability:
         raise DeviceError(
-            f"{what} is for compute capability {engine.compute_capability}, and this GPU has {compute_capability}; "
+            f"{what} is for compute capability {record.compute_capability}, and this GPU has {compute_capability}; "
             f"{REBUILD} --compute-capability {compute_capability}"
         )
-    if not _runs(engine, version):
-        newer = f"or install {engine.flavour} {engine.version}"
+    if not _runs(record, version):
+        newer = f"or install {record.flavour} {record.version}"
         raise DeviceError(
-            f"{what} was built by version {engine.version}, and {version} is installed; {REBUILD}, {newer}"
+            f"{what} was built by version {record.version}, and {version} is installed; {REBUILD}, {newer}"
         )
 
 
-def _runs(engine: PlanRecord, version: str) -> bool:
+def _runs(record: PlanRecord, version: str) -> bool:
     """A plan runs on its own version, or if it was built so, on later ones."""
-    if not engine.options.version_compatible:
-        return version == engine.version
-    return _numbers(version) >= _numbers(engine.version)
+    if not record.options.version_compatible:
+        return version == record.version
+    return _numbers(version) >= _numbers(record.version)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def check_file(bundle: Path, engine: PlanRecord, *, verify: bool) -> Path:
+def check_file(bundle: Path, record: PlanRecord, *, verify: bool) -> Path:
     """Find a plan's file, and check that it is the one that was recorded: plans can hold code that is run.
 
     Raises:
         BundleError: it is missing or was changed.
     """
-    path = bundle / engine.file.path
+    path = bundle / record.file.path
     if not path.is_file():
-        raise BundleError(f"{engine.file.path} is missing; {REBUILD}")
-    if verify and (path.stat().st_size != engine.file.bytes or sha256_of(path) != engine.file.sha256):
-        raise BundleError(f"{engine.file.path} was changed (its sha256 differs); {REBUILD}")
+        raise BundleError(f"{record.file.path} is missing; {REBUILD}")
+    if verify and (path.stat().st_size != record.file.bytes or sha256_of(path) != record.file.sha256):
+        raise BundleError(f"{record.file.path} was changed (its sha256 differs); {REBUILD}")
     return path
 
 
 def check_plan(library: ModuleType, runtime: object, header: bytes, device: Device) -> None:
-    """Ask a library that can tell whether a plan fits this GPU; TensorRT-RTX can, from the plan's first bytes.
+    """Ask a library that knows whether a plan fits this GPU; TensorRT-RTX does, by the plan's first bytes.
 
     Raises:
         DeviceError: it does not.

@@ -13,24 +13,28 @@ from pointsman.backends.tensorrt.memory import Arena, CacheHalves, bytes_of
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.selection import Selector
 from pointsman.backends.tensorrt.staging import Staging, array_at
-from pointsman.bundle import Variant
-from pointsman.selection import Selection
+from pointsman.bundle import Variant, names
+from pointsman.decoding import Selection
 
 _LOGIT = np.dtype(np.float32)
 
 
 class Workspace:
-    """Memory for one request at a time, and the plans and the kernel that work in it."""
+    """Memory for one request at a time, and the plans and the kernel that work in it.
+
+    Attributes:
+        vocabulary: how many tokens there are.
+    """
 
     def __init__(self, device: Device, variant: Variant, encoder: Plan, decoder: Plan, selector: Selector) -> None:
         self._device, self._selector = device, selector
         self._encoder, self._decoder = encoder, decoder
         self._cross_specs = variant.encoder.outputs
-        self._vocabulary = int(variant.decoder.outputs[0].axes[-1])
+        self.vocabulary = int(variant.decoder.outputs[0].axes[-1])
         self._source, self._fed, self._named, self._best = (Staging(device) for _ in range(4))
         self._cross, self._logits = Arena(device), Arena(device)
         self._logits_on_host = Arena(device, on_host=True)
-        self._cache = CacheHalves(device, [spec for spec in variant.decoder.inputs if "past" in spec.axes])
+        self._cache = CacheHalves(device, variant.decoder.caches)
         self._cross_places: tuple[int, ...] = ()
 
     def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
@@ -40,9 +44,9 @@ class Workspace:
             array[:] = content
         self._source.upload()
         self._cross_places = self._cross.place([bytes_of(spec, sizes) for spec in self._cross_specs])
-        encoder_sizes = {axis: sizes[axis] for axis in ("batch", "source")}
+        encoder_sizes = {axis: sizes[axis] for axis in (names.BATCH, names.SOURCE)}
         self._encoder.run(encoder_sizes, (*self._source.addresses, *self._cross_places))
-        self._cache.begin(sizes["rows"])
+        self._cache.begin(sizes[names.ROWS])
         self._device.wait()
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
@@ -53,19 +57,19 @@ class Workspace:
         self._fed.upload()
         (ids, beams), (_, mask) = self._fed.addresses, self._source.addresses
         read, written = self._cache.step(1)
-        logits = self._logits.reserve(len(token_ids) * self._vocabulary * _LOGIT.itemsize)
+        logits = self._logits.reserve(len(token_ids) * self.vocabulary * _LOGIT.itemsize)
         # In the manifest's order of the decoder's inputs and outputs.
         addresses = (ids, mask, beams, *self._cross_places, *read, logits, *written)
-        self._decoder.run({**sizes, "past": self._cache.length}, addresses)
+        self._decoder.run({**sizes, names.PAST: self._cache.length}, addresses)
         self._cache.grown(1)
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """All logits of the last step, float32 [rows, vocabulary]; the next call overwrites them."""
-        size = rows * self._vocabulary * _LOGIT.itemsize
+        size = rows * self.vocabulary * _LOGIT.itemsize
         host = self._logits_on_host.reserve(size)
         self._device.copy(host, self._logits.reserve(size), size)
         self._device.wait()
-        return array_at(host, (rows, self._vocabulary), _LOGIT)
+        return array_at(host, (rows, self.vocabulary), _LOGIT)
 
     def selected(self, named_ids: NDArray[np.int64], count: int) -> Selection:
         """The best logits of the last step; see `SelectingState.select`."""
@@ -76,8 +80,8 @@ class Workspace:
         self._best.place(
             ((rows, named), np.float32), ((rows, count), np.int32), ((rows, count), np.float32), ((rows,), np.float32)
         )
-        logits = self._logits.reserve(rows * self._vocabulary * _LOGIT.itemsize)
-        sizes = (rows, self._vocabulary, named, count)
+        logits = self._logits.reserve(rows * self.vocabulary * _LOGIT.itemsize)
+        sizes = (rows, self.vocabulary, named, count)
         self._selector.enqueue(logits, self._named.addresses[0], self._best.addresses, sizes)
         self._best.download()
         named_logits, best_ids, best_logits, log_total = self._best.arrays

@@ -1,15 +1,11 @@
-"""Texts with blanks: taking them apart, filling them, and finding the spans in generated ids."""
+"""Texts with blanks: taking them apart and filling them."""
 
 import random
 
 import pytest
 
 from pointsman.errors import TextError
-from pointsman.text.template import Template, find_spans, split_spans
-
-SENTINELS = range(100, 110)  # <extra_id_9> ... <extra_id_0>
-S0, S1, S2 = 109, 108, 107
-PAD, EOS = 0, 1
+from pointsman.text.template import Template
 
 
 @pytest.mark.parametrize(
@@ -97,33 +93,3 @@ def test_fit_changes_nothing_but_outer_spaces():
                 span.removesuffix(" "),
                 span.removeprefix(" ").removesuffix(" "),
             }
-
-
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [
-        ([S0, 5, 6, S1, 7, S2, EOS], [[5, 6], [7]]),
-        ([PAD, S0, 5, 6, S1, 7, EOS, PAD, PAD], [[5, 6], [7]]),
-        ([S0, 5, S1, 7], [[5], [7]]),  # cut off at max_new_tokens
-        ([S1, 7, S0, 5, EOS], [[5], [7]]),  # out of order
-        ([S0, 5, EOS], [[5], None]),  # missing
-        ([S0, S1, 7, EOS], [[], [7]]),  # empty
-        ([S0, 5, S0, 6, S1, 7, EOS], [[5], [7]]),  # repeated: the first counts
-        ([8, 9, S0, 5, S1, 7, EOS], [[5], [7]]),  # something before the first sentinel
-        ([S0, 5, S2, 6, S1, 7, EOS], [[5], [7]]),  # a sentinel that the text does not use
-        ([S0, 5, EOS, S1, 7], [[5], None]),  # nothing counts after the end
-        ([S0, 5, PAD, 6, S1, 7], [[5], [7]]),
-        ([EOS], [None, None]),
-        ([], [None, None]),
-    ],
-)
-def test_spans_of_generated_ids(ids, expected):
-    arguments = {"sentinel_ids": SENTINELS, "pad_id": PAD, "eos_id": EOS}
-    assert split_spans(ids, [S0, S1], **arguments) == expected
-    found = find_spans(ids, [S0, S1], **arguments)
-    assert [None if where is None else ids[where] for where in found] == expected
-
-
-def test_spans_come_in_the_order_of_the_text():
-    spans = split_spans([S0, 5, S1, 7, EOS], [S1, S0], sentinel_ids=SENTINELS, pad_id=PAD, eos_id=EOS)
-    assert spans == [[7], [5]]

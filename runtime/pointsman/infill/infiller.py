@@ -1,0 +1,231 @@
+"""Filling blanks, streaming spans, scoring candidates."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, Unpack
+
+from pointsman.bundle import Manifest, names, verify_files
+from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent
+from pointsman.errors import OptionsError, TextError
+from pointsman.infill.requests import Batch, DecodingFields, batches_of, templates_of
+from pointsman.infill.results import Fill, Span
+from pointsman.infill.spans import SpanReader
+from pointsman.model import SwitchModel
+from pointsman.text.template import Template
+from pointsman.text.tokenizer import Tokenizer
+
+
+class Infiller:
+    """Fills blanks, scores candidates for them, and streams spans as they grow.
+
+    Options are keywords named like the fields of `DecodingOptions`, or one `DecodingOptions`. Unless `constrain` is
+    false, every blank is filled, and with text only. `max_new_tokens`, if neither is given, is 8 for each blank and 2
+    to end with, at least 32, and at most what the bundle allows.
+
+    Attributes:
+        model: The model; `model.choice` says which variant and device run, and why.
+        tokenizer: The bundle's.
+    """
+
+    def __init__(self, model: SwitchModel, tokenizer: Tokenizer) -> None:
+        """Put a model and its tokenizer together.
+
+        Raises:
+            TokenizerError: They do not belong together.
+        """
+        tokenizer.check_model(model.manifest.architecture)
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path,
+        device: str = "auto",
+        variant: str = "auto",
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Load a bundle; arguments and errors are those of `SwitchModel.load`.
+
+        Raises:
+            TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
+        """
+        model = SwitchModel.load(bundle, device, variant, engine=engine, threads=threads, verify=verify)
+        return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
+
+    def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:
+        """Fill the blanks of a text.
+
+        Args:
+            text: With `<extra_id_n>` wherever something is missing: any numbers, in any order, each once.
+            options: How to decode.
+            fields: The same as keywords.
+
+        Returns:
+            `num_return_sequences` fills, best first. Two may read alike, where the same text was spelled with
+            different tokens. Beam search gives fewer where fewer are possible.
+
+        Raises:
+            TextError: The text has no blanks, bad ones, or too many tokens.
+            OptionsError: The options contradict each other or leave too little room.
+        """
+        (fills,) = self._filled(self._batches([text], 1, options, fields))
+        return fills
+
+    def infill_batch(
+        self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
+    ) -> list[list[Fill]]:
+        """Fill several texts at once, as `infill` does one.
+
+        Returns:
+            For each text its fills, best first.
+        """
+        return [*self._filled(self._batches(texts, sys.maxsize, options, fields))]
+
+    def infill_in_batches(
+        self,
+        texts: Sequence[str],
+        batch_size: int,
+        options: DecodingOptions | None = None,
+        **fields: Unpack[DecodingFields],
+    ) -> Iterator[list[Fill]]:
+        """Fill many texts, some at a time, and give the fills of each as soon as its batch is done.
+
+        Args:
+            texts: As for `infill`; errors number them from 0.
+            batch_size: The most texts to fill at once. Only neighbours with the same room are filled together.
+            options: As for `infill`.
+            fields: As for `infill`.
+
+        Returns:
+            An iterator over the fills of each text, best first; they do not depend on the other texts, and samples
+            only on the number of their own.
+
+        Raises:
+            TextError: As for `infill`, at once for all texts.
+            OptionsError: As for `infill`, at once; also where `batch_size` is below 1.
+        """
+        return self._filled(self._batches(texts, batch_size, options, fields))
+
+    def stream(
+        self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
+    ) -> Iterator[Span]:
+        """Fill the blanks of a text, and give every span as it grows.
+
+        Args:
+            text: As for `infill`.
+            options: As for `infill`, for one fill without beams.
+            fields: As for `infill`.
+
+        Returns:
+            An iterator over spans so far. Each event replaces the one before it of the same `index`; the last of
+            each is what `infill` gives. Under the constraint, a span's text only ever grows at its end.
+
+        Raises:
+            TextError: As for `infill`, at once.
+            OptionsError: As for `infill`, at once; also where beams or several fills are asked for.
+        """
+        (batch,) = self._batches([text], 1, options, fields)
+        count = batch.options.num_return_sequences
+        if count > 1:
+            raise OptionsError(f"num_return_sequences {count} cannot be streamed; use 1, or infill")
+        events = self.model.stream_unchecked(batch.ids, batch.options, constraint=self._constraint(batch))
+        return self._grown(batch.templates[0], events)
+
+    def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
+        """Log-likelihoods of given spans.
+
+        Each candidate is scored as the target that T5 would have been trained on:
+        `<extra_id_0> man <extra_id_1> the <extra_id_2> </s>` with the text's own sentinels; the closing one is left
+        out where the vocabulary ends or the text uses it. As in training, an expert that is full drops tokens, which
+        generating token by token never makes it do.
+
+        Args:
+            text: As for `infill`.
+            candidates: For each candidate one span per blank, in the order of the text, as it would stand there.
+
+        Returns:
+            For each candidate the summed natural log-probability of its target, sentinels and eos included; the
+            highest is the likeliest.
+
+        Raises:
+            TextError: As for `infill`, or a candidate has too few spans, too many, or one that is not plain text.
+        """
+        (template,) = templates_of([text], len(self.tokenizer.sentinel_ids))
+        targets = [self._target(template, number, spans) for number, spans in enumerate(candidates)]
+        if not targets:
+            return []
+        return [float(logprobs.sum()) for logprobs in self.model.score([self.tokenizer.encode(text)], targets)]
+
+    def _batches(
+        self, texts: Sequence[str], batch_size: int, options: DecodingOptions | None, fields: DecodingFields
+    ) -> list[Batch]:
+        return batches_of(self.model, self.tokenizer, texts, batch_size, options, fields)
+
+    def _filled(self, batches: Iterable[Batch]) -> Iterator[list[Fill]]:
+        for batch in batches:
+            constraint = self._constraint(batch)
+            generations = self.model.generate_unchecked(
+                batch.ids, batch.options, constraint=constraint, first_input=batch.first
+            )
+            for template, of_text in zip(batch.templates, generations, strict=True):
+                yield sorted((self._fill(template, one) for one in of_text), key=_score, reverse=True)
+
+    def _constraint(self, batch: Batch) -> SentinelConstraint | None:
+        if batch.options.constrain is False:
+            return None
+        tokenizer = self.tokenizer
+        without_text = range(tokenizer.vocab_size, self.model.manifest.architecture.vocab_size)
+        return SentinelConstraint(
+            [self._blanks(template) for template in batch.templates],
+            all_sentinels=tokenizer.sentinel_ids[::-1],
+            tokens=self.model.special_tokens,
+            options=batch.options,
+            forbidden=[tokenizer.unk_id, *without_text],
+            white_space=tokenizer.white_space_ids,
+        )
+
+    def _blanks(self, template: Template) -> list[int]:
+        """The ids of a text's sentinels, in its order."""
+        return [self.tokenizer.sentinel_id(index) for index in template.sentinels]
+
+    def _fill(self, template: Template, generation: Generation) -> Fill:
+        reader = SpanReader(template, self.tokenizer)
+        for token_id, logprob in zip(generation.token_ids, generation.token_logprobs, strict=True):
+            reader.read(token_id, logprob)
+        spans = reader.spans(ended=True)
+        return Fill(template.fill([span.text for span in spans]), generation.score, spans)
+
+    def _grown(self, template: Template, events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[Span]:
+        reader = SpanReader(template, self.tokenizer)
+        for (event,) in events:
+            reader.read(event.token_id, event.logprob)
+            yield from reader.changes(ended=event.finish_reason is not None)
+
+    def _target(self, template: Template, number: int, spans: Sequence[str]) -> list[int]:
+        """What the model would say if it gave these spans."""
+        tokenizer = self.tokenizer
+        try:
+            if isinstance(spans, str):
+                raise TextError("the spans are one string; give a list of them, one for each blank")
+            of_spans = [tokenizer.encode_span(span) for span in template.unfit(spans)]
+        except TextError as error:
+            raise TextError(f"candidate {number}: {error}") from error
+        closing = template.sentinels[-1] + 1
+        has_closing = closing < len(tokenizer.sentinel_ids) and closing not in template.sentinels
+        pairs = zip(self._blanks(template), of_spans, strict=True)
+        ids = [token for sentinel, of_span in pairs for token in (sentinel, *of_span)]
+        return [*ids, *([tokenizer.sentinel_id(closing)] if has_closing else []), tokenizer.eos_id]
+
+
+def _score(fill: Fill) -> float:
+    return fill.score
+
+
+def _load_tokenizer(bundle: Path, manifest: Manifest, *, verify: bool) -> Tokenizer:
+    if verify:
+        verify_files(bundle, manifest.tokenizer)
+    return Tokenizer.load(bundle / names.TOKENIZER, extra_ids=manifest.extra_ids)

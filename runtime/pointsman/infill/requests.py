@@ -1,0 +1,132 @@
+"""What is asked for, checked once: texts and options to ids, room and batches.
+
+What passes here is not checked again on its way to the engine.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Literal, TypedDict
+
+from pointsman.decoding import DecodingOptions, check_room
+from pointsman.decoding.options import is_whole
+from pointsman.errors import OptionsError, TextError
+from pointsman.model import SwitchModel, checked_options
+from pointsman.text.template import Template
+from pointsman.text.tokenizer import Tokenizer
+
+_LEAST_ROOM: Final = 32
+_ROOM_PER_BLANK: Final = 8  # a sentinel and a span; T5 was trained on spans of 3 tokens on average
+_ROOM_TO_END: Final = 2  # the closing sentinel and eos
+
+
+class DecodingFields(TypedDict, total=False):
+    """The fields of `DecodingOptions` as keywords."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    constrain: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts to fill together.
+
+    Attributes:
+        first: The number of the first among all texts of the request.
+        templates: The texts.
+        ids: Theirs.
+        options: What they share.
+    """
+
+    first: int
+    templates: Sequence[Template]
+    ids: Sequence[list[int]]
+    options: DecodingOptions
+
+
+def templates_of(texts: Sequence[str], extra_ids: int) -> list[Template]:
+    """The texts' templates.
+
+    Raises:
+        TextError: There are no texts but something else, or one has no blanks or bad ones; of several, it is numbered.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TextError(f"the texts are a {type(texts).__name__}; give a list of texts, or use infill for one")
+    templates = []
+    for number, text in enumerate(texts):
+        try:
+            if not isinstance(text, str):
+                raise TextError(f"a text must be a string, not {type(text).__name__}; decode or convert it")
+            templates.append(Template.parse(text, extra_ids))
+        except TextError as error:
+            raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
+    return templates
+
+
+def options_for(
+    template: Template, options: DecodingOptions | None, fields: DecodingFields, limit: int
+) -> DecodingOptions:
+    """The options that were given, in one of the two ways; room for a text's blanks is their default.
+
+    Raises:
+        OptionsError: They were given in both ways, contradict each other, or leave too little room.
+    """
+    if options is None:
+        room = max(_LEAST_ROOM, _ROOM_PER_BLANK * len(template.sentinels) + _ROOM_TO_END)
+        defaults: DecodingFields = {"max_new_tokens": min(room, limit)}
+        return DecodingOptions(**(defaults | fields))
+    if fields:
+        raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
+    return checked_options(options)
+
+
+def batches_of(
+    model: SwitchModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    batch_size: int,
+    options: DecodingOptions | None,
+    fields: DecodingFields,
+) -> list[Batch]:
+    """Everything that is asked for: neighbours that have the same options, so many at a time.
+
+    Raises:
+        TextError: A text has no blanks, bad ones, or too many tokens.
+        OptionsError: The options ask for what cannot be, or `batch_size` is below 1.
+    """
+    if not (is_whole(batch_size) and batch_size >= 1):
+        raise OptionsError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
+    templates = templates_of(texts, len(tokenizer.sentinel_ids))
+    ids = [tokenizer.encode(text) for text in texts]
+    if ids:
+        model.check_ids(ids, "input")
+    limit = model.manifest.limits.tokens
+    chosen = [options_for(template, options, fields, limit) for template in templates]
+    for number, (template, own) in enumerate(zip(templates, chosen, strict=True)):
+        if own.constrain is not False:
+            check_room(len(template.sentinels), own.max_new_tokens, number)
+    batches = [Batch(part.start, templates[part], ids[part], chosen[part.start]) for part in _parts(chosen, batch_size)]
+    for batch in batches:
+        model.check_options(batch.options, len(batch.ids))
+    return batches
+
+
+def _parts(options: Sequence[DecodingOptions], batch_size: int) -> Iterator[slice]:
+    start = 0
+    for _, group in groupby(options):
+        end = start + len([*group])
+        for first in range(start, end, batch_size):
+            yield slice(first, min(first + batch_size, end))
+        start = end

@@ -1,0 +1,68 @@
+"""How many targets are scored at a time, and how many tokens of each, so that memory does not grow with them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Self, TypeVar
+
+from pointsman.bundle import Architecture, Variant
+
+_BYTES: Final = 1 << 27  # for what grows with the tokens of a step
+_LOGIT_BYTES: Final = 4
+_WEIGHT_BYTES: Final = {"bfloat16": 2, "float16": 2}  # as products take them; 4 in all other precisions
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What is fed in one step.
+
+    Attributes:
+        rows: targets, at most.
+        positions: tokens of each, at most.
+    """
+
+    rows: int
+    positions: int
+
+    @classmethod
+    def of(cls, variant: Variant, architecture: Architecture, *, targets: int, longest: int) -> Self:
+        """The portion that takes bounded memory and changes no result.
+
+        An expert's capacity is counted over the tokens of a target that one step feeds. A target that is longer can
+        overflow an expert, and is fed whole; no shorter one can, however it is cut.
+
+        Args:
+            variant: what runs.
+            architecture: its sizes.
+            targets: how many there are.
+            longest: tokens of the longest.
+        """
+        tokens = max(1, _BYTES // _bytes_of_token(variant, architecture))
+        if architecture.decoder.sparse_layers and variant.capacity is not None and longest > variant.capacity:
+            return cls(rows=max(1, tokens // longest), positions=longest)
+        rows = min(targets, tokens)
+        return cls(rows=rows, positions=tokens // rows)
+
+
+def _bytes_of_token(variant: Variant, architecture: Architecture) -> int:
+    """The logits; and where the portable form fetches the weights of each token's expert, those of one product."""
+    logits = architecture.vocab_size * _LOGIT_BYTES
+    if variant.form != "portable" or not architecture.decoder.sparse_layers:
+        return logits
+    return logits + architecture.d_model * architecture.d_ff * _WEIGHT_BYTES.get(variant.precision, 4)
+
+
+def shared_out(
+    sources: Sequence[_Item], targets: Sequence[_Item], rows: int
+) -> Iterator[tuple[Sequence[_Item], Sequence[_Item]]]:
+    """Sources and their targets, equally many for each source, in parts of at most so many targets."""
+    each = len(targets) // len(sources)
+    if each <= rows:
+        count = rows // each
+        for first in range(0, len(sources), count):
+            yield sources[first : first + count], targets[each * first : each * (first + count)]
+        return
+    for number in range(len(sources)):
+        for first in range(each * number, each * (number + 1), rows):
+            yield sources[number : number + 1], targets[first : min(first + rows, each * (number + 1))]
