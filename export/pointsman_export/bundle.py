@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ def export_bundle(
         loaded = Tokenizer.load(vocabulary_place)
         loaded.check_model(derivation.architecture)
         with replacing(target) as folder:
-            records = [_copy_vocabulary(vocabulary_place, folder)]
+            records = _write_vocabulary(loaded, folder)
             variants = _write_variants(checkpoint, derivation, folder, forms, dtype, limit)
             manifest = Manifest(
                 schema=SCHEMA,
@@ -139,7 +138,7 @@ def export_bundle(
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
                 extra_ids=len(loaded.sentinel_ids),
-                tokenizer=tuple(records),
+                tokenizer=records,
                 variants=variants,
             )
             write_manifest(manifest, folder)
@@ -257,11 +256,10 @@ def _write_variant(
     )
 
 
-def _copy_vocabulary(source: Path, folder: Path) -> FileRecord:
-    place = folder / names.VOCABULARY
-    place.parent.mkdir()
-    shutil.copyfile(source / names.SPIECE if source.is_dir() else source, place)
-    return record_of(folder, place)
+def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, ...]:
+    place = folder / names.TOKENIZER
+    place.mkdir()
+    return tuple(record_of(folder, file) for file in tokenizer.save(place))
 
 
 def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:

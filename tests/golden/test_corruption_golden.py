@@ -5,11 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus.batches import examples
 from pointsman_calib.corpus.c4 import Document
 from pointsman_calib.corpus.corruption import corrupt, noise_mask
-from tiny_vocabulary import train_tiny_vocabulary
+from tiny_vocabulary import tiny_tokenizer
 
 MASKS = {
     (2, 0): ".#",
@@ -43,7 +42,7 @@ def test_a_whole_window(seed):
 
 
 def test_a_text_of_the_numbers_to_39():
-    tokenizer = Tokenizer(train_tiny_vocabulary())
+    tokenizer = tiny_tokenizer()
     corrupted = corrupt(np.arange(40) + 1000, tokenizer, np.random.default_rng(0))
     names = {tokenizer.eos_id: "</s>"} | {tokenizer.sentinel_id(n): f"<{n}>" for n in range(100)}
     written = [" ".join(names.get(i, str(i - 1000)) for i in ids) for ids in (corrupted.inputs, corrupted.targets)]
@@ -53,6 +52,6 @@ def test_a_text_of_the_numbers_to_39():
 @pytest.mark.parametrize("seed", SPAN_MASKS)
 def test_the_seed_of_a_document(seed):
     """From the seed and the text's hash; one word fifty times is fifty tokens in any vocabulary."""
-    tokenizer = Tokenizer(train_tiny_vocabulary())
+    tokenizer = tiny_tokenizer()
     (example,) = examples([Document("the " * 50, "golden")], tokenizer, seed=seed)
     assert "".join(".#"[int(span)] for span in example.span_mask) == SPAN_MASKS[seed]

@@ -158,6 +158,22 @@ def test_every_document_of_c4(real, c4):
     assert disagreements(real, c4) == []
 
 
+def test_every_document_of_c4_with_what_transformers_5_writes(real, c4, tmp_path):
+    _, reference = real
+    reference.save_pretrained(tmp_path)
+    assert not (tmp_path / "spiece.model").exists()
+    assert disagreements(tokenizers(tmp_path), c4) == []
+
+
+def test_spiece_model_holds_what_tokenizer_json_does(real):
+    ours, _ = real
+    alone = Tokenizer.load(DATA / "t5/spiece.model").vocabulary
+    assert alone.pieces == ours.vocabulary.pieces
+    assert alone.scores == ours.vocabulary.scores
+    assert alone.charsmap == ours.vocabulary.charsmap
+    assert alone.added.keys() == ours.vocabulary.added.keys()
+
+
 def test_documents_of_c4_decomposed(real, c4):
     assert disagreements(real, [unicodedata.normalize("NFD", text) for text in c4[::4]]) == []
 

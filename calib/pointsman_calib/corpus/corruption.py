@@ -122,7 +122,7 @@ def corrupt(ids: ArrayLike, tokenizer: Tokenizer, generator: np.random.Generator
 
 
 def restore(inputs: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
-    """Put the spans back: the ids that `corrupt` was given.
+    """Put the spans back: the ids that `corrupt` was given, where a sentinel's id falls as its number rises (T5's).
 
     Args:
         inputs: integers ``[source]``, unpadded.
@@ -150,9 +150,7 @@ def restore(inputs: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
 
 def has_special(ids: NDArray[np.int64], tokenizer: Tokenizer) -> bool:
     """Whether ``ids`` holds a sentinel, ``</s>`` or ``<pad>``; ``<unk>`` stands for text."""
-    sentinels = tokenizer.sentinel_ids
-    special = (ids == tokenizer.eos_id) | (ids == tokenizer.pad_id)
-    return bool((special | ((ids >= sentinels.start) & (ids < sentinels.stop))).any())
+    return bool(np.isin(ids, [tokenizer.eos_id, tokenizer.pad_id, *tokenizer.sentinel_ids]).any())
 
 
 def check_sentinels(length: int, tokenizer: Tokenizer) -> None:
@@ -181,7 +179,7 @@ def _replace_runs(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Put the next sentinel in the place of each run of ``mask``; say where the sentinels are in the result."""
     first = mask & ~np.append(False, mask[:-1])
-    # Sentinels descend: <extra_id_0> has the highest id.
-    replaced = np.where(first, tokenizer.sentinel_ids.stop - np.cumsum(first), ids)
+    replaced = ids.copy()
+    replaced[first] = tokenizer.sentinel_ids[: -1 - int(first.sum()) : -1]
     stays = first | ~mask
     return replaced[stays], first[stays]

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pointsman.bundle.names import SPIECE
+from pointsman.bundle.names import SPIECE, TOKENIZER_CONFIG, TOKENIZER_JSON
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import layout
 
@@ -25,8 +25,8 @@ _SMALL_FILES = (
     layout.ADAPTER_CONFIG,
     "generation_config.json",
     SPIECE,
-    "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_JSON,
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )

@@ -3,7 +3,7 @@
 A bundle is a directory::
 
     manifest.json
-    tokenizer/spiece.model
+    tokenizer/tokenizer.json                      with tokenizer_config.json; some older bundles hold spiece.model
     variants/<precision>/weights.bin              every tensor once, shared by all graphs of that precision
     variants/<precision>/<form>.encoder.onnx
     variants/<precision>/<form>.decoder.onnx

@@ -51,8 +51,8 @@ class Manifest:
         source: the checkpoint.
         architecture: derived from its tensors.
         limits: what requests may ask for.
-        extra_ids: how many sentinels `<extra_id_n>` follow the vocabulary's pieces.
-        tokenizer: the files of the vocabulary.
+        extra_ids: how many sentinels `<extra_id_n>` there are; they follow the pieces of `spiece.model`.
+        tokenizer: the files of the vocabulary: `tokenizer.json` with `tokenizer_config.json`, or `spiece.model`.
         variants: by name.
         engines: plans built from them.
     """

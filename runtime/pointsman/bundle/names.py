@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 TOKENIZER: Final = "tokenizer"
 SPIECE: Final = "spiece.model"
-VOCABULARY: Final = f"{TOKENIZER}/{SPIECE}"
+TOKENIZER_JSON: Final = "tokenizer.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+VOCABULARIES: Final = (f"{TOKENIZER}/{TOKENIZER_JSON}", f"{TOKENIZER}/{SPIECE}")  # a bundle has one of them
 VARIANTS: Final = "variants"
 WEIGHTS: Final = "weights.bin"
 RANGES: Final = "ranges.json"

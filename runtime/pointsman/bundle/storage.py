@@ -109,8 +109,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     for record in manifest.files():
         if not _is_inside(record.path):
             yield f"{record.path!r} must be a path inside the bundle"
-    if names.VOCABULARY not in {record.path for record in manifest.tokenizer}:
-        yield f"tokenizer does not list {names.VOCABULARY}"
+    if {record.path for record in manifest.tokenizer}.isdisjoint(names.VOCABULARIES):
+        yield f"tokenizer lists neither {' nor '.join(names.VOCABULARIES)}"
     if not manifest.variants:
         yield "variants has none"
     for name, variant in manifest.variants.items():

@@ -374,6 +374,13 @@ def in_config(**values):
     return break_it
 
 
+def added_tokens(tokens):
+    def add_them(folder: Path) -> None:
+        (folder / "added_tokens.json").write_text(json.dumps(tokens))
+
+    return add_them
+
+
 def with_nan(tensor: torch.Tensor) -> torch.Tensor:
     spoilt = tensor.clone()
     spoilt[3, 4] = torch.nan
@@ -455,6 +462,16 @@ MISTAKES = {
         {},
         lambda folder: (folder / "spiece.model").write_bytes(b"nonsense"),
         "{folder}/spiece.model: *",
+    ),
+    "added tokens that the embedding has no row for": (
+        {},
+        added_tokens({f"[{n}]": 84 + n for n in range(50)}),
+        "the vocabulary has 134 ids, 20 of them sentinels, and the model's embedding 128 rows: *",
+    ),
+    "added tokens of other ids than the reference gives": (
+        {},
+        added_tokens({"[URL]": 90}),
+        "{folder}/spiece.model: the added token '[URL]' is id 90 in the files, and transformers 5.23.0 makes it 84: *",
     ),
     "vocabulary larger than the embedding": (
         {"vocab_size": 80},

@@ -11,7 +11,7 @@ from pointsman import DecodingOptions
 from pointsman.bundle import Limits
 from pointsman.errors import OptionsError, TextError, TokenizerError
 from pointsman.text.tokenizer import Tokenizer
-from tiny_vocabulary import train_tiny_vocabulary
+from tiny_vocabulary import tiny_tokenizer, write_tiny_vocabulary
 
 VOCAB = 128
 PAD, EOS = 0, 1
@@ -114,6 +114,26 @@ def test_whatever_the_model_says_every_blank_is_filled_and_the_rest_untouched(ma
         assert "<unk>" not in fill.text
         ids = [token for span in fill.spans for token in span.token_ids]
         assert all(tokenizer.unk_id < token < tokenizer.sentinel_ids[0] for token in ids)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 4, "num_return_sequences": 3}])
+@pytest.mark.parametrize("start", ["", "▁"])
+def test_sentinels_may_be_pieces_in_any_order(manifest, tmp_path, start, search):
+    symbols = [f"{start}<extra_id_{n}>" for n in random.Random(0).sample(range(EXTRA_IDS), EXTRA_IDS)]
+    write_tiny_vocabulary(tmp_path, user_defined_symbols=symbols)
+    tokenizer = Tokenizer.load(tmp_path)
+    infiller = fake_infiller(manifest, tokenizer, wandering(VOCAB))
+    for fill in infiller.infill("un<extra_id_4>able <extra_id_0> (<extra_id_19>)", **search):
+        first, second, third = (span.text for span in fill.spans)
+        assert fill.text == f"un{first}able {second} ({third})"
+        assert all(text.strip() for text in (first, second, third))
+        assert not {token for span in fill.spans for token in span.token_ids} & {*tokenizer.sentinel_ids}
+    ((encoded,),) = infiller.model.backend.encoded
+    assert [tokenizer.sentinel_index(token) for token in encoded if token in tokenizer.sentinel_ids] == [4, 0, 19]
+    (score,) = infiller.score("The <extra_id_4>.", [["man"]])
+    closing = [tokenizer.sentinel_id(4), *tokenizer.encode_span(" man"), tokenizer.sentinel_id(5), tokenizer.eos_id]
+    (expected,) = infiller.model.score([tokenizer.encode("The <extra_id_4>.")], [closing])
+    assert score == pytest.approx(float(expected.sum()))
 
 
 @pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"max_new_tokens": 4}, {"max_new_tokens": 2}])
@@ -304,13 +324,12 @@ def test_a_misspelt_option_is_a_type_error(infiller):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 90}, "and the model has 90"),
-        ({"vocab_size": 4096}, "and the model has 4096"),
+        ({"vocab_size": 90}, "and the model's embedding 90 rows"),
         ({"eos_token_id": 3}, "pad and eos are 0 and 1 in the vocabulary, 0 and 3 in the model"),
     ],
 )
 def test_vocabulary_and_model_must_belong_together(manifest, changes, message):
     other = replace(manifest, architecture=replace(manifest.architecture, **changes))
-    tokenizer = Tokenizer(train_tiny_vocabulary(), extra_ids=EXTRA_IDS)
+    tokenizer = tiny_tokenizer(EXTRA_IDS)
     with pytest.raises(TokenizerError, match=message):
         fake_infiller(other, tokenizer, wandering(VOCAB))

@@ -13,7 +13,7 @@ from pointsman_calib.corpus.batches import Batch, Example, batches, examples
 from pointsman_calib.corpus.c4 import Document, read_documents
 from pointsman_calib.corpus.corruption import longest_text, restore
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
-from tiny_vocabulary import train_tiny_vocabulary
+from tiny_vocabulary import tiny_tokenizer
 
 SHARED = SHARED_DATA
 SENTENCES = ("The man walks in the park.", "A cute dog sleeps under a bridge!", "Nobody switches tracks; then home.")
@@ -21,7 +21,7 @@ SENTENCES = ("The man walks in the park.", "A cute dog sleeps under a bridge!", 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(train_tiny_vocabulary())
+    return tiny_tokenizer()
 
 
 def documents(*texts: str) -> list[Document]:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from places import EXAMPLES
-from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus.batches import examples
 from pointsman_calib.corpus.c4 import read_documents
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
-from tiny_vocabulary import train_tiny_vocabulary
+from tiny_vocabulary import tiny_tokenizer
 
 SAMPLE = EXAMPLES / "data"
 COUNTS = {"train": 29, "validation": 12}
@@ -38,7 +37,7 @@ def test_records_have_the_official_form(split, count):
 
 
 def test_every_document_is_used_and_none_twice():
-    tokenizer = Tokenizer(train_tiny_vocabulary())
+    tokenizer = tiny_tokenizer()
     sets = {
         split: DocumentSet.of(examples(read_documents([file_of(split)]), tokenizer, seed=0, window=1024))
         for split in COUNTS

@@ -268,7 +268,7 @@ FUSED = ("variants", "fused-float32")
             set_in(*FUSED, "encoder", "file", "elsewhere.onnx"),
             "variants.fused-float32.encoder.file 'elsewhere.onnx' is not among its variant's files",
         ),
-        (set_in("tokenizer", []), "tokenizer does not list tokenizer/spiece.model"),
+        (set_in("tokenizer", []), "tokenizer lists neither tokenizer/tokenizer.json nor tokenizer/spiece.model"),
         (set_in(*FUSED, "files", 0, "path", "/etc/passwd"), "'/etc/passwd' must be a path inside the bundle"),
         (set_in(*FUSED, "files", 0, "path", "variants/../../x"), "'variants/../../x' must be a path inside the bundle"),
         (set_in(*FUSED, "files", 0, "path", "a\nb"), "'a\\nb' must be a path inside the bundle"),
