@@ -129,7 +129,8 @@ def test_sentinels_may_be_pieces_in_any_order(manifest, tmp_path, start, search)
         assert all(text.strip() for text in (first, second, third))
         assert not {token for span in fill.spans for token in span.token_ids} & {*tokenizer.sentinel_ids}
     ((encoded,),) = infiller.model.backend.encoded
-    assert [tokenizer.sentinel_index(token) for token in encoded if token in tokenizer.sentinel_ids] == [4, 0, 19]
+    sentinels = [tokenizer.sentinel_id(n) for n in range(EXTRA_IDS)]
+    assert [sentinels.index(token) for token in encoded if token in sentinels] == [4, 0, 19]
     (score,) = infiller.score("The <extra_id_4>.", [["man"]])
     closing = [tokenizer.sentinel_id(4), *tokenizer.encode_span(" man"), tokenizer.sentinel_id(5), tokenizer.eos_id]
     (expected,) = infiller.model.score([tokenizer.encode("The <extra_id_4>.")], [closing])
