@@ -19,7 +19,7 @@ VOCABULARY = 96
 SENTINELS = range(VOCABULARY - 1, VOCABULARY - 11, -1)
 CLOSING = SENTINELS[2]
 """What ends the output for an input with the first two sentinels."""
-TOKENS = SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0)
+TOKENS = SpecialTokens(pad_id=0, eos_ids=(1,), decoder_start_id=0)
 SCORE_TOLERANCE = 1e-4
 """Float32 sums of the same log-probabilities, computed by two libraries in different orders."""
 
@@ -41,7 +41,7 @@ def tiny_model(*, seed: int, eos_bias: float, sentinel_bias: float = 0.0) -> Swi
         expert_capacity=1024,  # no token is ever dropped, so a recomputed prefix equals a cached one
         tie_word_embeddings=False,
         pad_token_id=TOKENS.pad_id,
-        eos_token_id=TOKENS.eos_id,
+        eos_token_id=TOKENS.eos_ids[0],
         decoder_start_token_id=TOKENS.decoder_start_id,
     )
     model = SwitchTransformersForConditionalGeneration(config).eval()
@@ -50,7 +50,7 @@ def tiny_model(*, seed: int, eos_bias: float, sentinel_bias: float = 0.0) -> Swi
             parameter.mul_(1.5)
         model.lm_head.weight.normal_(std=3 / config.d_model**0.5)
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
-        model.lm_head.bias[TOKENS.eos_id] = eos_bias
+        model.lm_head.bias[TOKENS.eos_ids[0]] = eos_bias
         model.lm_head.bias[list(SENTINELS)] = sentinel_bias
     return model
 
@@ -122,7 +122,7 @@ def theirs(
     inputs: Inputs,
     options: DecodingOptions,
     *,
-    ends: Sequence[int] = (TOKENS.eos_id,),
+    ends: Sequence[int] = TOKENS.eos_ids,
     **extra: Any,
 ) -> Reference:
     """`generate` of transformers with the same options."""

@@ -105,7 +105,7 @@ def test_tokens_are_drawn_as_often_as_the_warpers_say():
         Always(logits[0]),
         1,
         options,
-        SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0),
+        SpecialTokens(pad_id=0, eos_ids=(1,), decoder_start_id=0),
     )
     counts = np.bincount([generation.token_ids[0] for generation in drawn], minlength=30)
     assert (counts[expected == 0] == 0).all()

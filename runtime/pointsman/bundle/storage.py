@@ -101,8 +101,8 @@ def _checksum(document: dict[str, Any]) -> str:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """A sentence for each."""
-    if manifest.schema != SCHEMA:
-        yield f"schema must be {SCHEMA}, not {manifest.schema}"
+    if not 1 <= manifest.schema <= SCHEMA:
+        yield f"schema must be from 1 to {SCHEMA}, not {manifest.schema}"
     if manifest.limits.tokens < 1:
         yield f"limits.tokens must be at least 1, not {manifest.limits.tokens}"
     yield from _wrong_ids(manifest)
@@ -127,6 +127,9 @@ def _wrong_ids(manifest: Manifest) -> Iterator[str]:
         token = getattr(architecture, name)
         if not 0 <= token < vocabulary:
             yield f"architecture.{name} must be from 0 to {vocabulary - 1}, not {token}"
+    for token in manifest.generation.token_ids() if manifest.generation else ():
+        if not 0 <= token < vocabulary:
+            yield f"generation has the id {token}, and ids are from 0 to {vocabulary - 1}"
     if not 0 <= manifest.extra_ids <= vocabulary:
         yield f"extra_ids must be from 0 to {vocabulary}, not {manifest.extra_ids}"
 
