@@ -4,8 +4,9 @@ Both sides see the same torch network; only the search differs. Ours drives a st
 prefix and runs the decoder over the whole of it, so that a wrong cache reordering on either side would show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,16 @@ class TorchState:
 
 
 def ours(
-    model: SwitchTransformersForConditionalGeneration, inputs: Inputs, options: DecodingOptions, **extra: Any
+    model: SwitchTransformersForConditionalGeneration,
+    inputs: Inputs,
+    options: DecodingOptions,
+    *,
+    tokens: SpecialTokens = TOKENS,
+    **extra: Any,
 ) -> list[list[Generation]]:
     """Our search, over the torch model."""
     rows_per_input = max(options.num_beams, options.num_return_sequences)
-    return decode(TorchState(model, inputs, rows_per_input), len(inputs), options, TOKENS, **extra)
+    return decode(TorchState(model, inputs, rows_per_input), len(inputs), options, tokens, **extra)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ def theirs(
     options: DecodingOptions,
     *,
     ends: Sequence[int] = TOKENS.eos_ids,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     **extra: Any,
 ) -> Reference:
     """`generate` of transformers with the same options."""
@@ -134,12 +141,15 @@ def theirs(
         do_sample=False,
         repetition_penalty=float(options.repetition_penalty),
         no_repeat_ngram_size=options.no_repeat_ngram_size,
-        pad_token_id=TOKENS.pad_id,
-        eos_token_id=list(ends),
-        decoder_start_token_id=TOKENS.decoder_start_id,
         return_dict_in_generate=True,
         output_scores=True,
         **_beam_options(options),
+        **{
+            "pad_token_id": TOKENS.pad_id,
+            "eos_token_id": list(ends),
+            "decoder_start_token_id": TOKENS.decoder_start_id,
+            **settings,
+        },
     )
     with torch.no_grad():
         output = model.generate(
