@@ -20,6 +20,7 @@ from pointsman.bundle import (
     Dtype,
     FileRecord,
     Form,
+    GenerationSettings,
     Graph,
     Limits,
     Manifest,
@@ -36,7 +37,7 @@ from pointsman.bundle.writing import check_room, check_writable, is_vacant, one_
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import first_few
-from pointsman_export.architecture import Derivation, derive_from, expected_tensors, refuse_unused
+from pointsman_export.architecture import Derivation, derive_from, expected_tensors, generation_from, refuse_unused
 from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, vocabulary
 from pointsman_export.graphs.trace import decoder_graph, encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
@@ -74,6 +75,7 @@ def export_bundle(
     base: str | Path | None = None,
     force: bool = False,
     ignore_unused: bool = False,
+    ignore_generation_config: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> Manifest:
@@ -93,6 +95,7 @@ def export_bundle(
         base: of an adapter, as a folder or hub id; the weights beside it by default, or what its configuration names.
         force: whether to replace a bundle or an empty folder at `output`.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
+        ignore_generation_config: whether to leave out the checkpoint's settings of generating.
         revision: of a hub id.
         token: for a hub id.
 
@@ -122,9 +125,13 @@ def export_bundle(
         derivation = derive_from(checkpoint)
         if not ignore_unused:
             refuse_unused(derivation.unused)
+        generation = generation_from(
+            checkpoint, derivation.architecture, max_tokens=max_tokens, ignore=ignore_generation_config
+        )
         check_room(target, _bytes(derivation.architecture, dtype))
         limit = _limit(capacity, derivation.architecture)
-        for sentence in (*_notes(derivation), *_capacity_notes(capacity, derivation.architecture)):
+        capacity_notes = _capacity_notes(capacity, derivation.architecture)
+        for sentence in (*_notes(derivation), *_generation_notes(generation), *capacity_notes):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         loaded = Tokenizer.load(vocabulary_place)
         loaded.check_model(derivation.architecture)
@@ -140,6 +147,7 @@ def export_bundle(
                 extra_ids=len(loaded.sentinel_ids),
                 tokenizer=records,
                 variants=variants,
+                generation=generation,
             )
             write_manifest(manifest, folder)
     return manifest
@@ -173,6 +181,12 @@ def _notes(derivation: Derivation) -> Iterator[str]:
         yield f"the model does not need these tensors ({len(derivation.unneeded)}): {first_few(derivation.unneeded)}"
     if derivation.unused:
         yield f"these tensors were left out ({len(derivation.unused)}): {first_few(derivation.unused)}"
+
+
+def _generation_notes(settings: GenerationSettings | None) -> Iterator[str]:
+    if settings is not None:
+        said = ", ".join(f"{name} {value}" for name, value in settings.said().items())
+        yield f"{settings.source} says how to generate, which holds where a call says nothing else: {said}."
 
 
 def _bytes(architecture: Architecture, dtype: Dtype) -> int:

@@ -183,8 +183,9 @@ def _positive(config: Config, key: str, default: float) -> float:
 
 def _token_id(config: Config, key: str, default: int, vocab_size: int) -> int:
     value = config.get(key)
-    if isinstance(value, list) and len(value) == 1:
-        config = {key: value[0]}
+    if isinstance(value, list) and value:
+        # Of several, T5's own; all of them end what is generated.
+        config = {key: default if default in value else value[0]}
     token = _integer(config, key, default, minimum=0)
     if token >= vocab_size:
         raise CheckpointError(f"config.json says {key} is {token}; it must be below the {vocab_size} of the vocabulary")

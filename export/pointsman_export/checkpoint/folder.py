@@ -107,6 +107,10 @@ class Checkpoint:
         """Where its files are: an adapter's own go before its base's."""
         return (self.path,) if self.adapter in (None, self.path) else (self.adapter, self.path)
 
+    def find(self, name: str) -> Path | None:
+        """A small file of the checkpoint, an adapter's before its base's."""
+        return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
+
     def _merge_adapter(self) -> None:
         """Let tensors be what the adapter makes of them.
 

@@ -80,6 +80,9 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
     bundle.add_argument(
         "--base", metavar="CHECKPOINT", help="the base of an adapter (default: the one that its configuration names)"
     )
+    bundle.add_argument(
+        "--ignore-generation-config", action="store_true", help="leave out the checkpoint's settings of generating"
+    )
     bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
@@ -108,6 +111,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         force=parsed.force,
         base=parsed.base,
         ignore_unused=parsed.ignore_unused,
+        ignore_generation_config=parsed.ignore_generation_config,
         revision=parsed.revision,
         token=parsed.token,
     )

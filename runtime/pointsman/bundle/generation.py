@@ -1,6 +1,6 @@
 """What a checkpoint's own settings of generation say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 
@@ -43,6 +43,11 @@ class GenerationSettings:
     top_p: float | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
+
+    def said(self) -> dict[str, object]:
+        """The settings that are not null, by name."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if value is not None and name != "source"}
 
     def token_ids(self) -> tuple[int, ...]:
         """Every id that is named anywhere."""
