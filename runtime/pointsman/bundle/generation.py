@@ -18,8 +18,8 @@ class GenerationSettings:
         suppress_tokens: ids that never come.
         begin_suppress_tokens: ids that do not come first.
         bad_words_ids: sequences of ids that never come.
-        forced_bos_token_id: id that comes first.
-        forced_eos_token_id: ids of which one comes where no room is left.
+        forced_bos_token_id: id that comes first, unless blanks are filled: then their sentinels say what comes.
+        forced_eos_token_id: ids of which one comes where no room is left; likewise.
         max_new_tokens: as of `DecodingOptions`, like all below.
     """
 

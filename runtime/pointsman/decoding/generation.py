@@ -18,8 +18,8 @@ class SpecialTokens:
         suppressed: Never come.
         suppressed_first: Do not come first; or second, where the first is forced.
         bad_words: Sequences that never come.
-        forced_first: Comes first.
-        forced_last: One of them comes where no room is left.
+        forced_first: Comes first, where no constraint says what does.
+        forced_last: One of them comes where no room is left; likewise.
     """
 
     pad_id: int

@@ -4,7 +4,7 @@ Each processor computes what that of the same name in transformers 5.23.0 (`gene
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -228,9 +228,14 @@ class Rules:
     def of(
         cls, options: DecodingOptions, tokens: SpecialTokens, constraint: Constraint | None, first_input: int
     ) -> Self:
-        """The options' and the tokens' processors first, then the constraint, which so has the last word."""
-        last = () if constraint is None else (constraint,)
-        return cls(tokens, (*processors_of(options, tokens), *last), constraint, first_input)
+        """The options' and the tokens' processors first, then the constraint, which so has the last word.
+
+        What output begins and ends with is the constraint's to say where there is one, and nothing is forced.
+        """
+        if constraint is None:
+            return cls(tokens, processors_of(options, tokens), None, first_input)
+        unforced = replace(tokens, forced_first=None, forced_last=())
+        return cls(tokens, (*processors_of(options, unforced), constraint), constraint, first_input)
 
     @property
     def ending_tokens(self) -> int:
