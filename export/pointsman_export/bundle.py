@@ -36,7 +36,7 @@ from pointsman.bundle.manifest import installed_versions
 from pointsman.bundle.writing import check_room, check_writable, is_vacant, one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
-from pointsman.wording import first_few
+from pointsman.wording import as_text, first_few
 from pointsman_export.architecture import Derivation, derive_from, expected_tensors, generation_from, refuse_unused
 from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, vocabulary
 from pointsman_export.graphs.trace import decoder_graph, encoder_graph
@@ -282,7 +282,7 @@ def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) 
     if checkpoint.adapter not in (None, checkpoint.path):
         name = f"{name} on {checkpoint.path.resolve().name}"
     return Source(
-        name=name,
+        name=as_text(name),
         sha256=checkpoint.fingerprint(),
         disagreements=derivation.disagreements,
         unused=tuple(sorted([*derivation.unneeded, *derivation.unused])),

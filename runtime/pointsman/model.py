@@ -1,7 +1,8 @@
 """Token ids in, token ids out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -49,6 +50,7 @@ class SwitchModel:
     def __init__(self, manifest: Manifest, choice: Choice, backend: Backend) -> None:
         self.manifest, self.choice, self.backend = manifest, choice, backend
         self.special_tokens = _special_tokens(manifest)
+        self._load_again: Callable[[], SwitchModel] | None = None
 
     @classmethod
     def load(
@@ -80,7 +82,20 @@ class SwitchModel:
         folder = Path(bundle)
         manifest = read_manifest(folder)
         choice = choose(manifest, device=device, variant=variant, engine=engine)
-        return cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        model = cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        place, where = folder.absolute(), (choice.device, choice.variant)
+        model._load_again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
+        return model
+
+    def __reduce__(self) -> tuple[Callable[[], "SwitchModel"], tuple[()]]:
+        """Pickle where the model was loaded from, and how: whoever unpickles it loads it anew.
+
+        Raises:
+            OptionsError: it was not loaded from a bundle.
+        """
+        if self._load_again is None:
+            raise OptionsError("this model was not loaded from a bundle, so it cannot be pickled; use SwitchModel.load")
+        return self._load_again, ()
 
     def generate(
         self,

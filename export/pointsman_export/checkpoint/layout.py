@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pointsman.bundle import names
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 
@@ -52,9 +53,14 @@ def load_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file cannot be read or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        if content.startswith(names.LFS_POINTER):
+            raise CheckpointError(f"{path} is a Git LFS pointer; run `git lfs pull`")
+        value = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore the file") from error
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(value, dict):

@@ -22,6 +22,7 @@ VARIANTS: Final = "variants"
 WEIGHTS: Final = "weights.bin"
 RANGES: Final = "ranges.json"
 PLANS: Final = "engines"
+LFS_POINTER: Final = b"version https://git-lfs"  # what a file begins with that Git LFS has not fetched
 
 # Inputs and outputs of graphs.
 INPUT_IDS: Final = "input_ids"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
-from pointsman.bundle.files import unreadable
+from pointsman.bundle.files import PULL, unreadable
 from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
 from pointsman.bundle.records import from_json, to_json
@@ -49,7 +49,10 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / names.MANIFEST
     try:
-        document = json.loads(_content(path).decode("utf-8"))
+        content = _content(path)
+        if content.startswith(names.LFS_POINTER):
+            raise BundleError(f"{path} is a Git LFS pointer; {PULL}")
+        document = json.loads(content.decode("utf-8"))
         problems = _checked(path, document)
         manifest, faults = from_json(Manifest, document)
     except BundleError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pointsman.errors import OutputError, PointsmanError
+from pointsman.wording import as_text, is_text
 
 ALIGNMENT = 4096
 
@@ -107,6 +108,8 @@ def check_writable(target: Path) -> None:
     Raises:
         OutputError: it could not.
     """
+    if not is_text(resolved(target)):
+        raise OutputError(f"{as_text(target)} is a path of bytes that are no UTF-8; choose another output folder")
     with one_sentence(target):
         place = resolved(target)
         above = place if _stays(place) else next(folder for folder in place.parents if folder.exists())
