@@ -10,7 +10,7 @@ CAPABILITIES ?= 8.6 8.9 12.0
 QUANTIZED := $(foreach scheme,int8 int4 int8-qdq,$(DEMO)/variants/$(scheme)/weights.bin)
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
-EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
+EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py export/pointsman_export/*/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
 TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
 export SENTENCE := $(value TEXT)
 

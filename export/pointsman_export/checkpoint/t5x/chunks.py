@@ -1,8 +1,9 @@
 """Chunk files of zarr arrays, decompressed no further than they are asked for.
 
 A gzip stream can only be read from its start. T5X cuts an array into chunks of up to 64 MiB, each of which may hold a
-tile of every expert, so reading experts in turn would decompress all chunks once an expert. Hence what was decompressed
-up to is kept, and the next expert goes on from there: some 80 KB a chunk, whatever the chunk's size.
+tile of every expert, so reading experts in turn would decompress all chunks once an expert. Hence a stream is
+kept where it was left, and the next expert goes on from there: a window of 32 KiB and a block of input for each chunk,
+whatever the chunk's size.
 """
 
 import threading

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from checkpoints import CHECKPOINTS, weights, write_checkpoint
 from pointsman.errors import CheckpointError
-from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.checkpoint import Checkpoint, vocabulary
 
 MODEL = "tracks/switch-tiny"
 COMMITS = {"main": "a" * 40, "v2": "b" * 40}
@@ -193,6 +193,13 @@ def test_a_revision(hub, tmp_path):
 def test_a_token_opens_a_private_model(hub, tmp_path):
     hub.token = "hf_secret"
     Checkpoint.open(MODEL, token="hf_secret", cache_dir=tmp_path)
+
+
+def test_a_vocabulary_is_fetched_without_the_weights(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    place = vocabulary.locate(tmp_path, MODEL)
+    assert (place / "spiece.model").read_bytes() == hub.revisions["main"]["spiece.model"]
+    assert "model.safetensors" not in hub.fetched
 
 
 def test_a_folder_of_that_name_wins(hub, tmp_path, monkeypatch):

@@ -421,6 +421,15 @@ def test_there_is_no_reference_for_the_capacity(original, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("options", "noted"), [([], 1), (["--capacity", "none"], 0), (["--capacity", "7"], 0)])
+def test_a_capacity_that_was_not_asked_for_is_noted(original, tmp_path, capsys, options, noted):
+    folder = shutil.copytree(original, tmp_path / "checkpoint_500100")
+    cut(f"{WI}/0.0.0", 0.5)(folder)
+    assert main(["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--tokenizer", str(SPIECE), *options]) == 2
+    note = "note: T5X has no capacity for a sequence: experts accept every token (--capacity none)"
+    assert lines(capsys).count(note) == noted
+
+
 VOCABULARIES = {
     "none": ([], "{folder} has no vocabulary (spiece.model); say where one is with --tokenizer: a file, a *"),
     "no such file": (
