@@ -4,6 +4,7 @@ import random
 from itertools import product
 
 import pytest
+from sentencepiece import SentencePieceNormalizer
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
@@ -96,3 +97,14 @@ def test_every_character_is_normalized_alike_wherever_it_stands(rule):
             text = " ".join(base + c + tail for c in characters[start : start + 200])
             wrong += [(base, start, tail)] if ours(text) != reference.normalize_str(text) else []
     assert wrong == []
+
+
+@pytest.mark.parametrize(("rules", "normalized"), [("63 302\t63\n302\t\n", "c"), ("302\t\n", "c\u0323")])
+def test_an_entry_that_changes_nothing_but_what_is_dropped(tmp_path, rules, normalized):
+    """SentencePiece's own normalizer gives the same by both tables."""
+    (tmp_path / "rules.tsv").write_text(rules)
+    model = train_tiny_vocabulary(normalization_rule_name="", normalization_rule_tsv=str(tmp_path / "rules.tsv"))
+    charsmap, text = SentencePieceModel.parse(model).charsmap, "c\u0302\u0323"
+    assert Normalizer(charsmap)(text) == normalizers.Precompiled(charsmap).normalize_str(text) == normalized
+    theirs = SentencePieceNormalizer(model_proto=model, add_dummy_prefix=False, remove_extra_whitespaces=False)
+    assert (theirs.normalize(text), theirs.normalize("c\u0302")) == ("c\u0323", "c")

@@ -1,4 +1,4 @@
-"""Text to normalized text by SentencePiece's table, as the reference looks things up in it.
+r"""Text to normalized text by SentencePiece's table, as the reference looks things up in it.
 
 The table (`precompiled_charsmap`) is a trie over UTF-8 bytes and, behind it, the replacements, each ended by a zero
 byte. The trie is the double array of Darts-clone (https://github.com/s-yata/darts-clone): 32-bit units, where a child's
@@ -7,6 +7,12 @@ place is its parent's offset XOR the byte.
 The reference (`Precompiled` of tokenizers 0.23) cuts text into grapheme clusters (Unicode's UAX #29). It looks a
 cluster up as a whole up to 5 UTF-8 bytes, and then takes the shortest entry that the cluster begins with, dropping the
 rest; where none fits, and for longer clusters, it looks up each character by itself.
+
+SentencePiece's own normalizer takes the longest entry, and says what a text becomes but not which entries made it so.
+Then it cannot be known where the reference drops the rest of a cluster. An example: by the rules "c\u0302" to "c" and
+"\u0302" to "", the reference makes "c" of "c\u0302\u0323"; without the first rule, "c\u0323". SentencePiece answers
+"c\u0323" for that text and "c" for "c\u0302", whether there is the first rule or not. Versions before 0.2.2 also read
+beyond the end of a damaged table. Hence a lookup of our own.
 
 What differs: of the rules that only make a cluster longer, that for emoji joined by U+200D is not followed.
 """

@@ -20,9 +20,8 @@ from typing import Final
 from pointsman.bundle.names import SPIECE, TOKENIZER_JSON
 from pointsman.errors import TokenizerError
 from pointsman.text.added_tokens import AddedToken, Numbering
-from pointsman.text.json_files import read_object
-from pointsman.text.sentencepiece_model import CONTROL, USER_DEFINED, SentencePieceModel
-from pointsman.text.settings import EOS, PAD, UNK, Settings, checked_extra_ids
+from pointsman.text.sentencepiece_model import SentencePieceModel
+from pointsman.text.settings import EOS, PAD, UNK, Settings, checked_extra_ids, read_object
 from pointsman.text.tokenizer_json import TokenizerJson
 from pointsman.text.vocabulary import UNK_ID, WORD_START, Vocabulary
 
@@ -90,11 +89,8 @@ def _check_unknown(unk_id: object) -> None:
 
 def _symbols(model: SentencePieceModel) -> list[AddedToken]:
     """Pieces that were declared as symbols when the model was trained."""
-    return [
-        AddedToken(piece, special=kind == CONTROL)
-        for piece, kind in zip(model.pieces, model.kinds, strict=True)
-        if kind in (CONTROL, USER_DEFINED)
-    ]
+    ids = sorted(model.control | model.user_defined)
+    return [AddedToken(model.pieces[i], special=i in model.control) for i in ids]
 
 
 def _first(*numbers: int | None) -> int:

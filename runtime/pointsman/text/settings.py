@@ -5,6 +5,7 @@ has no `added_tokens_decoder` do three older places count: `special_tokens_map.j
 `tokenizer_config.json` says; `added_tokens.json`; and the added tokens of `tokenizer.json`.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, Final, Self
 from pointsman.bundle.names import TOKENIZER_CONFIG
 from pointsman.errors import TokenizerError
 from pointsman.text.added_tokens import AddedToken
-from pointsman.text.json_files import read_object
 
 EOS, UNK, PAD = "eos_token", "unk_token", "pad_token"
 _NAMED: Final = ("bos_token", EOS, UNK, "sep_token", PAD, "cls_token", "mask_token")
@@ -78,6 +78,26 @@ class Settings:
             extra=None if extra == () or extra is by_role else _tokens(extra, place),
             additional=None if listed is None or additional is None else _tokens(additional, place),
         )
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that holds an object.
+
+    Returns:
+        The object; None where there is no such file.
+
+    Raises:
+        TokenizerError: The file cannot be read, or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"cannot read {path} ({error}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path} is no JSON object: fetch it again")
+    return content
 
 
 def checked_extra_ids(extra_ids: object, where: str = "") -> int | None:

@@ -37,8 +37,7 @@ from pointsman.text import tokenizer_json
 from pointsman.text.added_tokens import SPACES, Finder, longest_of
 from pointsman.text.normalization import Normalizer
 from pointsman.text.reading import read_vocabulary
-from pointsman.text.unigram import Remembered, Unigram
-from pointsman.text.vocabulary import UNK_ID, WORD_START, Vocabulary, sentinels_of
+from pointsman.text.vocabulary import UNK_ID, WORD_START, Remembered, Unigram, Vocabulary, sentinels_of
 
 _WORD: Final = re.compile(f"{WORD_START}[^{WORD_START}{SPACES}]*|[^{WORD_START}{SPACES}]+")
 
