@@ -1,7 +1,6 @@
 """What several kinds of tests share: a small exported bundle, and one thread pool that leaves room for others."""
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +28,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That checkpoint's bundle, written by the installed command."""
+    """That checkpoint's bundle, in the fused form."""
+    from pointsman_export.bundle import export_bundle
+
     bundle: Path = tmp_path_factory.mktemp("bundles") / "tiny"
-    command = [installed("pointsman-export"), "bundle", str(tiny_checkpoint), "-o", str(bundle), "--form", "fused"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    export_bundle(tiny_checkpoint, bundle, forms=["fused"])
     return bundle
 
 

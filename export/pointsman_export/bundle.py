@@ -3,18 +3,15 @@
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pointsman.bundle import (
+    ROLES,
     SCHEMA,
     Architecture,
     Dtype,
@@ -24,6 +21,7 @@ from pointsman.bundle import (
     Graph,
     Limits,
     Manifest,
+    Parity,
     Source,
     Variant,
     decoder_specs,
@@ -38,29 +36,17 @@ from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import as_text, first_few
 from pointsman_export.architecture import Derivation, derive_from, expected_tensors, generation_from, refuse_unused
-from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, vocabulary
-from pointsman_export.graphs.trace import decoder_graph, encoder_graph
+from pointsman_export.checkpoint import NUMPY_DTYPES, CanonicalReader, Checkpoint, vocabulary
+from pointsman_export.graphs.decoder import decoder_graph
+from pointsman_export.graphs.encoder import encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
 from pointsman_export.network.ambient import pinned
-from pointsman_export.network.model import Network
-from pointsman_export.verify.parity import verify
+from pointsman_export.verify.parity import Written, verify
 
 Capacity = Literal["reference", "none"] | int
 FEWEST_TOKENS = 2
-PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
-
-
-@dataclass(frozen=True, slots=True)
-class CanonicalReader:
-    """A checkpoint under the names that its architecture gives its tensors, whichever it uses itself."""
-
-    checkpoint: Checkpoint
-    names: Mapping[str, str]
-
-    def read(self, name: str) -> NDArray[np.generic]:
-        """The tensor of this canonical name."""
-        return self.checkpoint.read(self.names[name])
+PACKAGES = ("pointsman", "torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
 def export_bundle(
@@ -137,7 +123,7 @@ def export_bundle(
         loaded.check_model(derivation.architecture)
         with replacing(target) as folder:
             records = _write_vocabulary(loaded, folder)
-            variants = _write_variants(checkpoint, derivation, folder, forms, dtype, limit)
+            variants = _write_variants(checkpoint, derivation, folder, forms, Precision.of(dtype), limit)
             manifest = Manifest(
                 schema=SCHEMA,
                 producer=installed_versions(PACKAGES),
@@ -217,55 +203,59 @@ def _write_variants(
     derivation: Derivation,
     folder: Path,
     forms: Sequence[Form],
-    dtype: Dtype,
+    precision: Precision,
     capacity: int | None,
 ) -> dict[str, Variant]:
-    """Write the weights once, and each form's graphs beside them."""
-    reader = CanonicalReader(checkpoint, derivation.names)
-    precision = Precision.of(dtype)
-    place = folder / names.variant_folder(dtype)
+    """Write the weights once, each form's graphs beside them, and check all forms at once."""
+    reader, architecture = CanonicalReader(checkpoint, derivation.names), derivation.architecture
+    place = folder / names.variant_folder(precision.name)
     place.mkdir(parents=True)
-    weights = _write_weights(Build(derivation.architecture, "portable", precision, capacity), reader, place)
+    weights = _write_weights(architecture, precision, reader, place)
     record = FileRecord(
         path=weights.path.relative_to(folder).as_posix(), bytes=weights.path.stat().st_size, sha256=weights.sha256
     )
-    variants = {}
-    for form in forms:
-        build = Build(derivation.architecture, form, precision, capacity)
-        variants[f"{form}-{dtype}"] = _write_variant(build, weights, record, reader, folder)
-    return variants
+    builds = [Build(architecture, form, precision, capacity) for form in forms]
+    written = [_write_graphs(build, weights) for build in builds]
+    parities = _verified(written, reader)
+    variants = (_variant(graphs, parity, record, folder) for graphs, parity in zip(written, parities, strict=True))
+    return {f"{variant.form}-{variant.precision}": variant for variant in variants}
 
 
-def _write_weights(build: Build, reader: CanonicalReader, place: Path) -> WeightFile:
-    with torch.device("meta"):
-        entries = plan(Network(build))
+def _write_weights(
+    architecture: Architecture, precision: Precision, reader: CanonicalReader, place: Path
+) -> WeightFile:
+    entries = plan(architecture, precision.name)
     total = sum(entry.bytes for entry in entries)
     with tqdm(total=total, desc="weights", unit="B", unit_scale=True, disable=None) as bar:
         return write_weights(entries, reader, place / names.WEIGHTS, progress=bar.update)
 
 
-def _write_variant(
-    build: Build, weights: WeightFile, weight_record: FileRecord, reader: CanonicalReader, folder: Path
-) -> Variant:
-    architecture, dtype = build.architecture, build.precision.name
-    place = weights.path.parent
-    encoder, decoder = (place / names.graph_name(build.form, role) for role in ("encoder", "decoder"))
-    blocks = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
-    with tqdm(total=2 + blocks, desc=f"{build.form} graphs", disable=None) as bar:
-        ir.save(encoder_graph(build, weights.tensors), encoder)
-        bar.update()
-        ir.save(decoder_graph(build, weights.tensors), decoder)
-        bar.update()
-        parity = verify(build, encoder, decoder, reader, progress=lambda _: bar.update())
-    encoder_inputs, encoder_outputs = encoder_specs(architecture, dtype)
-    decoder_inputs, decoder_outputs = decoder_specs(architecture, dtype)
+def _write_graphs(build: Build, weights: WeightFile) -> Written:
+    encoder, decoder = (weights.path.parent / names.graph_name(build.form, role) for role in ROLES)
+    ir.save(encoder_graph(build, weights.tensors), encoder)
+    ir.save(decoder_graph(build, weights.tensors), decoder)
+    return Written(build, encoder, decoder)
+
+
+def _verified(written: Sequence[Written], reader: CanonicalReader) -> list[Parity]:
+    architecture = written[0].build.architecture
+    steps = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
+    with tqdm(total=steps, desc="parity", disable=None) as bar:
+        return verify(written, reader, progress=lambda _: bar.update())
+
+
+def _variant(written: Written, parity: Parity, weights: FileRecord, folder: Path) -> Variant:
+    build, dtype = written.build, written.build.precision.name
+    encoder_inputs, encoder_outputs = encoder_specs(build.architecture, dtype)
+    decoder_inputs, decoder_outputs = decoder_specs(build.architecture, dtype)
+    encoder, decoder = record_of(folder, written.encoder), record_of(folder, written.decoder)
     return Variant(
         form=build.form,
         precision=dtype,
         capacity=build.capacity,
-        encoder=Graph(file=encoder.relative_to(folder).as_posix(), inputs=encoder_inputs, outputs=encoder_outputs),
-        decoder=Graph(file=decoder.relative_to(folder).as_posix(), inputs=decoder_inputs, outputs=decoder_outputs),
-        files=(record_of(folder, encoder), record_of(folder, decoder), weight_record),
+        encoder=Graph(file=encoder.path, inputs=encoder_inputs, outputs=encoder_outputs),
+        decoder=Graph(file=decoder.path, inputs=decoder_inputs, outputs=decoder_outputs),
+        files=(encoder, decoder, weights),
         parity=parity,
     )
 

@@ -1,4 +1,4 @@
-"""What `pointsman` promises: its names, their documentation, their keywords, and what it does not import."""
+"""What the packages promise: their names, their documentation, their keywords, and what they do not import."""
 
 import inspect
 import subprocess
@@ -8,6 +8,7 @@ import typing
 import pytest
 
 import pointsman
+import pointsman_export
 from pointsman import DecodingOptions, Infiller, SwitchModel, errors
 from pointsman.infill import DecodingFields
 
@@ -35,7 +36,7 @@ PUBLIC = {
     "Tokenizer",
     "TokenizerError",
 }
-FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "pointsman_export", "pointsman_calib")
+FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "pointsman_export", "pointsman_calib")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
 
 
@@ -109,3 +110,61 @@ def test_verbs(method, names):
 def test_results(record, fields):
     assert tuple(record.__dataclass_fields__) == fields
     assert record.__dataclass_params__.frozen
+
+
+EXPORTER = {
+    "export_bundle": (
+        ["source", "output", "forms", "dtype", "capacity", "max_tokens", "force", "revision", "token"],
+        {"forms": ("fused", "portable"), "dtype": "float32", "capacity": "reference", "max_tokens": 2048},
+    ),
+    "build_plans": (
+        ["bundle", "flavour", "compute_capabilities", "variants", "max_rows", "options", "force"],
+        {"flavour": None, "compute_capabilities": (), "variants": (), "max_rows": 8},
+    ),
+    "refit_plans": (["bundle", "donor", "flavour", "force"], {"flavour": None, "force": False}),
+}
+
+
+def test_names_of_the_exporter():
+    assert set(pointsman_export.__all__) == set(EXPORTER)
+    with pytest.raises(AttributeError, match="module 'pointsman_export' has no attribute 'anything'"):
+        pointsman_export.anything  # noqa: B018 - asking is the test
+
+
+@pytest.mark.parametrize("name", EXPORTER)
+def test_functions_of_the_exporter(name):
+    function, (parameters, defaults) = getattr(pointsman_export, name), EXPORTER[name]
+    found = inspect.signature(function).parameters
+    assert list(found) == parameters
+    assert {key: found[key].default for key in defaults} == defaults
+    assert all(found[key].kind is inspect.Parameter.KEYWORD_ONLY for key in defaults)
+    for section in ("Args:", "Returns:", "Raises:"):
+        assert section in inspect.getdoc(function)
+
+
+@pytest.mark.parametrize(
+    ("asked", "absent"),
+    [
+        ("pointsman_export", ("torch", "onnx_ir", "polygraphy", "tensorrt", "tensorrt_rtx", "tqdm")),
+        ("pointsman_export.build_plans", ("torch", "onnx_ir", "polygraphy", "tensorrt", "tensorrt_rtx")),
+        ("pointsman_export.refit_plans", ("torch", "onnx_ir", "polygraphy", "tensorrt", "tensorrt_rtx")),
+    ],
+)
+def test_the_exporter_imports_what_is_asked_for(asked, absent):
+    code = f"import sys, pointsman_export; {asked}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(absent) & set(done.stdout.split())
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "sentence"),
+    [
+        ("export_bundle", "torch", "torch is not installed; install pointsman[export]"),
+        ("build_plans", "tqdm", "tqdm is not installed; install pointsman[tensorrt-rtx], or pointsman[tensorrt]"),
+    ],
+)
+def test_a_package_that_is_not_there(name, package, sentence):
+    code = f"import sys; sys.modules['{package}'] = None; import pointsman_export; pointsman_export.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert sentence in done.stderr.splitlines()[-1]

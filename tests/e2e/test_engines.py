@@ -10,13 +10,12 @@ import pytest
 
 from places import EXAMPLES
 from plans import build, pointsman_export
-from pointsman.bundle import Architecture, Precision, Role, read_manifest, sha256_of, verify_files
+from pointsman.bundle import ROLES, Architecture, Precision, Role, read_manifest, sha256_of, verify_files
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.schemes.qdq import Clipping
 from pointsman_calib.settle import Limits
 from pointsman_export.bundle import export_bundle
-from pointsman_export.plans.build import ROLES
 
 SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
 CAPABILITIES = ("8.6", "8.9", "12.0")

@@ -8,11 +8,10 @@ import pytest
 
 from places import EXAMPLES
 from plans import build
-from pointsman.bundle import read_manifest
+from pointsman.bundle import ROLES, read_manifest
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.quantize import quantize_bundle
 from pointsman_calib.schemes.qdq import NAME, SOURCE
-from pointsman_export.plans.build import ROLES
 
 SAMPLE = EXAMPLES / "data" / "c4-sample-train.json.gz"
 

@@ -111,8 +111,7 @@ def run(command: str, *arguments: object) -> subprocess.CompletedProcess:
 
 def test_a_checkpoint_in_a_path_that_is_no_text(exports, tmp_path, latin):
     checkpoint = shutil.copytree(exports.checkpoint("tied"), latin / latin.name)
-    with exports.traced_once():
-        manifest = export_bundle(checkpoint, tmp_path / "bundle", forms=["fused"])
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", forms=["fused"])
     assert manifest.source.name == "caf\\xe9"
     assert read_manifest(tmp_path / "bundle") == manifest
 

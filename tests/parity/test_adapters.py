@@ -123,8 +123,7 @@ def test_tokens_are_those_of_transformers_and_peft(exports, tmp_path, base):
     """Attention, experts and head, on 20 inputs, greedily and with beams."""
     folder = write_adapter(tmp_path / "adapter", exports.checkpoint(base), **SETTINGS["three kinds"])
     rename_base(folder, "elsewhere/entirely")
-    with exports.traced_once():
-        manifest = export_bundle(folder, tmp_path / "bundle", base=exports.checkpoint(base), forms=["fused"])
+    manifest = export_bundle(folder, tmp_path / "bundle", base=exports.checkpoint(base), forms=["fused"])
     assert manifest.source.name == f"adapter on {exports.checkpoint(base).name}"
     model = SwitchModel.load(tmp_path / "bundle", device="cpu", threads=1)
     network = merged_by_peft(folder, exports.checkpoint(base))

@@ -67,8 +67,7 @@ def write(folder: Path, case: Case) -> Path:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_logits_are_those_of_transformers(exports, tmp_path, case):
     checkpoint = write(tmp_path / "checkpoint", case)
-    with exports.traced_once():
-        manifest = export_bundle(checkpoint, tmp_path / "bundle", forms=["fused"])
+    manifest = export_bundle(checkpoint, tmp_path / "bundle", forms=["fused"])
     assert manifest.architecture == replace(
         CHECKPOINTS["tied"].architecture,
         separate_embeddings=case.separate,

@@ -65,8 +65,7 @@ def test_from_the_second_position_on_they_are_those_of_a_decoder_that_starts_the
 def bundle(original, exports, tmp_path_factory) -> Path:
     """Of both forms."""
     target = tmp_path_factory.mktemp("bundles") / "bundle"
-    with exports.traced_once():
-        export_bundle(original.folder.parent, target, tokenizer=SPIECE)
+    export_bundle(original.folder.parent, target, tokenizer=SPIECE)
     return target
 
 

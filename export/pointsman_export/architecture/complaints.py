@@ -1,13 +1,11 @@
 """What is missing from a checkpoint or has the wrong shape, all of it in one sentence."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from pointsman.bundle import names
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorInfo
-
-_EXPERT = re.compile(r"(encoder|decoder)\.block\.(\d+)\.layer\.\d\.mlp\.experts\.expert_(\d+)\.")
 
 
 def check_gathered(tensors: Mapping[str, TensorInfo]) -> None:
@@ -28,23 +26,23 @@ def check_gathered(tensors: Mapping[str, TensorInfo]) -> None:
 
 
 def check_complete(
-    tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], spelled: Mapping[str, str]
 ) -> None:
     """Compare the tensors that are there with those that should be.
 
     Args:
         tensors: What is there, by the names in the checkpoint.
         expected: Shape of every tensor of the model.
-        names: The name in the checkpoint of every tensor of the model.
+        spelled: The name in the checkpoint of every tensor of the model.
 
     Raises:
         CheckpointError: Some are missing or misshapen.
     """
-    missing = [names[name] for name in expected if names[name] not in tensors]
+    missing = [spelled[name] for name in expected if spelled[name] not in tensors]
     misshapen = [
-        f"{names[name]} is {list(tensors[names[name]].shape)} and should be {list(shape)}"
+        f"{spelled[name]} is {list(tensors[spelled[name]].shape)} and should be {list(shape)}"
         for name, shape in expected.items()
-        if names[name] in tensors and tensors[names[name]].shape != shape
+        if spelled[name] in tensors and tensors[spelled[name]].shape != shape
     ]
     problems = []
     if missing:
@@ -75,12 +73,18 @@ def check_dtypes(tensors: Mapping[str, TensorInfo], used: Iterable[str]) -> None
 
 def _by_expert(missing: Iterable[str], tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Name an expert once when all of it is missing, and tensors one by one otherwise."""
-    present = {match[0] for name in tensors if (match := _EXPERT.match(name))}
+    present = {_expert(name) for name in tensors}
     named = set()
     for name in missing:
-        match = _EXPERT.match(name)
-        if match is None or match[0] in present:
+        expert, block = _expert(name), names.block_of(name)
+        if expert is None or block is None or expert in present:
             yield name
-        elif match[0] not in named:
-            named.add(match[0])
-            yield f"expert {match[3]} of {match[1]} block {match[2]}"
+        elif expert not in named:
+            named.add(expert)
+            yield f"expert {expert[1]} of {block[0]} block {block[1]}"
+
+
+def _expert(name: str) -> tuple[str, int] | None:
+    """The layer and number of the expert that a tensor belongs to."""
+    found = names.expert_of(name)
+    return found and found[:2]

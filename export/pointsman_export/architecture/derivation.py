@@ -1,13 +1,20 @@
 """From the tensors of a checkpoint to an architecture."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import mode
 
-from pointsman.bundle import Architecture, Stack
-from pointsman.bundle.names import EMBEDDINGS
+from pointsman.bundle import ROLES, Architecture, Role, Stack
+from pointsman.bundle.names import (
+    EMBEDDINGS,
+    block_of,
+    experts_layer,
+    is_router,
+    relative_bias,
+    router_bias,
+    router_weight,
+)
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture import ends
@@ -15,11 +22,9 @@ from pointsman_export.architecture.complaints import check_complete, check_dtype
 from pointsman_export.architecture.ends import HEAD_NAMES, Ends, SameValues, find_ends
 from pointsman_export.architecture.hints import Config, disagreements, read_activation, read_hints
 from pointsman_export.architecture.tensors import expected_tensors
-from pointsman_export.architecture.unneeded import RELATIVE_BIAS, unneeded
+from pointsman_export.architecture.unneeded import unneeded
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
-_BLOCK = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(layer\.\d\.mlp\.(?:router|experts)\.)?")
-_ROUTER = "mlp.router.classifier.weight"
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
@@ -90,7 +95,7 @@ def _architecture(tensors: Tensors, config: Config, found: Ends) -> Architecture
     vocab_size, d_model = _matrix(tensors, [found.encoder], "embedding")
     buckets, num_heads = _matrix(
         tensors,
-        [f"{side}.block.0.{RELATIVE_BIAS}" for side in ("encoder", "decoder")],
+        [f"{relative_bias(role)}.weight" for role in ROLES],
         "relative position bias",
     )
     if buckets < _FEWEST_BUCKETS or not num_heads:
@@ -119,7 +124,7 @@ def _architecture(tensors: Tensors, config: Config, found: Ends) -> Architecture
         decoder=decoder,
         gated=gated,
         activation=read_activation(config, gated=gated),
-        router_bias=any(name.endswith("mlp.router.classifier.bias") for name in tensors),
+        router_bias=any(name.endswith(router_bias("mlp")) for name in tensors),
         tied_head=found.head is None,
         relative_buckets=buckets,
         separate_embeddings=found.encoder != found.decoder,
@@ -140,30 +145,31 @@ def _matrix(tensors: Tensors, names: Iterable[str], what: str) -> tuple[int, int
 def _num_experts(tensors: Tensors, stacks: Iterable[Stack]) -> int:
     if not any(stack.sparse_layers for stack in stacks):
         return 0
-    routers = [info.shape[0] for name, info in tensors.items() if name.endswith(_ROUTER) and info.shape]
+    router = router_weight("mlp")
+    routers = [info.shape[0] for name, info in tensors.items() if name.endswith(router) and info.shape]
     if not routers:
-        raise CheckpointError(f"the checkpoint has experts and no router ({_ROUTER}); use a complete one")
+        raise CheckpointError(f"the checkpoint has experts and no router ({router}); use a complete one")
     return mode(routers)
 
 
 def _stacks(tensors: Tensors) -> tuple[Stack, Stack]:
-    blocks: dict[str, set[int]] = defaultdict(set)
-    sparse: dict[str, set[int]] = defaultdict(set)
+    blocks: dict[Role, set[int]] = defaultdict(set)
+    sparse: dict[Role, set[int]] = defaultdict(set)
     for name in tensors:
-        if match := _BLOCK.match(name):
-            side, block, mixture = match[1], int(match[2]), match[3]
-            blocks[side].add(block)
-            if mixture:
-                sparse[side].add(block)
-    encoder, decoder = (_stack(side, blocks[side], sparse[side]) for side in ("encoder", "decoder"))
+        if block := block_of(name):
+            role, number = block
+            blocks[role].add(number)
+            if is_router(name) or experts_layer(name):
+                sparse[role].add(number)
+    encoder, decoder = (_stack(role, blocks[role], sparse[role]) for role in ROLES)
     return encoder, decoder
 
 
-def _stack(side: str, blocks: set[int], sparse: set[int]) -> Stack:
+def _stack(role: Role, blocks: set[int], sparse: set[int]) -> Stack:
     if not blocks:
-        raise CheckpointError(f"the checkpoint has no {side} blocks; use a complete Switch encoder-decoder")
+        raise CheckpointError(f"the checkpoint has no {role} blocks; use a complete Switch encoder-decoder")
     if absent := set(range(len(blocks))) - blocks:
         raise CheckpointError(
-            f"the checkpoint has {side} block {max(blocks)} and lacks {first_few(sorted(absent))}; use a complete one"
+            f"the checkpoint has {role} block {max(blocks)} and lacks {first_few(sorted(absent))}; use a complete one"
         )
     return Stack(layers=len(blocks), sparse_layers=tuple(sorted(sparse)))

@@ -35,7 +35,7 @@ class Ends:
         """By the name that each has in a model."""
         embeddings = {EMBEDDING: self.encoder}
         if self.encoder != self.decoder:
-            embeddings = dict(zip(STACK_EMBEDDINGS, (self.encoder, self.decoder), strict=True))
+            embeddings = {STACK_EMBEDDINGS["encoder"]: self.encoder, STACK_EMBEDDINGS["decoder"]: self.decoder}
         return embeddings if self.head is None else embeddings | {HEAD: self.head}
 
 
@@ -71,7 +71,7 @@ def find_ends(names: Mapping[str, object], config: Config, same_values: SameValu
         raise CheckpointError(f"the checkpoint has no embedding ({EMBEDDING}); use a complete one")
     first_of = _first_of_each(present, same_values)
     shared = present[0]
-    encoder, decoder = (first_of.get(name, shared) for name in STACK_EMBEDDINGS)
+    encoder, decoder = (first_of.get(name, shared) for name in STACK_EMBEDDINGS.values())
     own = heads[0] if heads else shared
     candidates = () if says_untied(config) else (decoder, shared)
     tied_to = next((name for name in candidates if name == own or same_values(name, own)), None)

@@ -32,7 +32,7 @@ class Hints:
 
 
 def read_hints(config: Config, vocab_size: int, relative_buckets: int) -> Hints:
-    """Read the values that only the config tells.
+    """Read the values that only the config has.
 
     Raises:
         CheckpointError: One is not a number, is out of range, or asks for routing to several experts.

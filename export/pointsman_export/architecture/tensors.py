@@ -1,9 +1,8 @@
 """The tensors that follow from an architecture."""
 
 from collections.abc import Iterator
-from typing import Literal
 
-from pointsman.bundle import Architecture, names
+from pointsman.bundle import ROLES, Architecture, Role, names
 
 Shape = tuple[int, ...]
 
@@ -15,8 +14,7 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     the head is not tied.
     """
     embedding = (architecture.vocab_size, architecture.d_model)
-    embeddings = names.STACK_EMBEDDINGS if architecture.separate_embeddings else (names.EMBEDDING,)
-    tensors: dict[str, Shape] = dict.fromkeys(embeddings, embedding)
+    tensors: dict[str, Shape] = dict.fromkeys(map(architecture.embedding, ROLES), embedding)
     tensors.update(_stack_tensors(architecture, "encoder"))
     tensors.update(_stack_tensors(architecture, "decoder"))
     if not architecture.tied_head:
@@ -24,19 +22,19 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     return tensors
 
 
-def _stack_tensors(architecture: Architecture, side: Literal["encoder", "decoder"]) -> Iterator[tuple[str, Shape]]:
-    stack = architecture.encoder if side == "encoder" else architecture.decoder
-    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
-    yield f"{side}.block.0.{bias}", (architecture.relative_buckets, architecture.num_heads)
-    attentions = ("SelfAttention",) if side == "encoder" else ("SelfAttention", "EncDecAttention")
-    sparse = frozenset(stack.sparse_layers)
-    for block in range(stack.layers):
-        for number, attention in enumerate(attentions):
-            yield from _attention_tensors(architecture, f"{side}.block.{block}.layer.{number}", attention)
-        feed_forward = f"{side}.block.{block}.layer.{len(attentions)}"
+def _stack_tensors(architecture: Architecture, role: Role) -> Iterator[tuple[str, Shape]]:
+    stack = architecture.stack(role)
+    yield f"{names.relative_bias(role)}.weight", (architecture.relative_buckets, architecture.num_heads)
+    attentions = ("SelfAttention",) if role == "encoder" else ("SelfAttention", "EncDecAttention")
+    for number in range(stack.layers):
+        block = names.block_path(role, number)
+        for layer, attention in enumerate(attentions):
+            yield from _attention_tensors(architecture, f"{block}.layer.{layer}", attention)
+        feed_forward = f"{block}.layer.{len(attentions)}"
         yield f"{feed_forward}.layer_norm.weight", (architecture.d_model,)
-        yield from _feed_forward_tensors(architecture, f"{feed_forward}.mlp", sparse=block in sparse)
-    yield f"{side}.final_layer_norm.weight", (architecture.d_model,)
+        tensors_of = _sparse_tensors if number in stack.sparse_layers else _dense_tensors
+        yield from tensors_of(architecture, f"{feed_forward}.mlp")
+    yield f"{names.final_norm(role)}.weight", (architecture.d_model,)
 
 
 def _attention_tensors(architecture: Architecture, layer: str, attention: str) -> Iterator[tuple[str, Shape]]:
@@ -47,18 +45,21 @@ def _attention_tensors(architecture: Architecture, layer: str, attention: str) -
     yield f"{layer}.{attention}.o.weight", (d_model, inner)
 
 
-def _feed_forward_tensors(architecture: Architecture, mlp: str, *, sparse: bool) -> Iterator[tuple[str, Shape]]:
-    if not sparse:
-        yield from _projection_tensors(architecture, mlp)
-        return
-    yield f"{mlp}.router.classifier.weight", (architecture.num_experts, architecture.d_model)
+def _dense_tensors(architecture: Architecture, mlp: str) -> Iterator[tuple[str, Shape]]:
+    for projection, shape in _projections(architecture):
+        yield f"{mlp}.{projection}.weight", shape
+
+
+def _sparse_tensors(architecture: Architecture, mlp: str) -> Iterator[tuple[str, Shape]]:
+    yield names.router_weight(mlp), (architecture.num_experts, architecture.d_model)
     if architecture.router_bias:
-        yield f"{mlp}.router.classifier.bias", (architecture.num_experts,)
+        yield names.router_bias(mlp), (architecture.num_experts,)
     for expert in range(architecture.num_experts):
-        yield from _projection_tensors(architecture, f"{mlp}.experts.expert_{expert}")
+        for projection, shape in _projections(architecture):
+            yield names.expert_weight(mlp, expert, projection), shape
 
 
-def _projection_tensors(architecture: Architecture, ffn: str) -> Iterator[tuple[str, Shape]]:
+def _projections(architecture: Architecture) -> Iterator[tuple[str, Shape]]:
     for name in ("wi_0", "wi_1") if architecture.gated else ("wi",):
-        yield f"{ffn}.{name}.weight", (architecture.d_ff, architecture.d_model)
-    yield f"{ffn}.wo.weight", (architecture.d_model, architecture.d_ff)
+        yield name, (architecture.d_ff, architecture.d_model)
+    yield "wo", (architecture.d_model, architecture.d_ff)

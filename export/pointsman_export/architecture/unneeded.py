@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from pointsman.bundle.names import relative_bias
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture.ends import SameValues
-
-RELATIVE_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
 
 _REASONS: Mapping[str, str] = {
     r"(encoder|decoder)\.block\.\d+\.layer\.\d\.EncDecAttention\.relative_attention_bias\.weight": (
@@ -17,7 +16,9 @@ _REASONS: Mapping[str, str] = {
     r"(.+\.)?position_ids": "a buffer of positions, which follow from the input",
     r"(optimizer|optim|lr_scheduler|scheduler|grad_scaler|rng_state)\b.*": "the trainer's state",
 }
-_BIAS_OF_A_BLOCK = re.compile(rf"(encoder|decoder)\.block\.[1-9]\d*\.{re.escape(RELATIVE_BIAS)}")
+_BIAS_OF_A_BLOCK = re.compile(
+    r"(encoder|decoder)\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\.weight"
+)
 
 
 def unneeded(unused: Iterable[str], same_values: SameValues) -> dict[str, str]:
@@ -31,8 +32,8 @@ def unneeded(unused: Iterable[str], same_values: SameValues) -> dict[str, str]:
 
 
 def _reason(name: str, same_values: SameValues) -> str | None:
-    if side := _BIAS_OF_A_BLOCK.fullmatch(name):
-        is_copy = same_values(f"{side[1]}.block.0.{RELATIVE_BIAS}", name)
+    if match := _BIAS_OF_A_BLOCK.fullmatch(name):
+        is_copy = same_values(f"{relative_bias('encoder' if match[1] == 'encoder' else 'decoder')}.weight", name)
         return "a copy of block 0's, which all blocks share" if is_copy else None
     return next((reason for pattern, reason in _REASONS.items() if re.fullmatch(pattern, name)), None)
 

@@ -6,6 +6,7 @@ is asked for, and what was read leaves no resident memory behind.
 """
 
 from pointsman_export.checkpoint.folder import Checkpoint
+from pointsman_export.checkpoint.reader import CanonicalReader, TensorReader
 from pointsman_export.checkpoint.stored import NUMPY_DTYPES, TensorInfo, check_finite, not_finite
 
-__all__ = ["NUMPY_DTYPES", "Checkpoint", "TensorInfo", "check_finite", "not_finite"]
+__all__ = ["NUMPY_DTYPES", "CanonicalReader", "Checkpoint", "TensorInfo", "TensorReader", "check_finite", "not_finite"]

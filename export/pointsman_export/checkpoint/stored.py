@@ -210,11 +210,17 @@ def check_finite(array: FloatArray, name: str) -> None:
 
 
 def not_finite(array: FloatArray) -> int:
-    """How many values are NaN or Inf."""
+    """How many values are NaN or Inf, counted a few megabytes at a time."""
+    flat = array.reshape(-1)
+    blocks = (flat[start : start + _BLOCK_ELEMENTS] for start in range(0, flat.size, _BLOCK_ELEMENTS))
+    return sum(block.size - int(np.count_nonzero(_finite(block))) for block in blocks)
+
+
+def _finite(array: FloatArray) -> NDArray[np.bool_]:
     finite: NDArray[np.bool_]
     if array.dtype == ml_dtypes.bfloat16:
         # By bits, because NumPy's loops know nothing of bfloat16.
         finite = (array.view(np.uint16) & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT
     else:
         finite = np.isfinite(array)
-    return array.size - int(np.count_nonzero(finite))
+    return finite

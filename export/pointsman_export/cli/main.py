@@ -1,17 +1,17 @@
-"""`pointsman-export`: checkpoints to bundles, and bundles to engines."""
+"""`pointsman-export`: checkpoints to bundles, and bundles to plans."""
 
 import argparse
-import importlib
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import pointsman_export
 from pointsman.bundle import Form
 from pointsman.cli.arguments import Parser
-from pointsman.errors import DependencyError, PointsmanError
+from pointsman.errors import PointsmanError
 from pointsman_export.cli.plans import add_commands
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _capacity(text: str) -> "Capacity":
 
 
 def _bundle(parsed: argparse.Namespace) -> int:
-    manifest = _exporter().export_bundle(
+    manifest = pointsman_export.export_bundle(
         parsed.checkpoint,
         parsed.output,
         forms=FORMS[parsed.form],
@@ -120,15 +120,3 @@ def _bundle(parsed: argparse.Namespace) -> int:
         print(f"{name}: {size / 1e6:,.1f} MB, parity {variant.parity.max_error:.1e} at {variant.parity.worst}")
     print(f"wrote {parsed.output}")
     return 0
-
-
-def _exporter() -> ModuleType:
-    """The module that imports torch and ONNX, which a machine that only serves does not have.
-
-    Raises:
-        DependencyError: one of them is not installed.
-    """
-    try:
-        return importlib.import_module("pointsman_export.bundle")
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[export]") from error

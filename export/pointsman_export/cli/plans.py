@@ -1,13 +1,10 @@
 """`pointsman-export engines` and `pointsman-export refit`."""
 
 import argparse
-import importlib
-from types import ModuleType
 from typing import Any
 
-from pointsman.backends.nvidia import INSTALL_EITHER
+import pointsman_export
 from pointsman.bundle import PlanOptions, PlanRecord
-from pointsman.errors import DependencyError
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 INTERRUPTED = "interrupted; plans that were complete stay, and the rest of the bundle is as it was"
@@ -67,7 +64,7 @@ def _engines(parsed: argparse.Namespace) -> int:
         refittable=parsed.refittable,
         version_compatible=parsed.version_compatible,
     )
-    built = _module("build").build_engines(
+    built = pointsman_export.build_plans(
         parsed.bundle,
         flavour=parsed.flavour,
         compute_capabilities=parsed.compute_capability,
@@ -80,23 +77,11 @@ def _engines(parsed: argparse.Namespace) -> int:
 
 
 def _refit(parsed: argparse.Namespace) -> int:
-    made = _module("refit").refit_engines(parsed.bundle, parsed.donor, flavour=parsed.flavour, force=parsed.force)
+    made = pointsman_export.refit_plans(parsed.bundle, parsed.donor, flavour=parsed.flavour, force=parsed.force)
     return _report(made)
 
 
-def _report(engines: tuple[PlanRecord, ...]) -> int:
-    for engine in engines:
-        print(f"{engine.file.path}: {engine.file.bytes / 1e6:,.1f} MB in {engine.build_seconds:.1f} s")
+def _report(plans: tuple[PlanRecord, ...]) -> int:
+    for plan in plans:
+        print(f"{plan.file.path}: {plan.file.bytes / 1e6:,.1f} MB in {plan.build_seconds:.1f} s")
     return 0
-
-
-def _module(name: str) -> ModuleType:
-    """A module that needs packages which a machine without the extras does not have.
-
-    Raises:
-        DependencyError: one of them is not installed.
-    """
-    try:
-        return importlib.import_module(f"pointsman_export.plans.{name}")
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; {INSTALL_EITHER}") from error

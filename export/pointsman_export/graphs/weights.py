@@ -5,36 +5,27 @@ reads them as one stacked tensor, the fused form one by one, from the same bytes
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from torch import nn
 
+from pointsman.bundle import ROLES, Architecture, Dtype, names
 from pointsman.bundle.writing import TensorFile, what_to_do
 from pointsman.errors import CheckpointError, OutputError
-from pointsman_export.checkpoint import check_finite, not_finite
-from pointsman_export.network import Experts, Linear
+from pointsman_export.architecture import expected_tensors
+from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader, check_finite, not_finite
 
-DTYPES: dict[str, tuple[np.dtype[Any], ir.DataType]] = {
-    "float32": (np.dtype(np.float32), ir.DataType.FLOAT),
-    "bfloat16": (np.dtype(ml_dtypes.bfloat16), ir.DataType.BFLOAT16),
-    "float16": (np.dtype(np.float16), ir.DataType.FLOAT16),
-}
 WIDER = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
 """For each dtype, those that hold larger values."""
 
 
-class TensorReader(Protocol):
-    """What is needed of a checkpoint."""
-
-    def read(self, name: str) -> NDArray[np.generic]:
-        """The tensor of this name, in memory of its own."""
+_MATRIX = 2
+_LOOKED_UP = {*names.EMBEDDINGS, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Size in the file."""
-        return math.prod(self.shape) * DTYPES[self.dtype][0].itemsize
+        return math.prod(self.shape) * NUMPY_DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +67,41 @@ class WeightFile:
     tensors: Mapping[str, ir.ExternalTensor]
 
 
-def plan(network: nn.Module) -> list[Entry]:
-    """What must be written for a network built in the portable form.
+def plan(architecture: Architecture, dtype: Dtype) -> list[Entry]:
+    """What must be written for a model.
 
     Args:
-        network: on any device, with or without weights.
+        architecture: sizes.
+        dtype: of matrix products, and so of their weights.
     """
-    return [entry for prefix, module in network.named_modules() for entry in _entries(prefix, module)]
+    sources: dict[str, list[str]] = defaultdict(list)
+    expected = expected_tensors(architecture)
+    for name in expected:
+        sources[_stack_of(name) or name].append(name)
+    return [_entry(name, parts, expected[parts[0]], dtype) for name, parts in sources.items()]
 
 
-def _entries(prefix: str, module: nn.Module) -> Iterator[Entry]:
-    for name, parameter in module.named_parameters(recurse=False):
-        full, dtype = f"{prefix}.{name}", str(parameter.dtype).removeprefix("torch.")
-        sources: tuple[str, ...] = (full,)
-        transposed = isinstance(module, Linear) and name == "weight"
-        if isinstance(module, Experts):
-            transposed = True
-            sources = tuple(f"{prefix}.expert_{k}.{name}.weight" for k in range(parameter.shape[0]))
-        yield Entry(full, sources, transposed, tuple(parameter.shape), dtype)
+def _stack_of(name: str) -> str | None:
+    """The stack that an expert's weight is a part of."""
+    expert = names.expert_of(name)
+    if expert is None:
+        return None
+    layer, _, projection = expert
+    return names.stacked_experts(layer, projection)
+
+
+def _entry(name: str, sources: list[str], shape: tuple[int, ...], dtype: Dtype) -> Entry:
+    """How a tensor of this shape, or a stack of them, is stored."""
+    multiplied = len(shape) == _MATRIX and name not in _LOOKED_UP
+    exact = names.is_router(name) or not (multiplied or name in names.EMBEDDINGS)
+    oriented = shape[::-1] if multiplied else shape
+    return Entry(
+        name=name,
+        sources=tuple(sources),
+        transposed=multiplied,
+        shape=oriented if sources == [name] else (len(sources), *oriented),
+        dtype="float32" if exact else dtype,
+    )
 
 
 def write_weights(
@@ -136,11 +144,11 @@ def _write_entry(
 
 
 def converted(array: NDArray[np.generic], entry: Entry, source: str) -> NDArray[np.generic]:
-    """One source tensor as it is stored: oriented, cast, contiguous, finite."""
+    """One source tensor as it is stored: oriented, cast, contiguous, finite. Copied once at most."""
     check_finite(array, source)
     oriented = array.T if entry.transposed else array
     with np.errstate(over="ignore"):  # the check below names the tensor
-        stored = np.ascontiguousarray(oriented.astype(DTYPES[entry.dtype][0]))
+        stored = np.ascontiguousarray(oriented, NUMPY_DTYPES[entry.dtype])
     if entry.dtype in WIDER and (past := not_finite(stored)):
         raise CheckpointError(
             f"{source} has {past} values of {stored.size} that {entry.dtype} cannot hold; "
@@ -151,10 +159,10 @@ def converted(array: NDArray[np.generic], entry: Entry, source: str) -> NDArray[
 
 def _external(entry: Entry, offsets: list[int], path: Path) -> Iterator[tuple[str, ir.ExternalTensor]]:
     def tensor(name: str, offset: int, shape: tuple[int, ...]) -> tuple[str, ir.ExternalTensor]:
-        numpy_dtype, onnx_dtype = DTYPES[entry.dtype]
-        length = math.prod(shape) * numpy_dtype.itemsize
+        dtype = NUMPY_DTYPES[entry.dtype]
+        length, element = math.prod(shape) * dtype.itemsize, ir.DataType.from_numpy(dtype)
         return name, ir.ExternalTensor(
-            path.name, offset, length, onnx_dtype, shape=ir.Shape(shape), name=name, base_dir=path.parent
+            path.name, offset, length, element, shape=ir.Shape(shape), name=name, base_dir=path.parent
         )
 
     yield tensor(entry.name, offsets[0], entry.shape)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from pointsman.bundle import Architecture, Dtype, Form
 
 
@@ -12,20 +10,18 @@ class Precision:
     """How a variant computes.
 
     Attributes:
-        name: of the compute dtype.
-        compute: dtype of matrix products, of the caches and of the stored weights.
+        name: dtype of matrix products, of the caches and of the stored weights.
         wo_scale: a power of two that the input of `wo` is multiplied by, and its float32 output divided by: the
             feed-forward output of T5 exceeds float16's range.
     """
 
     name: Dtype
-    compute: torch.dtype
     wo_scale: float
 
     @classmethod
     def of(cls, dtype: Dtype) -> "Precision":
         """The precision of a variant named by its dtype."""
-        return cls(dtype, getattr(torch, dtype), wo_scale=2.0**-6 if dtype == "float16" else 1.0)
+        return cls(dtype, wo_scale=2.0**-6 if dtype == "float16" else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +40,7 @@ class Build:
     precision: Precision
     capacity: int | None
 
-    @property
-    def attention_in_one_node(self) -> bool:
-        """Whether self-attention is ONNX's `Attention`: faster on ONNX Runtime than its parts.
 
-        Not in other precisions, where the parts run in different ones.
-        """
-        return self.form == "fused" and self.precision.name == "float32"
+def input_names(architecture: Architecture) -> tuple[str, ...]:
+    """Names of a feed-forward network's input projections."""
+    return ("wi_0", "wi_1") if architecture.gated else ("wi",)

@@ -48,22 +48,17 @@ def bucket_table(architecture: Architecture, *, bidirectional: bool) -> Tensor:
 
 
 class RelativeBias(nn.Module):
-    """The bias that the first block of a stack computes and all its blocks add to their attention scores."""
-
-    bucket_of: Tensor
+    """The bias that all blocks of a stack add to their attention scores."""
 
     def __init__(self, architecture: Architecture, *, bidirectional: bool) -> None:
         super().__init__()
         shape = (architecture.relative_buckets, architecture.num_heads)
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
         self.reach = architecture.relative_max_distance
-        table = bucket_table(architecture, bidirectional=bidirectional)
-        self.register_buffer("bucket_of", table, persistent=False)
+        self.bucket_of = bucket_table(architecture, bidirectional=bidirectional)
 
     def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """Bias [1, heads, queries, keys] in float32."""
+        """Bias [1, heads, queries, keys]."""
         distance = key_positions[None, :] - query_positions[:, None]
-        place = torch.clamp(distance, -self.reach, self.reach) + self.reach
-        bucket = self.bucket_of.index_select(0, place.flatten())
-        bias = nn.functional.embedding(bucket, self.weight)  # [queries * keys, heads]
-        return bias.reshape(*distance.shape, -1).permute(2, 0, 1).unsqueeze(0)
+        bucket = self.bucket_of[torch.clamp(distance, -self.reach, self.reach) + self.reach]
+        return self.weight[bucket].permute(2, 0, 1).unsqueeze(0)

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from pointsman.bundle import (
+    ROLES,
     Flavour,
     Manifest,
     PlanOptions,
@@ -30,7 +31,6 @@ from pointsman_export.plans.library import Library, load_library
 from pointsman_export.plans.profiles import profiles_for
 from pointsman_export.plans.recording import forget, record, replacing_plans, usable, write_plan
 
-ROLES: tuple[Role, ...] = get_args(Role)
 PLAIN = PlanOptions(weight_streaming=False, refittable=False, version_compatible=False)
 
 
@@ -57,7 +57,7 @@ class Target:
         return f"{self.library.flavour} plans of {self.variant} for compute capability {self.compute_capability}"
 
 
-def build_engines(
+def build_plans(
     bundle: str | Path,
     *,
     flavour: Flavour | None = None,
@@ -96,13 +96,13 @@ def build_engines(
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
-    names = _portable(folder, manifest, variants)
+    chosen = _portable(folder, manifest, variants)
     if max_rows < 1:
         raise OptionsError(f"max_rows is {max_rows}; plans need at least 1")
     library = load_library(flavour)
     _check_options(library, options)
     capabilities = library.targets(compute_capabilities)
-    targets = [Target(library, capability, name) for capability in capabilities for name in names]
+    targets = [Target(library, capability, name) for capability in capabilities for name in chosen]
     if not force:
         targets = _not_there(folder, manifest, targets)
     for name in {target.variant for target in targets}:
@@ -148,7 +148,7 @@ def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> l
     Raises:
         OutputExistsError: nothing is left.
     """
-    files = Counter(names.plan_folder(*engine.key[:3]) for engine in usable(bundle, manifest))
+    files = Counter(names.plan_folder(*plan.key[:3]) for plan in usable(bundle, manifest))
     there = [target for target in targets if files[target.folder] == len(ROLES)]
     sentences = [f"{bundle} has {target} already; replace them with --force" for target in there]
     if len(there) == len(targets):
@@ -197,7 +197,7 @@ def _build_one(request: PlanRequest, target: Target, role: Role, variant: Varian
         built_from=variant.sources(role),
         profiles=tuple(request.profiles),
         options=request.options,
-        file=write_plan(plan, place, f"{role}.plan", target.folder),
+        file=write_plan(plan, place, names.plan_name(role), target.folder),
         build_seconds=round(seconds, 3),
     )
 

@@ -26,7 +26,7 @@ def _axes(role: Role, tokens: int, rows: AxisRange) -> dict[str, AxisRange]:
     encoder = {"batch": rows, "source": AxisRange(min=1, opt=min(_TYPICAL_SOURCE, tokens), max=tokens)}
     if role == "encoder":
         return encoder
-    # Before the last of `tokens` steps the cache holds one position less; no engine takes an axis that is always empty.
+    # Before the last of `tokens` steps the cache holds one position less; no plan takes an axis that is always empty.
     longest = max(tokens - 1, 1)
     past = AxisRange(min=0, opt=min(_TYPICAL_PAST, longest), max=longest)
     return encoder | {"rows": rows, "positions": _ONE, "past": past}

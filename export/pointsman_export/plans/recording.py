@@ -11,8 +11,8 @@ from pointsman.bundle.writing import replacing
 
 def usable(bundle: Path, manifest: Manifest) -> list[PlanRecord]:
     """Records of plans that are not out of date and whose files are there."""
-    current = (engine for engine in manifest.engines if manifest.is_current(engine))
-    return [engine for engine in current if (bundle / engine.file.path).is_file()]
+    current = (plan for plan in manifest.engines if manifest.is_current(plan))
+    return [plan for plan in current if (bundle / plan.file.path).is_file()]
 
 
 @contextlib.contextmanager
@@ -44,18 +44,18 @@ def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileReco
     return replace(record_of(place, path), path=f"{final}/{name}")
 
 
-def forget(bundle: Path, engines: Iterable[PlanRecord]) -> None:
+def forget(bundle: Path, plans: Iterable[PlanRecord]) -> None:
     """Take records out of the manifest, before their files are replaced."""
-    keys = {engine.key for engine in engines}
+    keys = {plan.key for plan in plans}
     manifest = read_manifest(bundle)
-    kept = tuple(engine for engine in manifest.engines if engine.key not in keys)
+    kept = tuple(plan for plan in manifest.engines if plan.key not in keys)
     if kept != manifest.engines:
         write_manifest(replace(manifest, engines=kept), bundle)
 
 
-def record(bundle: Path, engines: Iterable[PlanRecord]) -> None:
+def record(bundle: Path, plans: Iterable[PlanRecord]) -> None:
     """Put records into the manifest as it is now, in a lasting order."""
     manifest = read_manifest(bundle)
-    all_of_them = {engine.key: engine for engine in (*manifest.engines, *engines)}
+    all_of_them = {plan.key: plan for plan in (*manifest.engines, *plans)}
     ordered = tuple(all_of_them[key] for key in sorted(all_of_them))
     write_manifest(replace(manifest, engines=ordered), bundle)

@@ -26,7 +26,7 @@ from pointsman_export.plans.refusals import parsing_refusal, sentence
 _BUILD = "build them with `pointsman-export engines`"
 
 
-def refit_engines(
+def refit_plans(
     bundle: str | Path, donor: str | Path, *, flavour: Flavour | None = None, force: bool = False
 ) -> tuple[PlanRecord, ...]:
     """Give a bundle the refittable plans of another, with its own weights in them.
@@ -84,8 +84,8 @@ def _interchangeable(target: Path, manifest: Manifest, source: Path, theirs: Man
         raise BundleError(f"{target} is of another shape than {source} ({', '.join(differences)}); {_BUILD}")
     plans = [plan for plan in refittable if plan.variant in manifest.variants]
     if not plans:
-        names = ", ".join(sorted({plan.variant for plan in refittable}))
-        raise BundleError(f"{target} has none of the variants that {source} has refittable plans of: {names}")
+        wanted = ", ".join(sorted({plan.variant for plan in refittable}))
+        raise BundleError(f"{target} has none of the variants that {source} has refittable plans of: {wanted}")
     for plan in plans:
         graph = manifest.variants[plan.variant].sources(plan.role)[0]
         if graph.sha256 != plan.built_from[0].sha256:
@@ -114,7 +114,7 @@ def _of_one_flavour(plans: Sequence[PlanRecord], flavour: Flavour | None) -> lis
 
 
 def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[PlanRecord]) -> None:
-    there = {engine.key for engine in usable(bundle, manifest)}
+    there = {plan.key for plan in usable(bundle, manifest)}
     for plan in plans:
         if plan.key in there:
             raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with --force")
@@ -154,7 +154,7 @@ def _refit_together(
             started = time.perf_counter()
             refitted = _refitted(library, source / plan.file.path, target / variant.graph(plan.role).file)
             seconds = round(time.perf_counter() - started, 3)
-            file = write_plan(refitted, partial, f"{plan.role}.plan", folder)
+            file = write_plan(refitted, partial, names.plan_name(plan.role), folder)
             made.append(replace(plan, built_from=variant.sources(plan.role), file=file, build_seconds=seconds))
             bar.update()
         forget(target, made)

@@ -29,8 +29,8 @@ class Refusal:
     """What a library said.
 
     Attributes:
-        node: name of the ONNX node, where it was told.
-        operator: its type, where it was told.
+        node: name of the ONNX node, where the library names it.
+        operator: its type, likewise.
         words: the library's own.
     """
 

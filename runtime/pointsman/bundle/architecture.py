@@ -1,7 +1,12 @@
 """The sizes and constants of one Switch Transformer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from pointsman.bundle import names
+
+if TYPE_CHECKING:
+    from pointsman.bundle.interface import Role
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
@@ -69,3 +74,11 @@ class Architecture:
     decoder_start_token_id: int
     separate_embeddings: bool = False
     scaled_head: bool = False
+
+    def stack(self, role: "Role") -> Stack:
+        """The encoder's blocks or the decoder's."""
+        return self.encoder if role == "encoder" else self.decoder
+
+    def embedding(self, role: "Role") -> str:
+        """Name of the weight that the encoder or the decoder looks ids up in."""
+        return names.STACK_EMBEDDINGS[role] if self.separate_embeddings else names.EMBEDDING

@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.bundle.interface import Role
     from pointsman.bundle.variants import Form
 
@@ -39,14 +41,15 @@ PAST: Final = "past"  # tokens in the cache
 
 # Weights.
 EMBEDDING: Final = "shared.weight"
-STACK_EMBEDDINGS: Final = (
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-)  # where stacks do not share one
-EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS)
+STACK_EMBEDDINGS: Final["Mapping[Role, str]"] = {  # where stacks do not share one
+    "encoder": "encoder.embed_tokens.weight",
+    "decoder": "decoder.embed_tokens.weight",
+}
+EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS.values())
 HEAD: Final = "lm_head.weight"
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
+_BLOCK: Final = re.compile(r"(?P<role>encoder|decoder)\.block\.(?P<number>\d+)\.")
 _EXPERT: Final = re.compile(r"(?P<layer>.+)\.experts\.expert_(?P<number>\d+)\.(?P<projection>\w+)\.weight")
 
 _DOT_BEFORE_A_NAME: Final = re.compile(r"\.(?!\d)")
@@ -92,14 +95,40 @@ def present_names(layer: int) -> tuple[str, str]:
     return f"present_key.{layer}", f"present_value.{layer}"
 
 
+def module_of(weight: str) -> str:
+    """Module path of a weight."""
+    return weight.removesuffix(".weight")
+
+
 def block_path(role: "Role", number: int) -> str:
     """A block's module path, which is also the name of the residual stream behind it."""
     return f"{role}.block.{number}"
 
 
+def block_of(name: str) -> tuple["Role", int] | None:
+    """The stack and number of the block that a weight belongs to; None where it belongs to none."""
+    found = _BLOCK.match(name)
+    return None if found is None else ("encoder" if found["role"] == "encoder" else "decoder", int(found["number"]))
+
+
 def sparse_layer(role: "Role", number: int) -> str:
     """Module path of the Mixture of Experts of a sparse block."""
     return f"{block_path(role, number)}.layer.{1 if role == 'encoder' else 2}.mlp"
+
+
+def final_norm(role: "Role") -> str:
+    """Module path of the norm behind a stack."""
+    return f"{role}.final_layer_norm"
+
+
+def cross_attention(number: int) -> str:
+    """Module path of a decoder block's attention over the encoder."""
+    return f"{block_path('decoder', number)}.layer.1.EncDecAttention"
+
+
+def relative_bias(role: "Role") -> str:
+    """Module path of the relative bias that all blocks of a stack share."""
+    return f"{block_path(role, 0)}.layer.0.SelfAttention.relative_attention_bias"
 
 
 def expert_choice(layer: str) -> str:
@@ -125,6 +154,12 @@ def node_path(module: str) -> str:
     return "".join(f"/{part}" for part in _DOT_BEFORE_A_NAME.split(module) if part)
 
 
+def branch_path(layer: str, numbers: range) -> str:
+    """Path of what the fused form asks about one expert, or about a group of them, as nodes of the branches have it."""
+    last = numbers.stop - 1
+    return f"{layer}.expert.{last}" if len(numbers) == 1 else f"{layer}{_EXPERTS}{numbers.start}_{last}"
+
+
 def is_router(weight: str) -> bool:
     """Whether a weight is a router's: those stay in float32."""
     return _ROUTER in weight
@@ -135,9 +170,19 @@ def router_weight(layer: str) -> str:
     return f"{layer}{_ROUTER}classifier.weight"
 
 
+def router_bias(layer: str) -> str:
+    """Its bias, where a checkpoint has one."""
+    return f"{layer}{_ROUTER}classifier.bias"
+
+
 def expert_weight(layer: str, number: int, projection: str) -> str:
     """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
     return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
+
+
+def stacked_experts(layer: str, projection: str) -> str:
+    """The weights of all experts of a layer in the portable form: [experts, inputs, outputs]."""
+    return f"{layer}{_EXPERTS}{projection}"
 
 
 def expert_of(weight: str) -> tuple[str, int, str] | None:

@@ -105,8 +105,7 @@ def files(bundle: Path) -> dict[str, bytes]:
 def test_the_same_bundle_and_the_same_settings_after(exports, plain, tmp_path, settings):
     with settings():
         before = state()
-        with exports.traced_once():
-            manifest = export_bundle(exports.checkpoint("tied"), tmp_path / "bundle", forms=["fused"])
+        manifest = export_bundle(exports.checkpoint("tied"), tmp_path / "bundle", forms=["fused"])
         assert state() == before
     assert files(tmp_path / "bundle") == files(plain)
     assert manifest.variants == exports("tied").manifest.variants
@@ -133,10 +132,9 @@ def test_the_command_in_a_thread(exports, tmp_path):
     codes = []
 
     def run() -> None:
-        with exports.traced_once():
-            codes.append(
-                main(["bundle", str(exports.checkpoint("tied")), "-o", str(tmp_path / "bundle"), "--form", "fused"])
-            )
+        codes.append(
+            main(["bundle", str(exports.checkpoint("tied")), "-o", str(tmp_path / "bundle"), "--form", "fused"])
+        )
 
     thread = threading.Thread(target=run)
     thread.start()

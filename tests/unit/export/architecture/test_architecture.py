@@ -216,3 +216,9 @@ def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
         decoder_start_token_id=5,
     )
     assert derive(infos(PUBLISHED), dict.fromkeys(hints), same_values=unasked).architecture == PUBLISHED
+
+
+@pytest.mark.parametrize(("ids", "own"), [([4], 4), ([4, 1], 1), ([5, 4], 5), (1, 1)])
+def test_of_several_ends_the_model_s_own_is_t5_s(ids, own):
+    found = derive(infos(PUBLISHED), {"eos_token_id": ids}, same_values=unasked).architecture
+    assert found == replace(PUBLISHED, eos_token_id=own)

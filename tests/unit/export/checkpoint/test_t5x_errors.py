@@ -458,5 +458,9 @@ def test_a_vocabulary_that_is_not_there(original, tmp_path, capsys, options, sen
 def test_a_vocabulary_of_another_model(original, tmp_path):
     (tmp_path / "tokenizer").mkdir()
     write_tokenizer(tmp_path / "tokenizer")
-    with pytest.raises(TokenizerError, match=r"^the vocabulary has 84 ids, .* and the model has 4096: use the "):
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 4090}
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        TokenizerError, match=r"^the vocabulary has 4154 ids, .* and the model's embedding 4096 rows: use"
+    ):
         export_bundle(original, tmp_path / "bundle", tokenizer=tmp_path / "tokenizer")

@@ -8,29 +8,24 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
-import torch
 
-from checkpoints import CHECKPOINTS
 from exports import FORMS
 from pointsman.bundle.writing import ALIGNMENT
 from pointsman_export.architecture import expected_tensors
-from pointsman_export.graphs.trace import OPSET
-from pointsman_export.network import Build, Linear, Precision
-from pointsman_export.network.model import Network
+from pointsman_export.graphs.scope import OPSET
 
 SIDES = ("encoder", "decoder")
-# Exported by other tests as well: with drops, with gates and none, and in both narrow precisions.
+# With drops, with gates and none, and in both narrow precisions.
 CASES = [
     ("tied", "reference", "float32", "fused"),
     ("tied", "reference", "float32", "portable"),
     ("gated", "none", "float32", "fused"),
     ("gated", "none", "float32", "portable"),
     ("tied", "reference", "float16", "fused"),
+    ("tied", "reference", "float16", "portable"),
+    ("tied", "reference", "bfloat16", "fused"),
     ("tied", "reference", "bfloat16", "portable"),
-    pytest.param(("tied", "reference", "float16", "portable"), marks=pytest.mark.slow),
-    pytest.param(("tied", "reference", "bfloat16", "fused"), marks=pytest.mark.slow),
 ]
-PLACEHOLDERS = {"Label", "SwitchExperts", "DropOverflow"}
 OF_TRAINING = {"Dropout", "BatchNormalization", "Bernoulli", "RandomNormal", "RandomUniform", "RandomUniformLike"}
 UNFIT_FOR_ENGINES = {"If", "Loop", "Scan", "NonZero", "Compress", "Unique", "SequenceEmpty", "NonMaxSuppression"}
 SMALL = 4096  # bytes of a constant that may stay in the graph
@@ -61,11 +56,10 @@ def all_nodes(model: ir.Model) -> list[ir.Node]:
     return list(ir.traversal.RecursiveGraphIterator(model.graph))
 
 
-def modules(case) -> dict[str, torch.nn.Module]:
-    name, _, dtype, _ = case
-    with torch.device("meta"):
-        network = Network(Build(CHECKPOINTS[name].architecture, "portable", Precision.of(dtype), None))
-    return dict(network.named_modules())
+def modules(export) -> set[str]:
+    """Every module that a tensor of the checkpoint lies in, and the modules that these lie in."""
+    parts = [name.split(".")[:-1] for name in expected_tensors(export.spec.architecture)]
+    return {".".join(path[:depth]) for path in parts for depth in range(len(path) + 1)}
 
 
 def slashed(path: str) -> str:
@@ -87,9 +81,9 @@ def test_one_opset_and_only_standard_operators(graphs):
             assert onnx.defs.has(node.op_type, OPSET)
 
 
-def test_no_tracers_placeholders_and_nothing_of_training(graphs):
+def test_nothing_of_training(graphs):
     for model in graphs.values():
-        assert not {node.op_type for node in all_nodes(model)} & (PLACEHOLDERS | OF_TRAINING)
+        assert not {node.op_type for node in all_nodes(model)} & OF_TRAINING
 
 
 def test_the_portable_form_has_no_control_flow_and_no_shapes_that_depend_on_data(graphs, form):
@@ -109,8 +103,8 @@ def test_names_of_nodes_and_values_are_unique_even_across_branches(graphs):
             assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
-def test_nodes_are_named_after_modules(graphs, case, form):
-    known = {slashed(path) for path in modules(case)} | {""}
+def test_nodes_are_named_after_modules(graphs, export, form):
+    known = {slashed(path) for path in modules(export)}
     branches = re.compile(r"(/\w+/block\.\d+/layer\.\d/mlp)/(experts?\.\d+(_\d+)?/(hit|idle)|overflow|fits)")
     for model in graphs.values():
         for node in all_nodes(model):
@@ -123,7 +117,7 @@ def test_nodes_are_named_after_modules(graphs, case, form):
                 assert form == "fused"
 
 
-def test_the_product_of_every_linear_module_carries_its_name(graphs, case):
+def test_the_product_of_every_linear_module_carries_its_name(graphs, export):
     """As tools show it: `/decoder/block.0/layer.0/SelfAttention/q/MatMul`."""
     products = {
         weight.name: node.name
@@ -133,9 +127,10 @@ def test_the_product_of_every_linear_module_carries_its_name(graphs, case):
         for weight in node.inputs
         if weight.const_value is not None
     }
-    for path, module in modules(case).items():
-        if isinstance(module, Linear) and "DenseFeed" not in path and ".mlp.w" not in path:
-            assert products[f"{path}.weight"] == f"{slashed(path)}/MatMul"
+    linear = [path for path in modules(export) if re.search(r"Attention\.[qkvo]$|classifier$|^lm_head$", path)]
+    assert len(linear) > 12
+    for path in linear:
+        assert products[f"{path}.weight"] == f"{slashed(path)}/MatMul"
 
 
 def test_self_attention_is_one_node_in_the_fused_form_in_float32(graphs, export, case):
@@ -180,7 +175,7 @@ def test_initializers_are_the_checkpoints_tensors_under_their_names(graphs, expo
     }
     assert external == wanted
     inside = {name for model in graphs.values() for name in model.graph.initializers} - external
-    assert all(re.fullmatch(r"constant\.\d+|(en|de)coder\..*\.relative_attention_bias\.bucket_of", n) for n in inside)
+    assert all(re.fullmatch(r"constant\.\d+", name) for name in inside)
 
 
 def test_weights_lie_in_one_file_on_pages_and_small_constants_in_the_graph(graphs, form):
@@ -201,7 +196,7 @@ def test_graphs_stay_small(export):
         assert export.graph(side).stat().st_size < 1_000_000
 
 
-def test_no_trace_of_the_exporting_machine_or_of_the_tracer(graphs, export):
+def test_no_trace_of_the_exporting_machine(graphs, export):
     for side in SIDES:
         written = export.graph(side).read_bytes()
         for secret in (
@@ -209,7 +204,6 @@ def test_no_trace_of_the_exporting_machine_or_of_the_tracer(graphs, export):
             str(Path.cwd()),
             sysconfig.get_path("purelib"),
             str(export.folder),
-            "pkg.torch",
         ):
             assert secret.encode() not in written
         model = graphs[side]

@@ -2,21 +2,20 @@
 
 import hashlib
 import math
+import tracemalloc
 import weakref
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from checkpoints import CHECKPOINTS, weights
 from pointsman.bundle.writing import ALIGNMENT
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.architecture import expected_tensors
-from pointsman_export.graphs.weights import DTYPES, Entry, plan, write_weights
-from pointsman_export.network import Build, Precision
-from pointsman_export.network.model import Network
+from pointsman_export.checkpoint import NUMPY_DTYPES
+from pointsman_export.graphs.weights import Entry, converted, plan, write_weights
 
 SPECS = {name: CHECKPOINTS[name] for name in ("tied", "untied", "gated", "router-bias", "all-sparse", "dense-decoder")}
 EXPERT = "encoder.block.1.layer.1.mlp.experts.expert_5.wi.weight"
@@ -40,8 +39,7 @@ class Reader:
 
 
 def planned(spec, dtype="float32") -> list[Entry]:
-    with torch.device("meta"):
-        return plan(Network(Build(spec.architecture, "portable", Precision.of(dtype), None)))
+    return plan(spec.architecture, dtype)
 
 
 def written(spec, path, dtype="float32", *, progress=lambda _: None, **changes):
@@ -54,7 +52,7 @@ def written(spec, path, dtype="float32", *, progress=lambda _: None, **changes):
 def stored(file, name: str) -> np.ndarray:
     """A tensor as the bytes of the file have it."""
     place = file.tensors[name]
-    dtype = next(numpy_dtype for numpy_dtype, onnx_dtype in DTYPES.values() if onnx_dtype == place.dtype)
+    dtype = place.dtype.numpy()
     data = file.path.read_bytes()[place.offset : place.offset + place.length]
     return np.frombuffer(data, dtype).reshape(tuple(place.shape))
 
@@ -80,7 +78,7 @@ def test_bytes_are_those_of_the_originals_turned_around(tmp_path, name, dtype):
     file, reader, entries = written(SPECS[name], tmp_path / "weights.bin", dtype)
     dtypes = {source: entry.dtype for entry in entries for source in entry.sources}
     for source, original in reader.tensors.items():
-        wanted = (original.T if is_matrix(source) else original).astype(DTYPES[dtypes[source]][0])
+        wanted = (original.T if is_matrix(source) else original).astype(NUMPY_DTYPES[dtypes[source]])
         got = stored(file, source)
         assert got.dtype == wanted.dtype
         assert got.tobytes() == wanted.tobytes(), source
@@ -123,6 +121,22 @@ def test_tensors_are_read_one_at_a_time_in_order_and_let_go(tmp_path):
     assert reader.held == 0
     assert sum(done) == sum(entry.bytes for entry in entries)
     assert len(done) == len(reader.read_names)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_tensor_is_copied_once(dtype, transposed):
+    size = 3000
+    array = np.ones((size, size), np.float32)
+    entry = Entry("weight", ("weight",), transposed, array.shape, dtype)
+    tracemalloc.start()
+    try:
+        converted(array, entry, "weight")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    checked = 5 << 20  # a few megabytes at a time
+    assert peak < entry.bytes + checked
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

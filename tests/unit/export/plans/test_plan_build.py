@@ -18,8 +18,7 @@ from small_bundles import write_small_bundle
 
 from conftest import installed
 from plans import build, edit_graph, pointsman_export, refused, without_gpu
-from pointsman.bundle import PlanOptions, read_manifest, sha256_of, verify_files
-from pointsman_export.plans.build import ROLES
+from pointsman.bundle import ROLES, PlanOptions, read_manifest, sha256_of, verify_files
 from pointsman_export.plans.library import Library
 from pointsman_export.plans.profiles import profiles_for
 from pointsman_export.plans.refusals import Refusal, sentence
@@ -51,23 +50,23 @@ def files_in(folder: Path) -> set[str]:
 
 def test_what_is_recorded(built):
     manifest = read_manifest(built)
-    assert [engine.role for engine in manifest.engines] == ["decoder", "encoder"]
-    for engine in manifest.engines:
-        assert (engine.flavour, engine.compute_capability, engine.variant) == ("tensorrt-rtx", "8.9", NAME)
-        assert engine.version[0].isdecimal()
-        assert engine.profiles == profiles_for(engine.role, manifest.limits, 4)
-        assert engine.options == PlanOptions(weight_streaming=True, refittable=False, version_compatible=False)
-        assert engine.file.path == f"engines/tensorrt-rtx-sm89/{NAME}/{engine.role}.plan"
-        assert engine.build_seconds > 0
-        assert manifest.is_current(engine)
+    assert [plan.role for plan in manifest.engines] == ["decoder", "encoder"]
+    for plan in manifest.engines:
+        assert (plan.flavour, plan.compute_capability, plan.variant) == ("tensorrt-rtx", "8.9", NAME)
+        assert plan.version[0].isdecimal()
+        assert plan.profiles == profiles_for(plan.role, manifest.limits, 4)
+        assert plan.options == PlanOptions(weight_streaming=True, refittable=False, version_compatible=False)
+        assert plan.file.path == f"engines/tensorrt-rtx-sm89/{NAME}/{plan.role}.plan"
+        assert plan.build_seconds > 0
+        assert manifest.is_current(plan)
     verify_files(built, tuple(manifest.files()))
 
 
 def test_plans_are_built_from_the_variants_own_files(built):
-    for engine in read_manifest(built).engines:
-        for record in engine.built_from:
+    for plan in read_manifest(built).engines:
+        for record in plan.built_from:
             assert record.sha256 == sha256_of(built / record.path)
-        assert engine.built_from[0].path.endswith(f"portable.{engine.role}.onnx")
+        assert plan.built_from[0].path.endswith(f"portable.{plan.role}.onnx")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -103,7 +102,7 @@ def test_current_plans_are_replaced_only_by_force(built, tmp_path):
         f"{bundle} has tensorrt-rtx plans of {NAME} for compute capability 8.9 already; replace them with --force"
     )
     manifest = build(bundle, *SM89, "--force")
-    assert not any(engine.options.weight_streaming for engine in manifest.engines)
+    assert not any(plan.options.weight_streaming for plan in manifest.engines)
     assert len(manifest.engines) == 2
     verify_files(bundle, tuple(manifest.files()))
 
@@ -127,9 +126,9 @@ def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     edit_graph(bundle, "decoder", lambda graph: setattr(graph, "doc_string", "written anew"))
     manifest = read_manifest(bundle)
-    assert [manifest.is_current(engine) for engine in manifest.engines] == [False, True]
+    assert [manifest.is_current(plan) for plan in manifest.engines] == [False, True]
     manifest = build(bundle, *SM89)
-    assert [manifest.is_current(engine) for engine in manifest.engines] == [True, True]
+    assert [manifest.is_current(plan) for plan in manifest.engines] == [True, True]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -142,8 +141,8 @@ def test_plans_are_built_again_where_a_file_is_missing(built, tmp_path, role):
 def test_plans_for_several_gpus_lie_side_by_side(built, tmp_path):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     manifest = build(bundle, "--compute-capability", "12.0", "--max-rows", 1)
-    assert [engine.compute_capability for engine in manifest.engines] == ["12.0", "12.0", "8.9", "8.9"]
-    assert [len(engine.profiles) for engine in manifest.engines] == [1, 1, 2, 2]
+    assert [plan.compute_capability for plan in manifest.engines] == ["12.0", "12.0", "8.9", "8.9"]
+    assert [len(plan.profiles) for plan in manifest.engines] == [1, 1, 2, 2]
 
 
 # What the builder refuses
@@ -341,6 +340,6 @@ def test_a_polite_kill_leaves_what_was_complete(bundle, number):
         "pointsman-export: interrupted; plans that were complete stay, and the rest of the bundle is as it was"
     ]
     manifest = read_manifest(bundle)
-    assert {engine.compute_capability for engine in manifest.engines} == {"8.6"}
-    assert files_in(bundle / "engines") == {engine.file.path.removeprefix("engines/") for engine in manifest.engines}
+    assert {plan.compute_capability for plan in manifest.engines} == {"8.6"}
+    assert files_in(bundle / "engines") == {plan.file.path.removeprefix("engines/") for plan in manifest.engines}
     assert [path.name for path in (bundle / "engines").iterdir()] == ["tensorrt-rtx-sm86"]

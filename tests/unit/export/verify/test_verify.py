@@ -1,7 +1,9 @@
 """The parity check of an export notices every kind of damage between the checkpoint and what was written."""
 
+import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +12,16 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from checkpoints import CHECKPOINTS, expressible
+from checkpoints import CHECKPOINTS, expressible, write_checkpoint
 from exports import FORMS
 from pointsman.errors import ParityError
 from pointsman_export.architecture import derive_from
-from pointsman_export.bundle import CanonicalReader
-from pointsman_export.checkpoint import Checkpoint
+from pointsman_export.bundle import export_bundle
+from pointsman_export.checkpoint import CanonicalReader, Checkpoint
 from pointsman_export.network import Build, Precision
-from pointsman_export.verify.parity import TOLERANCES, Sample, verify
+from pointsman_export.verify.parity import TOLERANCES, Written, verify
 from pointsman_export.verify.reference import Reference
+from pointsman_export.verify.sample import Sample
 
 Damage = Callable[[bytearray, dict[str, ir.ExternalTensor]], None]
 
@@ -39,8 +42,9 @@ def checked(export, folder: Path, form: str):
         build = Build(derivation.architecture, form, Precision.of("float32"), variant.capacity)
         reader = CanonicalReader(checkpoint, derivation.names)
         seen: list[str] = []
-        graphs = folder / variant.encoder.file, folder / variant.decoder.file
-        return verify(build, *graphs, reader, progress=seen.append), seen
+        written = Written(build, folder / variant.encoder.file, folder / variant.decoder.file)
+        (parity,) = verify([written], reader, progress=seen.append)
+        return parity, seen
 
 
 def damaged(export, folder: Path, damage: Damage) -> Path:
@@ -207,3 +211,47 @@ def test_the_checkpoints_without_a_reference_in_transformers_are_verified_too(ex
     assert not expressible(CHECKPOINTS["gated"])
     parity = exports("gated", "fused", capacity=2).manifest.variants["fused-float32"].parity
     assert 0 < parity.max_error < parity.tolerance
+
+
+@pytest.mark.parametrize(
+    ("gated", "activation"), [(False, "gelu"), (False, "gelu_new"), (False, "silu"), (True, "silu")]
+)
+def test_every_activation_passes_in_both_forms(tmp_path, gated, activation):
+    """Those that no checkpoint of these tests has."""
+    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], gated=gated, tokenizer=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dense_act_fn": activation}))
+    manifest = export_bundle(folder, tmp_path / "bundle")
+    assert manifest.architecture.activation == {"gelu_new": "gelu_tanh"}.get(activation, activation)
+    assert len(manifest.variants) == len(FORMS)
+    assert all(variant.parity.max_error < variant.parity.tolerance for variant in manifest.variants.values())
+
+
+class Counting:
+    """A checkpoint that counts what is read of it."""
+
+    def __init__(self, reader: CanonicalReader) -> None:
+        self.reader, self.reads = reader, Counter()
+
+    def read(self, name: str) -> np.ndarray:
+        self.reads[name] += 1
+        return self.reader.read(name)
+
+
+def test_two_forms_are_compared_in_one_pass_of_the_reference(exports):
+    """Nothing is read again for the second form; the embedding serves both look-ups and the tied head."""
+    written, reads = [], []
+    for form in FORMS:
+        export = exports("tied", form)
+        build = Build(export.spec.architecture, form, Precision.of("float32"), export.spec.expert_capacity)
+        written.append(Written(build, export.graph("encoder"), export.graph("decoder")))
+    with Checkpoint.open(export.checkpoint) as checkpoint:
+        reader = CanonicalReader(checkpoint, derive_from(checkpoint).names)
+        for variants in (written[:1], written):
+            counting = Counting(reader)
+            parities = verify(variants, counting, progress=lambda _: None)
+            reads.append(counting.reads)
+    assert len(parities) == len(FORMS)
+    assert reads[0] == reads[1]
+    assert reads[0].pop("shared.weight") == 3
+    assert {name for name, count in reads[0].items() if count > 1} == set()

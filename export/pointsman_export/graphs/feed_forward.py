@@ -1,0 +1,43 @@
+"""Feed-forward networks as nodes: dense ones, and Mixtures of Experts."""
+
+import onnx_ir as ir
+
+from pointsman_export.graphs import branches, buckets
+from pointsman_export.graphs.buckets import Buckets
+from pointsman_export.graphs.experts import feed_forward, routed, unscaled
+from pointsman_export.graphs.layers import normed
+from pointsman_export.graphs.scope import Scope
+from pointsman_export.network import Build, input_names
+
+
+def feed_forward_layer(
+    layer: Scope, build: Build, hidden: ir.Value, *, sparse: bool, into: Buckets | None = None
+) -> ir.Value:
+    """Norm, feed-forward network or experts, residual: float32 [rows, tokens, d_model].
+
+    Args:
+        layer: the module.
+        build: sizes, form, precision, capacity.
+        hidden: float32 [rows, tokens, d_model].
+        sparse: whether it has experts.
+        into: the buckets of the portable form's experts; None for few tokens at a time (the decoder step).
+    """
+    mlp, states = layer.at("mlp"), normed(layer, build, hidden)
+    output = _sparse(mlp, build, states, into) if sparse else _dense(mlp, build, states)
+    return layer.op("Add", hidden, unscaled(mlp, build, output))
+
+
+def _dense(mlp: Scope, build: Build, states: ir.Value) -> ir.Value:
+    dtype = build.precision.name
+    *inputs, wo = (mlp.weight(f"{name}.weight") for name in (*input_names(build.architecture), "wo"))
+    return mlp.cast(feed_forward(mlp, build, mlp.cast(states, dtype), inputs, wo), "float32")
+
+
+def _sparse(mlp: Scope, build: Build, states: ir.Value, into: Buckets | None) -> ir.Value:
+    dtype, routing = build.precision.name, routed(mlp, build, states)
+    rows = mlp.cast(states, dtype)
+    if build.form == "fused":
+        output, weight = branches.dispatched(mlp, build, rows, routing)
+    else:
+        output, weight = buckets.dispatched(mlp, build, rows, routing, into)
+    return mlp.op("Mul", mlp.cast(output, "float32"), mlp.op("Unsqueeze", weight, mlp.constant([-1])))

@@ -1,0 +1,61 @@
+"""A written graph, cut into pieces that fit into memory, and run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pointsman.bundle import Dtype
+from pointsman_export.verify.widening import widen
+
+Array = NDArray[np.generic]
+
+
+class Pieces:
+    """A written graph, run in pieces on the CPU.
+
+    Args:
+        path: of the graph; its external data lies beside it.
+        dtype: of the graph; pieces of bfloat16 are widened to float32.
+    """
+
+    def __init__(self, path: Path, dtype: Dtype) -> None:
+        self.folder, self.dtype = path.parent, dtype
+        self.model = ir.load(path)
+        graph = self.model.graph
+        self.values = {value.name: value for node in graph for value in node.outputs}
+        self.values |= {value.name: value for value in graph.inputs}
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Tensor]) -> list[Array]:
+        """Run the part of the graph between these values."""
+        graph = ir.convenience.extract(
+            self.model.graph, [self.values[n] for n in feeds], [self.values[n] for n in outputs]
+        )
+        piece = ir.Model(graph, ir_version=self.model.ir_version)
+        piece.opset_imports.update(self.model.opset_imports)
+        if self.dtype == "bfloat16":
+            widen(piece)
+        session = self._session(piece)
+        wanted = {argument.name: argument.type for argument in session.get_inputs()}
+        arrays = {name: _fed(value, wanted[name]) for name, value in feeds.items() if name in wanted}
+        results: list[Array] = session.run(list(outputs), arrays)
+        return results
+
+    def _session(self, piece: ir.Model) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Weights stay in the mapped file: only the experts that are hit are read.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
+        return onnxruntime.InferenceSession(
+            ir.to_proto(piece).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+
+def _fed(value: Tensor, element_type: str) -> Array:
+    array: Array = value.numpy()
+    return array.astype(np.float16) if element_type == "tensor(float16)" else array

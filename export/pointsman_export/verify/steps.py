@@ -1,0 +1,76 @@
+"""What the reference makes of a sample, in steps that a written graph can be compared in."""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pointsman.bundle import Role, names
+from pointsman_export.network.attention import Pair
+from pointsman_export.verify.reference import BlockResult, Reference
+from pointsman_export.verify.sample import Sample
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a graph, under the names that its values have there.
+
+    Attributes:
+        role: which graph.
+        name: of the part.
+        feeds: what the reference was given; more than the part may need.
+        wanted: what it made of that; of a block, the residual stream first.
+        routed: of a sparse block, the name of the value that holds its router's choice, and int64 [rows, tokens].
+    """
+
+    role: Role
+    name: str
+    feeds: Values
+    wanted: Values
+    routed: tuple[str, Tensor] | None = None
+
+
+def steps(reference: Reference, sample: Sample) -> Iterator[Step]:
+    """All parts of both graphs in order. Each is computed once and forgotten."""
+    feeds: Values = {names.INPUT_IDS: sample.input_ids, names.ATTENTION_MASK: sample.attention_mask}
+    results = reference.encode(sample.input_ids, sample.attention_mask)
+    stream = yield from _blocks("encoder", results, feeds)
+    cross = []
+    for number, pair in enumerate(reference.cross(next(iter(stream.values())))):
+        wanted = dict(zip(names.cross_names(number), pair, strict=True))
+        yield Step("encoder", names.cross_names(number)[0], {**feeds, **stream}, wanted)
+        cross.append(pair)
+    yield from _decoder(reference, sample, cross)
+
+
+def _decoder(reference: Reference, sample: Sample, cross: list[Pair]) -> Iterator[Step]:
+    feeds: dict[str, Tensor] = {
+        names.INPUT_IDS: sample.decoder_ids,
+        names.ATTENTION_MASK: sample.attention_mask,
+        names.BEAM_ROWS: sample.beam_rows,
+    }
+    for number, (past_pair, cross_pair) in enumerate(zip(sample.past, cross, strict=True)):
+        feeds |= zip(names.past_names(number), past_pair, strict=True)
+        feeds |= zip(names.cross_names(number), cross_pair, strict=True)
+    reordered = [(key[sample.beam_rows], value[sample.beam_rows]) for key, value in sample.past]
+    results = reference.decode(sample.decoder_ids, sample.attention_mask, cross, reordered)
+    stream = yield from _blocks("decoder", results, feeds)
+    logits = reference.logits(next(iter(stream.values())))
+    yield Step("decoder", names.LOGITS, {**feeds, **stream}, {names.LOGITS: logits})
+
+
+def _blocks(role: Role, results: Iterator[BlockResult], feeds: Values) -> Generator[Step, None, Values]:
+    """A step for each block, fed what the block before it handed on; returns what the last one handed on."""
+    stream: Values = {}
+    for number, result in enumerate(results):
+        name = names.block_path(role, number)
+        wanted = {name: result.hidden}
+        if role == "decoder":
+            wanted |= zip(names.present_names(number), (result.key, result.value), strict=True)
+        choice = names.expert_choice(names.sparse_layer(role, number))
+        routed = None if result.expert is None else (choice, result.expert)
+        yield Step(role, name, {**feeds, **stream}, wanted, routed)
+        stream = {name: result.hidden}
+    return stream
