@@ -54,6 +54,7 @@ SAME_CODES = Tolerance(
 )
 HESSIAN = Tolerance(1e-4, "relative", "sums of squares of activations that two engines compute in float32")
 TOKEN_LOSS = Tolerance(1e-5, "absolute", "a float32 logarithm of a sum over a vocabulary, against float64")
+MERGED = Tolerance(1e-6, "relative", "float32 products of a few ranks, summed in another order")
 
 LEAST_FLOAT16_AGREEMENT = 0.85
 """Of greedy tokens of a tiny random model: rounding sends a token in some hundred to another expert."""

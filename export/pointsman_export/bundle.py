@@ -1,5 +1,6 @@
 """Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from pointsman.bundle import (
     Dtype,
     FileRecord,
     Form,
+    GenerationSettings,
     Graph,
     Limits,
     Manifest,
@@ -29,16 +31,17 @@ from pointsman.bundle import (
     write_manifest,
 )
 from pointsman.bundle.manifest import installed_versions
-from pointsman.bundle.writing import one_sentence, replacing, resolved
+from pointsman.bundle.writing import check_room, check_writable, is_vacant, one_sentence, replacing, resolved
 from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
-from pointsman.wording import first_few
-from pointsman_export.architecture import Derivation, derive_from
-from pointsman_export.checkpoint import CanonicalReader, Checkpoint, vocabulary
+from pointsman.wording import as_text, first_few
+from pointsman_export.architecture import Derivation, derive_from, expected_tensors, generation_from, refuse_unused
+from pointsman_export.checkpoint import NUMPY_DTYPES, CanonicalReader, Checkpoint, vocabulary
 from pointsman_export.graphs.decoder import decoder_graph
 from pointsman_export.graphs.encoder import encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
+from pointsman_export.network.ambient import pinned
 from pointsman_export.verify.parity import Written, verify
 
 Capacity = Literal["reference", "none"] | int
@@ -55,7 +58,10 @@ def export_bundle(
     capacity: Capacity | None = None,
     max_tokens: int = 2048,
     tokenizer: str | Path | None = None,
+    base: str | Path | None = None,
     force: bool = False,
+    ignore_unused: bool = False,
+    ignore_generation_config: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> Manifest:
@@ -64,7 +70,7 @@ def export_bundle(
     Memory stays bounded by the largest tensor and, while parity is checked, by the largest block.
 
     Args:
-        source: a Hugging Face folder or hub id, or a folder that T5X wrote.
+        source: a Hugging Face folder or hub id, or a folder that T5X wrote; it may hold an adapter.
         output: the bundle's folder.
         forms: which graphs to write; they share their weights.
         dtype: of weights, matrix products and caches.
@@ -72,7 +78,10 @@ def export_bundle(
             the checkpoint's own, and no limit where T5X wrote it: it counts over groups of a whole batch.
         max_tokens: longest input and output that requests may have.
         tokenizer: the vocabulary, as a file, a folder or a hub id; the one in the checkpoint's folder by default.
+        base: of an adapter, as a folder or hub id; the weights beside it by default, or what its configuration names.
         force: whether to replace a bundle or an empty folder at `output`.
+        ignore_unused: whether to leave out tensors that no Switch Transformer has.
+        ignore_generation_config: whether to leave out the checkpoint's settings of generating.
         revision: of a hub id.
         token: for a hub id.
 
@@ -94,12 +103,21 @@ def export_bundle(
         raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
     if max_tokens < FEWEST_TOKENS:
         raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
-    with Checkpoint.open(source, revision=revision, token=token) as checkpoint:
-        _check_apart(target, checkpoint.path)
-        vocabulary_place = vocabulary.locate(checkpoint.path, tokenizer, token=token)
+    check_writable(target)
+    with pinned(), Checkpoint.open(source, base=base, revision=revision, token=token) as checkpoint:
+        for place in checkpoint.folders:
+            _check_apart(target, place)
+        vocabulary_place = vocabulary.locate(checkpoint.folders, tokenizer, token=token)
         derivation = derive_from(checkpoint)
+        if not ignore_unused:
+            refuse_unused(derivation.unused)
+        generation = generation_from(
+            checkpoint, derivation.architecture, max_tokens=max_tokens, ignore=ignore_generation_config
+        )
+        check_room(target, _bytes(derivation.architecture, dtype))
         limit = _limit(capacity, derivation.architecture)
-        for sentence in (*_notes(derivation), *_capacity_notes(capacity, derivation.architecture)):
+        capacity_notes = _capacity_notes(capacity, derivation.architecture)
+        for sentence in (*_notes(derivation), *_generation_notes(generation), *capacity_notes):
             tqdm.write(f"note: {sentence}", file=sys.stderr)
         loaded = Tokenizer.load(vocabulary_place)
         loaded.check_model(derivation.architecture)
@@ -115,6 +133,7 @@ def export_bundle(
                 extra_ids=len(loaded.sentinel_ids),
                 tokenizer=records,
                 variants=variants,
+                generation=generation,
             )
             write_manifest(manifest, folder)
     return manifest
@@ -124,11 +143,11 @@ def _check_vacant(target: Path, *, force: bool) -> None:
     """Refuse to replace what was not asked for, or what no export has written."""
     with one_sentence(target):
         place = resolved(target)
-        if not os.path.lexists(place):
+        if not os.path.lexists(place) or (place.is_mount() and is_vacant(place)):
             return
         if not force:
             raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
-        if not place.is_dir() or (any(place.iterdir()) and not (place / names.MANIFEST).is_file()):
+        if not place.is_dir() or not (is_vacant(place) or (place / names.MANIFEST).is_file()):
             raise OutputExistsError(
                 f"{target} is neither a bundle nor an empty folder, and --force replaces nothing else; "
                 "choose another output folder"
@@ -144,8 +163,21 @@ def _check_apart(target: Path, checkpoint: Path) -> None:
 def _notes(derivation: Derivation) -> Iterator[str]:
     """What a person should know of the checkpoint before trusting its bundle."""
     yield from derivation.disagreements
+    if derivation.unneeded:
+        yield f"the model does not need these tensors ({len(derivation.unneeded)}): {first_few(derivation.unneeded)}"
     if derivation.unused:
-        yield f"the model has no use for these tensors ({len(derivation.unused)}): {first_few(derivation.unused)}"
+        yield f"these tensors were left out ({len(derivation.unused)}): {first_few(derivation.unused)}"
+
+
+def _generation_notes(settings: GenerationSettings | None) -> Iterator[str]:
+    if settings is not None:
+        said = ", ".join(f"{name} {value}" for name, value in settings.said().items())
+        yield f"{settings.source} says how to generate, which holds where a call says nothing else: {said}."
+
+
+def _bytes(architecture: Architecture, dtype: Dtype) -> int:
+    """About the size of a bundle: graphs are small, and routers and norms wider than the rest."""
+    return sum(math.prod(shape) for shape in expected_tensors(architecture).values()) * NUMPY_DTYPES[dtype].itemsize
 
 
 def _limit(capacity: Capacity | None, architecture: Architecture) -> int | None:
@@ -237,9 +269,11 @@ def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, .
 def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:
     # A folder's name says enough; where it lay on the exporting machine is nobody's business.
     name = Path(source).resolve().name if Path(source).exists() else str(source)
+    if checkpoint.adapter not in (None, checkpoint.path):
+        name = f"{name} on {checkpoint.path.resolve().name}"
     return Source(
-        name=name,
+        name=as_text(name),
         sha256=checkpoint.fingerprint(),
         disagreements=derivation.disagreements,
-        unused=derivation.unused,
+        unused=tuple(sorted([*derivation.unneeded, *derivation.unused])),
     )

@@ -9,6 +9,7 @@ from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import (
     Architecture,
     FileRecord,
+    GenerationSettings,
     Manifest,
     Parity,
     PlanRecord,
@@ -23,6 +24,7 @@ from pointsman.errors import BundleError, DeviceError
 from pointsman.wording import first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_FEW = 8  # ids
 _NEXT_UNIT = 999.5  # what would be shown as 1e+03
 
 
@@ -107,6 +109,7 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield from _source_lines(manifest)
     yield from _architecture_lines(manifest.architecture)
     yield f"limits        {manifest.limits.tokens} tokens in and out; {manifest.extra_ids} sentinels"
+    yield f"generation    {_generation(manifest.generation)}"
     yield f"files         {inspection.damage or 'all sizes and hashes are right'}"
     yield "variants"
     for name, variant in manifest.variants.items():
@@ -139,7 +142,20 @@ def _architecture_lines(architecture: Architecture) -> Iterator[str]:
     yield f"              {counted(a.num_experts, 'expert')}{capacity} in each sparse block"
     yield f"              d_model {a.d_model}, d_ff {a.d_ff}, {a.num_heads} heads of {a.d_kv}, {a.vocab_size} ids"
     head, ffn = "tied" if a.tied_head else "separate", "gated " if a.gated else ""
-    yield f"              {ffn}{a.activation} feed-forward, {head} output head"
+    apart = ", an embedding for each stack" if a.separate_embeddings else ""
+    yield f"              {ffn}{a.activation} feed-forward, {head} output head{apart}"
+
+
+def _generation(settings: GenerationSettings | None) -> str:
+    if settings is None:
+        return "the checkpoint has no settings of its own"
+    said = ", ".join(f"{name} {_ids(value)}" for name, value in settings.said().items())
+    return f"unless a call says otherwise, as {settings.source} says: {said}"
+
+
+def _ids(value: object) -> str:
+    """Ids without the brackets of Python's tuples; the first few of many."""
+    return first_few(value, _FEW) if isinstance(value, tuple) else str(value)
 
 
 def _variant_lines(name: str, variant: Variant) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Token ids in, token ids out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from pointsman.backends import Backend, open_backend
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.choice import Choice, choose
-from pointsman.bundle import Architecture, Manifest, read_manifest
+from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
     Constraint,
+    DecodingFields,
     DecodingOptions,
     DecodingState,
     Generation,
@@ -23,7 +25,7 @@ from pointsman.decoding import (
     stream,
     teacher_forced,
 )
-from pointsman.decoding.options import is_whole
+from pointsman.decoding.options import DEFAULT_ROOM, is_whole
 from pointsman.errors import DeviceError, OptionsError, TextError
 from pointsman.scoring import Portion, shared_out
 
@@ -42,11 +44,13 @@ class SwitchModel:
         manifest: the bundle's.
         choice: which variant and device run, and why.
         backend: the engine that runs them.
+        special_tokens: ids that begin and end output, and those that the checkpoint forces or suppresses.
     """
 
     def __init__(self, manifest: Manifest, choice: Choice, backend: Backend) -> None:
         self.manifest, self.choice, self.backend = manifest, choice, backend
-        self.special_tokens = _special_tokens(manifest.architecture)
+        self.special_tokens = _special_tokens(manifest)
+        self._load_again: Callable[[], SwitchModel] | None = None
 
     @classmethod
     def load(
@@ -78,7 +82,20 @@ class SwitchModel:
         folder = Path(bundle)
         manifest = read_manifest(folder)
         choice = choose(manifest, device=device, variant=variant, engine=engine)
-        return cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        model = cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        place, where = folder.absolute(), (choice.device, choice.variant)
+        model._load_again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
+        return model
+
+    def __reduce__(self) -> tuple[Callable[[], "SwitchModel"], tuple[()]]:
+        """Pickle where the model was loaded from, and how: whoever unpickles it loads it anew.
+
+        Raises:
+            OptionsError: it was not loaded from a bundle.
+        """
+        if self._load_again is None:
+            raise OptionsError("this model was not loaded from a bundle, so it cannot be pickled; use SwitchModel.load")
+        return self._load_again, ()
 
     def generate(
         self,
@@ -91,8 +108,10 @@ class SwitchModel:
         """Decode every input to its end.
 
         Args:
-            input_ids: a list of token ids per input, of any lengths, eos included.
-            options: how to decode; greedily by default.
+            input_ids: a list of token ids per input, of any lengths, eos included. Padding is passed over: padding
+                behind the last token is left out, and what stands elsewhere is not attended to.
+            options: how to decode, in all respects; by default as the checkpoint's settings say, which the bundle has
+                kept, and greedily where there are none.
             constraint: what output must look like, as `Infiller` makes one.
             first_input: number of the first input, where they are part of more: samples follow from it.
 
@@ -175,16 +194,17 @@ class SwitchModel:
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
         variant, longest = self.manifest.variants[self.choice.variant], max(map(len, target_ids))
         portion = Portion.of(variant, self.manifest.architecture, targets=len(target_ids), longest=longest)
-        tokens = self.special_tokens
+        pad_id, start_id = self.special_tokens.pad_id, self.manifest.architecture.decoder_start_token_id
         for sources, targets in shared_out(input_ids, target_ids, portion.rows):
             state = self.encode(sources, rows=len(targets))
-            ids, _ = padded(targets, tokens.pad_id)
-            logprobs = teacher_forced(state, ids, tokens.decoder_start_id, positions=portion.positions)
+            ids, _ = padded(targets, pad_id)
+            logprobs = teacher_forced(state, ids, start_id, positions=portion.positions)
             yield from (row[: len(target)] for row, target in zip(logprobs, targets, strict=True))
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int) -> DecodingState:
-        """Run the encoder over right-padded inputs."""
-        return self.backend.encode(*padded(input_ids, self.special_tokens.pad_id), rows=rows)
+        """Run the encoder over inputs, which it pads on the right."""
+        pad_id = self.special_tokens.pad_id
+        return self.backend.encode(*padded([_trimmed(ids, pad_id) for ids in input_ids], pad_id), rows=rows)
 
     def check_ids(self, sequences: Sequence[Ids], what: str) -> None:
         """Refuse sequences that the model cannot take.
@@ -201,10 +221,12 @@ class SwitchModel:
             if not _is_list(ids):
                 raise TextError(f"{what} {number} is {_shown(ids)}; give a list of token ids")
             if not 0 < len(ids) <= limit:
-                raise TextError(f"{what} {number} has {len(ids)} tokens; give between 1 and {limit}")
+                raise TextError(_wrong_length(f"{what} {number}", len(ids), limit))
             wrong = [token for token in ids if not (is_whole(token) and 0 <= token < vocab)]
             if wrong:
                 raise TextError(f"{what} {number} has the id {_shown(wrong[0])}; the model knows 0 to {vocab - 1}")
+            if all(token == self.special_tokens.pad_id for token in ids):
+                raise TextError(f"{what} {number} is nothing but padding; give its tokens")
 
     def check_options(self, options: DecodingOptions, inputs: int) -> None:
         """Refuse options that ask too much of the bundle for so many inputs at a time.
@@ -214,7 +236,10 @@ class SwitchModel:
         """
         limit = self.manifest.limits.tokens
         if options.max_new_tokens > limit:
-            raise OptionsError(f"max_new_tokens is {options.max_new_tokens}; this bundle allows at most {limit}")
+            raise OptionsError(
+                f"max_new_tokens is {options.max_new_tokens}, and this bundle allows at most {limit}; ask for less, or "
+                "export it again with a larger --max-tokens"
+            )
         rows_per_input = _rows_per_input(options)
         rows = inputs * rows_per_input
         if rows > _MOST_ROWS:
@@ -223,15 +248,38 @@ class SwitchModel:
                 f"ask for {_MOST_ROWS} at most"
             )
 
+    def options(
+        self, options: DecodingOptions | None, fields: DecodingFields, *, room: int | None = None
+    ) -> DecodingOptions:
+        """What a call asks for.
+
+        Args:
+            options: all of it, where they are given.
+            fields: some of it; the checkpoint's settings say the rest.
+            room: `max_new_tokens` where neither says it.
+
+        Raises:
+            OptionsError: both are given, or together they are out of range or contradict each other.
+        """
+        if options is None:
+            limit = self.manifest.limits.tokens
+            defaults = decoding_defaults(self.manifest)
+            return DecodingOptions.over(defaults, fields, room=min(room or DEFAULT_ROOM, limit))
+        if fields:
+            raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
+        if not isinstance(options, DecodingOptions):
+            raise OptionsError(f"options are {_shown(options)}; use DecodingOptions, with their names as keywords")
+        return options
+
     def _checked(self, input_ids: Sequence[Ids], options: DecodingOptions | None) -> DecodingOptions:
-        options = checked_options(options)
+        options = self.options(options, {})
         self.check_ids(input_ids, "input")
         self.check_options(options, len(input_ids))
         return options
 
 
 def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids padded on the right, [sequences, longest], and their mask.
+    """Ids padded on the right, [sequences, longest], and their mask: 0 for padding, wherever it stands.
 
     Padding on the right never takes an expert's capacity from a token, since capacity is counted from the left.
     """
@@ -240,19 +288,13 @@ def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], ND
     mask = np.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
+        mask[row, : len(sequence)] = np.asarray(sequence) != pad_id
     return ids, mask
 
 
-def checked_options(options: DecodingOptions | None) -> DecodingOptions:
-    """The options, or greedy search where there are none.
-
-    Raises:
-        OptionsError: they are something else, such as a dict.
-    """
-    if options is not None and not isinstance(options, DecodingOptions):
-        raise OptionsError(f"options are {_shown(options)}; use DecodingOptions, with their names as keywords")
-    return options or DecodingOptions()
+def _trimmed(ids: Ids, pad_id: int) -> Ids:
+    """The ids up to the last that is no padding."""
+    return ids[: 1 + int(np.flatnonzero(np.asarray(ids) != pad_id)[-1])]
 
 
 @contextmanager
@@ -282,9 +324,32 @@ def _rows_per_input(options: DecodingOptions) -> int:
     return options.num_return_sequences if options.do_sample else options.num_beams
 
 
-def _special_tokens(architecture: Architecture) -> SpecialTokens:
+def _special_tokens(manifest: Manifest) -> SpecialTokens:
+    architecture, settings = manifest.architecture, manifest.generation or GenerationSettings(source="")
+    start = settings.decoder_start_token_id
     return SpecialTokens(
         pad_id=architecture.pad_token_id,
-        eos_id=architecture.eos_token_id,
-        decoder_start_id=architecture.decoder_start_token_id,
+        eos_ids=settings.eos_token_id or (architecture.eos_token_id,),
+        decoder_start_id=architecture.decoder_start_token_id if start is None else start,
+        suppressed=settings.suppress_tokens or (),
+        suppressed_first=settings.begin_suppress_tokens or (),
+        bad_words=settings.bad_words_ids or (),
+        forced_first=settings.forced_bos_token_id,
+        forced_last=settings.forced_eos_token_id or (),
+    )
+
+
+def decoding_defaults(manifest: Manifest) -> DecodingFields:
+    """What a checkpoint's settings say of decoding, as its bundle has kept them."""
+    settings, names = manifest.generation, DecodingFields.__annotations__.keys()
+    said = {name: getattr(settings, name, None) for name in names} if settings else {}
+    return cast("DecodingFields", {name: value for name, value in said.items() if value is not None})
+
+
+def _wrong_length(which: str, tokens: int, limit: int) -> str:
+    if not tokens:
+        return f"{which} has no tokens; give at least one"
+    return (
+        f"{which} has {tokens} tokens, and this bundle takes {limit} at most; shorten it, or export the bundle again "
+        "with a larger --max-tokens"
     )

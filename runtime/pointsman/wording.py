@@ -1,6 +1,20 @@
-"""How lists of names are put into a sentence."""
+"""How names are put into a sentence."""
 
 from collections.abc import Iterable
+
+
+def is_text(name: object) -> bool:
+    """Whether a name, such as a path, is text; file systems also allow bytes that are none."""
+    try:
+        str(name).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_text(name: object) -> str:
+    r"""A name with what is no text in it escaped: ``caf\xe9``."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def first_few(items: Iterable[object], limit: int = 4) -> str:

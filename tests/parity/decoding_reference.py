@@ -4,8 +4,9 @@ Both sides see the same torch network; only the search differs. Ours drives a st
 prefix and runs the decoder over the whole of it, so that a wrong cache reordering on either side would show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ VOCABULARY = 96
 SENTINELS = range(VOCABULARY - 1, VOCABULARY - 11, -1)
 CLOSING = SENTINELS[2]
 """What ends the output for an input with the first two sentinels."""
-TOKENS = SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0)
+TOKENS = SpecialTokens(pad_id=0, eos_ids=(1,), decoder_start_id=0)
 SCORE_TOLERANCE = 1e-4
 """Float32 sums of the same log-probabilities, computed by two libraries in different orders."""
 
@@ -41,7 +42,7 @@ def tiny_model(*, seed: int, eos_bias: float, sentinel_bias: float = 0.0) -> Swi
         expert_capacity=1024,  # no token is ever dropped, so a recomputed prefix equals a cached one
         tie_word_embeddings=False,
         pad_token_id=TOKENS.pad_id,
-        eos_token_id=TOKENS.eos_id,
+        eos_token_id=TOKENS.eos_ids[0],
         decoder_start_token_id=TOKENS.decoder_start_id,
     )
     model = SwitchTransformersForConditionalGeneration(config).eval()
@@ -50,7 +51,7 @@ def tiny_model(*, seed: int, eos_bias: float, sentinel_bias: float = 0.0) -> Swi
             parameter.mul_(1.5)
         model.lm_head.weight.normal_(std=3 / config.d_model**0.5)
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
-        model.lm_head.bias[TOKENS.eos_id] = eos_bias
+        model.lm_head.bias[TOKENS.eos_ids[0]] = eos_bias
         model.lm_head.bias[list(SENTINELS)] = sentinel_bias
     return model
 
@@ -101,11 +102,16 @@ class TorchState:
 
 
 def ours(
-    model: SwitchTransformersForConditionalGeneration, inputs: Inputs, options: DecodingOptions, **extra: Any
+    model: SwitchTransformersForConditionalGeneration,
+    inputs: Inputs,
+    options: DecodingOptions,
+    *,
+    tokens: SpecialTokens = TOKENS,
+    **extra: Any,
 ) -> list[list[Generation]]:
     """Our search, over the torch model."""
     rows_per_input = max(options.num_beams, options.num_return_sequences)
-    return decode(TorchState(model, inputs, rows_per_input), len(inputs), options, TOKENS, **extra)
+    return decode(TorchState(model, inputs, rows_per_input), len(inputs), options, tokens, **extra)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,8 @@ def theirs(
     inputs: Inputs,
     options: DecodingOptions,
     *,
-    ends: Sequence[int] = (TOKENS.eos_id,),
+    ends: Sequence[int] = TOKENS.eos_ids,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     **extra: Any,
 ) -> Reference:
     """`generate` of transformers with the same options."""
@@ -134,12 +141,15 @@ def theirs(
         do_sample=False,
         repetition_penalty=float(options.repetition_penalty),
         no_repeat_ngram_size=options.no_repeat_ngram_size,
-        pad_token_id=TOKENS.pad_id,
-        eos_token_id=list(ends),
-        decoder_start_token_id=TOKENS.decoder_start_id,
         return_dict_in_generate=True,
         output_scores=True,
         **_beam_options(options),
+        **{
+            "pad_token_id": TOKENS.pad_id,
+            "eos_token_id": list(ends),
+            "decoder_start_token_id": TOKENS.decoder_start_id,
+            **settings,
+        },
     )
     with torch.no_grad():
         output = model.generate(

@@ -186,7 +186,7 @@ def test_the_constraint_within_the_same_search(max_new_tokens, length_penalty, e
         network,
         BATCH,
         options,
-        ends=(TOKENS.eos_id, CLOSING),
+        ends=(*TOKENS.eos_ids, CLOSING),
         logits_processor=LogitsProcessorList([_OfTheConstraint(constraint)]),
     )
     assert is_same_search(ours(network, BATCH, options, constraint=constraint), reference)

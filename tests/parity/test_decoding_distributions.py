@@ -18,6 +18,7 @@ from pointsman.decoding.sampling import warpers_of
 from unit.decoding.random_network import Always
 
 EOS = 1
+TOKENS = SpecialTokens(pad_id=0, eos_ids=(EOS,), decoder_start_id=0)
 ROWS, VOCABULARY = 5, 997
 
 
@@ -95,7 +96,7 @@ def test_processed_scores(options, reference, length):
     scores[0, 3] = -np.inf  # what one processor has ruled out, the next must leave so
     prefixes = rng.integers(0, 12 if length < 20 else 4, size=(ROWS, length))
     processed = scores.copy()
-    for processor in processors_of(DecodingOptions(**options), EOS):
+    for processor in processors_of(DecodingOptions(**options), TOKENS):
         processed = processor(prefixes, processed)
     np.testing.assert_allclose(processed, theirs(reference, prefixes, scores), rtol=1e-6, atol=0)
 
@@ -112,7 +113,7 @@ def test_tokens_are_drawn_as_often_as_the_warpers_say():
         Always(logits[0]),
         1,
         options,
-        SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0),
+        TOKENS,
     )
     counts = np.bincount([generation.token_ids[0] for generation in drawn], minlength=30)
     assert (counts[expected == 0] == 0).all()

@@ -6,6 +6,7 @@ anything else is a bug and shows its traceback.
 
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Final, NoReturn
@@ -21,8 +22,9 @@ COMMANDS: Final = ("ranges", "quantize", "compare")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays; only a main thread may say so.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     return_large_blocks()
     try:
         parsed = _parser().parse_args(arguments)

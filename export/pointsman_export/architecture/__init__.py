@@ -6,11 +6,15 @@ twelve decoder blocks, none of them sparse, where the weights have fifteen spars
 """
 
 from pointsman_export.architecture.derivation import Derivation, derive, derive_from
+from pointsman_export.architecture.generation import generation_from
 from pointsman_export.architecture.tensors import expected_tensors
+from pointsman_export.architecture.unneeded import refuse_unused
 
 __all__ = [
     "Derivation",
     "derive",
     "derive_from",
     "expected_tensors",
+    "generation_from",
+    "refuse_unused",
 ]

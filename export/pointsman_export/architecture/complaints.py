@@ -8,6 +8,23 @@ from pointsman.wording import first_few
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorInfo
 
 
+def check_gathered(tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse what DeepSpeed's ZeRO stage 3 leaves of weights on each process: names, and no values.
+
+    Args:
+        tensors: What is there, by the names in the checkpoint.
+
+    Raises:
+        CheckpointError: There are such tensors.
+    """
+    if empty := [name for name, info in tensors.items() if info.shape == (0,)]:
+        raise CheckpointError(
+            f"{len(empty)} of {len(tensors)} tensors have no values, such as {empty[0]}: the checkpoint was saved "
+            "under DeepSpeed's ZeRO stage 3 without gathering its weights; make whole ones with the zero_to_fp32.py "
+            "beside its shards, and export those"
+        )
+
+
 def check_complete(
     tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], spelled: Mapping[str, str]
 ) -> None:

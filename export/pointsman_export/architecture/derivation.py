@@ -1,14 +1,13 @@
 """From the tensors of a checkpoint to an architecture."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import mode
 
 from pointsman.bundle import ROLES, Architecture, Role, Stack
 from pointsman.bundle.names import (
-    EMBEDDING,
-    HEAD,
+    EMBEDDINGS,
     block_of,
     experts_layer,
     is_router,
@@ -18,24 +17,17 @@ from pointsman.bundle.names import (
 )
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
-from pointsman_export.architecture.complaints import check_complete, check_dtypes
-from pointsman_export.architecture.hints import (
-    Config,
-    disagreements,
-    head_disagreements,
-    read_activation,
-    read_hints,
-    says_untied,
-)
+from pointsman_export.architecture import ends
+from pointsman_export.architecture.complaints import check_complete, check_dtypes, check_gathered
+from pointsman_export.architecture.ends import HEAD_NAMES, Ends, SameValues, find_ends
+from pointsman_export.architecture.hints import Config, disagreements, read_activation, read_hints
 from pointsman_export.architecture.tensors import expected_tensors
+from pointsman_export.architecture.unneeded import unneeded
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
 
-_EMBEDDING_NAMES = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-_HEAD_NAMES = (HEAD, f"decoder.{HEAD}")  # xxl-128 and c-2048 are published with the second
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 
 Tensors = Mapping[str, TensorInfo]
-SameValues = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +38,15 @@ class Derivation:
         architecture: The model.
         names: For each tensor of the model, by its name in `expected_tensors`, its name in the checkpoint.
         disagreements: Where ``config.json`` contradicts the weights, one sentence each; the weights won.
-        unused: Names of tensors that are no part of the model.
+        unneeded: Names of tensors that are no part of the model, and why it does not need them.
+        unused: Names of all others that are no part of it.
     """
 
     architecture: Architecture
     names: Mapping[str, str]
     disagreements: tuple[str, ...]
+    unneeded: Mapping[str, str]
     unused: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """The names in the checkpoint of the embedding and, where it is not the embedding, of the head; copies of both."""
-
-    embedding: str
-    head: str | None
-    copies: frozenset[str]
 
 
 def derive_from(checkpoint: Checkpoint) -> Derivation:
@@ -80,60 +65,34 @@ def derive(tensors: Tensors, config: Config, *, same_values: SameValues) -> Deri
         tensors: Every tensor by its name.
         config: What ``config.json`` says.
         same_values: Whether two of the tensors hold the same numbers. Asked only of tensors that can be copies
-            of the embedding or the head: names cannot tell a tied head that was written out from a head of its own.
+            of the embeddings, the head or a position bias: names cannot tell a tied head that was written out from a
+            head of its own.
 
     Raises:
-        CheckpointError: Tensors are missing, misshapen or of a dtype that is not supported, names of one tensor hold
-            different numbers, or the config gives impossible values.
+        CheckpointError: Tensors are missing, empty, misshapen or of a dtype that is not supported, names of one tensor
+            hold different numbers, or the config gives impossible values.
     """
-    check_dtypes(tensors, (*_EMBEDDING_NAMES, *_HEAD_NAMES))  # before their values are compared
-    ends = _ends(tensors, config, same_values)
-    architecture = _architecture(tensors, config, ends)
+    check_gathered(tensors)
+    check_dtypes(tensors, (*EMBEDDINGS, *HEAD_NAMES))  # before their values are compared
+    found = find_ends(tensors, config, same_values)
+    architecture = _architecture(tensors, config, found)
     expected = expected_tensors(architecture)
-    names = dict(zip(expected, expected, strict=True)) | {EMBEDDING: ends.embedding}
-    if ends.head is not None:
-        names[HEAD] = ends.head
+    names = dict(zip(expected, expected, strict=True)) | found.names
     check_complete(tensors, expected, names)
     check_dtypes(tensors, names.values())
+    unused = sorted(tensors.keys() - set(names.values()) - found.others)
+    reasons = unneeded(unused, same_values)
     return Derivation(
         architecture=architecture,
         names=names,
-        disagreements=(*disagreements(config, architecture), *head_disagreements(config, ends.head)),
-        unused=tuple(sorted(tensors.keys() - set(names.values()) - ends.copies)),
+        disagreements=(*disagreements(config, architecture), *ends.disagreements(config, found)),
+        unneeded=reasons,
+        unused=tuple(name for name in unused if name not in reasons),
     )
 
 
-def _ends(tensors: Tensors, config: Config, same_values: SameValues) -> _Ends:
-    embeddings = [name for name in _EMBEDDING_NAMES if name in tensors]
-    heads = [name for name in _HEAD_NAMES if name in tensors]
-    untied = says_untied(config)
-    if untied and not heads:
-        raise CheckpointError(
-            f"config.json says tie_word_embeddings is false, and the checkpoint has no head "
-            f"({' or '.join(_HEAD_NAMES)}); use a complete one"
-        )
-    if not embeddings and HEAD in heads and not untied:
-        # Writers that store a tied tensor once are free to store it under any of its names.
-        embeddings = [HEAD]
-    if not embeddings:
-        raise CheckpointError(f"the checkpoint has no embedding ({EMBEDDING}); use a complete one")
-    _check_same(embeddings, same_values, "encoder and decoder must share one embedding, as Switch's do")
-    _check_same(heads, same_values, "use a checkpoint with one head")
-    # A head that is there and said to be untied is taken at its word whatever its values: whether the decoder's
-    # output is scaled hangs on it, which no tensor shows.
-    tied = not heads or (not untied and (embeddings[0] in heads or same_values(embeddings[0], heads[0])))
-    head = None if tied else heads[0]
-    return _Ends(embeddings[0], head, frozenset([*embeddings, *heads]))
-
-
-def _check_same(copies: Sequence[str], same_values: SameValues, advice: str) -> None:
-    """Refuse tensors that are names of one thing and hold different numbers."""
-    if different := [name for name in copies[1:] if not same_values(copies[0], name)]:
-        raise CheckpointError(f"{different[0]} differs from {copies[0]}; {advice}")
-
-
-def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture:
-    vocab_size, d_model = _matrix(tensors, [ends.embedding], "embedding")
+def _architecture(tensors: Tensors, config: Config, found: Ends) -> Architecture:
+    vocab_size, d_model = _matrix(tensors, [found.encoder], "embedding")
     buckets, num_heads = _matrix(
         tensors,
         [f"{relative_bias(role)}.weight" for role in ROLES],
@@ -166,8 +125,10 @@ def _architecture(tensors: Tensors, config: Config, ends: _Ends) -> Architecture
         gated=gated,
         activation=read_activation(config, gated=gated),
         router_bias=any(name.endswith(router_bias("mlp")) for name in tensors),
-        tied_head=ends.head is None,
+        tied_head=found.head is None,
         relative_buckets=buckets,
+        separate_embeddings=found.encoder != found.decoder,
+        scaled_head=found.scaled_head,
         **asdict(read_hints(config, vocab_size, buckets)),
     )
 

@@ -86,17 +86,9 @@ def says_untied(config: Config) -> bool:
     return config.get("tie_word_embeddings") is False
 
 
-def head_disagreements(config: Config, head: str | None) -> Iterator[str]:
-    """What there is to say of a head that is not the embedding where the config does not say so.
-
-    Args:
-        config: What ``config.json`` says.
-        head: The name of the head in the checkpoint; None where it is the embedding.
-    """
-    if head is not None and not says_untied(config):
-        said = config.get("tie_word_embeddings")
-        source = "says tie_word_embeddings is true" if said else "leaves tie_word_embeddings at its default of true"
-        yield f"config.json {source}, and {head} is not the embedding: the head is not tied."
+def says_tied(config: Config) -> bool:
+    """Whether the config says that it is; that is also what transformers takes it to mean if it says nothing."""
+    return config.get("tie_word_embeddings") is True
 
 
 def _countable(found: Architecture) -> dict[str, int | bool]:
@@ -191,8 +183,9 @@ def _positive(config: Config, key: str, default: float) -> float:
 
 def _token_id(config: Config, key: str, default: int, vocab_size: int) -> int:
     value = config.get(key)
-    if isinstance(value, list) and len(value) == 1:
-        config = {key: value[0]}
+    if isinstance(value, list) and value:
+        # Of several, T5's own; all of them end what is generated.
+        config = {key: default if default in value else value[0]}
     token = _integer(config, key, default, minimum=0)
     if token >= vocab_size:
         raise CheckpointError(f"config.json says {key} is {token}; it must be below the {vocab_size} of the vocabulary")

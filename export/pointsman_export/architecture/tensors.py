@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pointsman.bundle import Architecture, Role, names
+from pointsman.bundle import ROLES, Architecture, Role, names
 
 Shape = tuple[int, ...]
 
@@ -10,10 +10,11 @@ Shape = tuple[int, ...]
 def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
     """Name and shape of every tensor of a model, each once and under its Hugging Face name.
 
-    The embedding is ``shared.weight``; ``lm_head.weight`` is there only when the head is not tied.
+    The embedding is ``shared.weight``, unless encoder and decoder have one each; ``lm_head.weight`` is there only when
+    the head is not tied.
     """
     embedding = (architecture.vocab_size, architecture.d_model)
-    tensors: dict[str, Shape] = {names.EMBEDDING: embedding}
+    tensors: dict[str, Shape] = dict.fromkeys(map(architecture.embedding, ROLES), embedding)
     tensors.update(_stack_tensors(architecture, "encoder"))
     tensors.update(_stack_tensors(architecture, "decoder"))
     if not architecture.tied_head:

@@ -12,7 +12,11 @@ import numpy as np
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import hub, layout, safetensors_format, t5x, torch_format
+from pointsman_export.checkpoint.adapter_config import AdapterConfig
+from pointsman_export.checkpoint.adapters import Adapter, adapter_of, separated
+from pointsman_export.checkpoint.merging import merged
 from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
+from pointsman_export.checkpoint.wrappers import plain_names
 
 _CHUNK_BYTES = 1 << 22
 _CONFIG = "config.json"
@@ -26,14 +30,16 @@ class Checkpoint:
 
     Attributes:
         path: The folder that holds the checkpoint; in the hub's cache when it came from there.
+        adapter: The folder of an adapter that is merged into it, where there is one.
         is_t5x: Whether T5X wrote it; its tensors go by the names that they have in Hugging Face's layout.
         config: What ``config.json`` says, unverified; for T5X, what it fixes by its model's classes.
-        tensors: Every tensor by the name it has in the checkpoint, tied ones under each of their names.
+        tensors: Every tensor by the name it has in the checkpoint, without what wrappers of the model have put before
+            it; tied ones under each of their names.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the folder ``path``; see `open` for what it raises."""
-        self.path = path
+    def __init__(self, path: Path, adapter: Path | None = None) -> None:
+        """Open the folder ``path``, and an adapter for it; see `open` for what it raises."""
+        self.path, self.adapter = path, adapter
         self.is_t5x = _is_t5x(path)
         self.config: Mapping[str, object]
         self._weight_files: list[Path]
@@ -43,17 +49,20 @@ class Checkpoint:
             self.config = MappingProxyType(t5x.config(self._stored) | _config_if_any(path))
         else:
             self.config = MappingProxyType(_config(path))
-            self._weight_files, self._stored = _listing(path)
+            self._weight_files, stored = _listing(path)
+            self._stored = {plain: stored[name].named(plain) for name, plain in plain_names(stored).items()}
+        self._files = OpenFiles()
+        self._merge_adapter()
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
             {name: stored.info for name, stored in self._stored.items()}
         )
-        self._files = OpenFiles()
 
     @classmethod
     def open(
         cls,
         source: str | Path,
         *,
+        base: str | Path | None = None,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -62,7 +71,9 @@ class Checkpoint:
 
         Args:
             source: A folder, or the id of a model on the hub; a path that exists wins. A folder that holds no
-                checkpoint but one of T5X's, called ``checkpoint_N``, stands for that.
+                checkpoint but one of T5X's, called ``checkpoint_N``, stands for that. An adapter is merged into its
+                base.
+            base: Of an adapter; the weights beside it by default, or what its configuration names.
             revision: Branch, tag or commit on the hub; its main branch by default.
             token: Access token for the hub; the one that `huggingface_hub` finds by default.
             cache_dir: Where downloads are kept; `huggingface_hub`'s cache by default.
@@ -71,17 +82,17 @@ class Checkpoint:
             CheckpointError: There is no such folder or model, files are missing or damaged, or it is no
                 Switch Transformers model.
         """
-        path = Path(source)
-        with _one_sentence(path):
-            if not path.exists():
-                path = hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
-            elif not path.is_dir():
-                raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
+        with _one_sentence(Path(source)):
+            path = _place(source, revision, token, cache_dir)
+            if (path / layout.ADAPTER_CONFIG).is_file():
+                return cls(_base_of(path, base, token, cache_dir), adapter=path)
+            if base is not None:
+                raise CheckpointError(f"{source} has no {layout.ADAPTER_CONFIG}; --base is for adapters")
             return cls(_chosen(path))
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
-        """Pickled as its folder: the copy opens files of its own."""
-        return type(self), (self.path,)
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Path | None]]:
+        """Pickled as its folders: the copy opens files of its own."""
+        return type(self), (self.path, self.adapter)
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +101,36 @@ class Checkpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files are: an adapter's own go before its base's."""
+        return (self.path,) if self.adapter in (None, self.path) else (self.adapter, self.path)
+
+    def find(self, name: str) -> Path | None:
+        """A small file of the checkpoint, an adapter's before its base's."""
+        return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
+
+    def _merge_adapter(self) -> None:
+        """Let tensors be what the adapter makes of them.
+
+        Raises:
+            CheckpointError: The adapter cannot be merged, or parts of one are there without its configuration.
+        """
+        base, own = separated(self._stored)
+        if self.adapter is None:
+            if unmerged := sorted(self._stored.keys() - base.keys()):
+                raise CheckpointError(
+                    f"{self.path} holds an adapter that is not merged ({first_few(unmerged, 1)}) and no "
+                    f"{layout.ADAPTER_CONFIG}, which says how it is; put that beside the weights, or merge it with "
+                    "peft's merge_and_unload and save the model"
+                )
+            return
+        config = AdapterConfig.read(self.adapter)
+        self._stored = base
+        adapter = adapter_of(config, self._weight_files[0], own) if own else _adapter_in(self.adapter, config)
+        self._stored, self.config = merged(base, self.config, adapter, self.same_values)
+        self._weight_files = list(dict.fromkeys([*self._weight_files, adapter.file]))
 
     def close(self) -> None:
         """Close the files that are open; a later read opens them anew."""
@@ -147,6 +188,47 @@ def _one_sentence(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _place(source: str | Path, revision: str | None, token: str | None, cache_dir: str | Path | None) -> Path:
+    """A folder as it is given, or a model's in the hub's cache."""
+    path = Path(source)
+    if not path.exists():
+        return hub.download(source, revision=revision, token=token, cache_dir=cache_dir)
+    if not path.is_dir():
+        raise CheckpointError(f"{source} is a file; give the folder that holds it and config.json")
+    return path
+
+
+def _base_of(adapter: Path, base: str | Path | None, token: str | None, cache_dir: str | Path | None) -> Path:
+    """Where an adapter's base is: where the caller says, beside it, or where its configuration says.
+
+    Raises:
+        CheckpointError: It is nowhere.
+    """
+    if base is not None:
+        return _chosen(_place(base, None, token, cache_dir))
+    if layout.preferred([path.name for path in adapter.iterdir()]):
+        return adapter
+    config = AdapterConfig.read(adapter)
+    if not config.base:
+        raise CheckpointError(f"{config.path} names no base; give its folder or hub id with --base")
+    try:
+        return _chosen(_place(config.base, config.revision, token, cache_dir))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter} is an adapter, and its base {config.base} cannot be opened: {error}; or say where it is with "
+            "--base"
+        ) from error
+
+
+def _adapter_in(folder: Path, config: AdapterConfig) -> Adapter:
+    file = next((folder / name for name in layout.ADAPTER_WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(
+            f"{folder} has {layout.ADAPTER_CONFIG} and no {' or '.join(layout.ADAPTER_WEIGHTS)}; fetch it"
+        )
+    return adapter_of(config, file, _tensors_in(file))
+
+
 def _chosen(folder: Path) -> Path:
     """The folder itself, or the one checkpoint of T5X's in it where it is no checkpoint."""
     names = [path.name for path in folder.iterdir()]
@@ -188,11 +270,12 @@ def _config(folder: Path) -> dict[str, object]:
     return config
 
 
-def _listing(folder: Path) -> tuple[list[Path], Mapping[str, Stored]]:
+def _listing(folder: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
     """The weight files in the order of their names, and every tensor's place."""
-    name = layout.preferred([path.name for path in folder.iterdir()])
+    present = [path.name for path in folder.iterdir()]
+    name = layout.preferred(present)
     if name is None:
-        raise CheckpointError(f"{folder} has no weights; it needs one of {', '.join(layout.PREFERENCE)}")
+        raise layout.absent(folder, present)
     path = folder / name
     if name.endswith(layout.INDEX_SUFFIX):
         return _sharded(path)

@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -21,6 +22,7 @@ from pointsman_export.checkpoint import layout
 
 _SMALL_FILES = (
     "config.json",
+    layout.ADAPTER_CONFIG,
     "generation_config.json",
     SPIECE,
     TOKENIZER_JSON,
@@ -53,11 +55,25 @@ def download(source: str | Path, *, revision: str | None, token: str | None, cac
     model_id = _model_id(source)
     where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     with _one_sentence(model_id, revision):
-        folder = Path(snapshot_download(model_id, allow_patterns=[*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where))
+        folder = _snapshot(model_id, [*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where)
         names = _published(model_id, revision, token)
         if names is not None:
             snapshot_download(model_id, allow_patterns=_weight_files(folder, names), **where)
     return folder
+
+
+def _snapshot(model_id: str, patterns: list[str], **where: Any) -> Path:  # noqa: ANN401 - passed on as they are
+    """The folder of a model's files in the cache, fetched where there is a network.
+
+    Without one, the cache serves as it is: files that it knows of and does not hold may not be needed.
+    """
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=patterns, **where))
+    except LocalEntryNotFoundError as error:
+        folder = getattr(error, "snapshot_path", None)  # of its subclass for a cache that is not complete
+        if folder is None:
+            raise
+        return Path(folder)
 
 
 def download_vocabulary(source: str | Path, *, token: str | None) -> Path:
@@ -75,7 +91,7 @@ def download_vocabulary(source: str | Path, *, token: str | None) -> Path:
     """
     model_id = _model_id(source)
     with _one_sentence(model_id, None):
-        return Path(snapshot_download(model_id, allow_patterns=list(_SMALL_FILES), token=token))
+        return _snapshot(model_id, list(_SMALL_FILES), token=token)
 
 
 def _model_id(source: str | Path) -> str:
@@ -94,10 +110,14 @@ def _published(model_id: str, revision: str | None, token: str | None) -> list[s
 
 
 def _weight_files(folder: Path, published: Collection[str]) -> list[str]:
+    adapter = [name for name in layout.ADAPTER_WEIGHTS if name in published and layout.ADAPTER_CONFIG in published][:1]
     name = layout.preferred(published)
     if name is None:
+        if adapter:
+            return adapter
         raise CheckpointError(f"the model has no weights; it needs one of {', '.join(layout.PREFERENCE)}")
-    return sorted(set(layout.shard_of(folder / name).values())) if name.endswith(layout.INDEX_SUFFIX) else [name]
+    own = sorted(set(layout.shard_of(folder / name).values())) if name.endswith(layout.INDEX_SUFFIX) else [name]
+    return [*own, *adapter]
 
 
 @contextmanager

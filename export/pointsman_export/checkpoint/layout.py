@@ -1,10 +1,12 @@
 """Which files of a folder hold the weights."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pointsman.bundle import names
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 
@@ -16,11 +18,32 @@ PREFERENCE = (
     f"pytorch_model.bin{INDEX_SUFFIX}",
 )
 """Files that a checkpoint is read from, the preferred one first: the order in which transformers looks."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_SHARDS_OF_TRAINERS = {
+    r"global_step\d+|zero_to_fp32\.py": "DeepSpeed's shards; make weights of them with the zero_to_fp32.py beside them",
+    r"pytorch_model_fsdp.*|.*\.distcp": "FSDP's shards; make weights of them with `accelerate merge-weights`",
+    r"checkpoint-\d+": "a trainer's checkpoints; give the folder of one",
+    "|".join(map(re.escape, ADAPTER_WEIGHTS)): f"an adapter without its {ADAPTER_CONFIG}; put that beside it",
+}
 
 
 def preferred(names: Collection[str]) -> str | None:
     """The file to read a checkpoint from, out of the files that are there."""
     return next((name for name in PREFERENCE if name in names), None)
+
+
+def absent(folder: Path, names: Collection[str]) -> CheckpointError:
+    """The error of a folder that has no weights; what trainers leave in it says what is to be done."""
+    found = (
+        (name, sentence)
+        for pattern, sentence in _SHARDS_OF_TRAINERS.items()
+        for name in sorted(names)
+        if re.fullmatch(pattern, name)
+    )
+    for name, sentence in found:
+        return CheckpointError(f"{folder} has no weights; {name} is of {sentence}")
+    return CheckpointError(f"{folder} has no weights; it needs one of {', '.join(PREFERENCE)}")
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -30,9 +53,14 @@ def load_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file cannot be read or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        if content.startswith(names.LFS_POINTER):
+            raise CheckpointError(f"{path} is a Git LFS pointer; run `git lfs pull`")
+        value = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore the file") from error
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(value, dict):

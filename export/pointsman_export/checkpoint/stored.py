@@ -94,6 +94,10 @@ class StoredTensor:
         last = sum((size - 1) * stride for size, stride in zip(self.info.shape, self.strides, strict=True))
         return (last + 1) * NUMPY_DTYPES[self.info.dtype].itemsize
 
+    def named(self, name: str) -> "StoredTensor":
+        """The same tensor under another name."""
+        return replace(self, info=replace(self.info, name=name))
+
     def read(self, files: "OpenFiles") -> FloatArray:
         """Read the tensor into memory of its own.
 

@@ -1,5 +1,6 @@
 """Where the vocabulary of a checkpoint lies: in its folder, or where the caller says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pointsman.bundle.names import SPIECE
@@ -10,12 +11,12 @@ _FILES = (SPIECE, "tokenizer.json")
 _SUFFIXES = (".model", ".json")
 
 
-def locate(checkpoint: Path, tokenizer: str | Path | None, *, token: str | None = None) -> Path:
+def locate(folders: Sequence[Path], tokenizer: str | Path | None, *, token: str | None = None) -> Path:
     """Find the vocabulary's folder or file.
 
     Args:
-        checkpoint: The checkpoint's folder.
-        tokenizer: A file, a folder, or the id of a model on the hub; the checkpoint's folder by default.
+        folders: Where a checkpoint's files are, the first that has one before the others.
+        tokenizer: A file, a folder, or the id of a model on the hub; the checkpoint's own by default.
         token: Access token for the hub.
 
     Returns:
@@ -26,12 +27,13 @@ def locate(checkpoint: Path, tokenizer: str | Path | None, *, token: str | None 
         CheckpointError: It cannot be fetched from the hub.
     """
     if tokenizer is None:
-        if not _is_in(checkpoint):
+        found = next(filter(_is_in, folders), None)
+        if found is None:
             raise TokenizerError(
-                f"{checkpoint} has no vocabulary ({SPIECE}); say where one is with --tokenizer: "
+                f"{folders[-1]} has no vocabulary ({SPIECE}); say where one is with --tokenizer: "
                 "a file, a folder or a model's id on the hub"
             )
-        return checkpoint
+        return found
     path = Path(tokenizer)
     if not path.exists():
         if path.suffix in _SUFFIXES:

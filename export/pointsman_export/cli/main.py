@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portabl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 parity failed, 2 the user's mistake."""
-    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A polite kill unwinds like Ctrl-C, so that nothing half-written stays; only a main thread may say so.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(_parser().parse_args(arguments))
     except PointsmanError as error:
@@ -75,6 +77,13 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
     )
     bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
+    bundle.add_argument(
+        "--base", metavar="CHECKPOINT", help="the base of an adapter (default: the one that its configuration names)"
+    )
+    bundle.add_argument(
+        "--ignore-generation-config", action="store_true", help="leave out the checkpoint's settings of generating"
+    )
+    bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
@@ -100,6 +109,9 @@ def _bundle(parsed: argparse.Namespace) -> int:
         max_tokens=parsed.max_tokens,
         tokenizer=parsed.tokenizer,
         force=parsed.force,
+        base=parsed.base,
+        ignore_unused=parsed.ignore_unused,
+        ignore_generation_config=parsed.ignore_generation_config,
         revision=parsed.revision,
         token=parsed.token,
     )

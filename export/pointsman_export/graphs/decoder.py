@@ -25,7 +25,8 @@ def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[i
     """The residual stream behind all blocks, float32 [rows, positions, d_model], and the grown cache by name."""
     ids, mask, stack = values[names.INPUT_IDS], values[names.ATTENTION_MASK], build.architecture.decoder
     bias, padding, batch = _bias(graph, build, values), padding_bias(graph, mask), graph.length(mask, 0)
-    hidden, grown = embedded(graph.module(names.module_of(names.EMBEDDING)), ids), dict[str, ir.Value]()
+    embedding = graph.module(names.module_of(build.architecture.embedding("decoder")))
+    hidden, grown = embedded(embedding, ids), dict[str, ir.Value]()
     for number in range(stack.layers):
         block = graph.module(names.block_path("decoder", number))
         past, cross = (_pair(values, names_of(number)) for names_of in (names.past_names, names.cross_names))
@@ -56,11 +57,13 @@ def _bias(graph: Scope, build: Build, values: dict[str, ir.Value]) -> ir.Value:
 def _logits(graph: Scope, build: Build, hidden: ir.Value, ids: ir.Value) -> ir.Value:
     """Float32 [rows, positions, vocab] of float32 [rows, positions, d_model] and int64 [rows, positions]."""
     dtype, architecture = build.precision.name, build.architecture
+    if architecture.tied_head or architecture.scaled_head:
+        hidden = graph.op("Mul", hidden, graph.constant(np.array(architecture.d_model**-0.5, np.float32)))
     if not architecture.tied_head:
         head = graph.module(names.module_of(names.HEAD))
         return graph.cast(linear(head, graph.cast(hidden, dtype)), "float32")
-    scaled = graph.op("Mul", hidden, graph.constant(np.array(architecture.d_model**-0.5, np.float32)))
-    flat = graph.op("Reshape", graph.cast(scaled, dtype), graph.constant([-1, architecture.d_model]))
-    product = graph.op("Gemm", flat, graph.module(names.module_of(names.EMBEDDING)).weight(), transB=1)
+    flat = graph.op("Reshape", graph.cast(hidden, dtype), graph.constant([-1, architecture.d_model]))
+    embedding = graph.module(names.module_of(architecture.embedding("decoder"))).weight()
+    product = graph.op("Gemm", flat, embedding, transB=1)
     shape = graph.op("Concat", graph.op("Shape", ids), graph.constant([architecture.vocab_size]), axis=0)
     return graph.cast(graph.op("Reshape", product, shape), "float32")

@@ -37,7 +37,7 @@ def _encoded(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Va
     stack = build.architecture.encoder
     into = Buckets.of(graph, build, ids) if build.form == "portable" and stack.sparse_layers else None
     bias = _bias(graph, build, ids, mask)
-    hidden = embedded(graph.module(names.module_of(names.EMBEDDING)), ids)
+    hidden = embedded(graph.module(names.module_of(build.architecture.embedding("encoder"))), ids)
     for number in range(stack.layers):
         block = graph.module(names.block_path("encoder", number))
         hidden, _ = self_attention(block.at("layer.0"), build, hidden, bias)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from pointsman.bundle import ROLES, Architecture, Dtype, names
-from pointsman.bundle.writing import TensorFile
+from pointsman.bundle.writing import TensorFile, what_to_do
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader, check_finite, not_finite
@@ -25,7 +25,7 @@ WIDER = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
 
 
 _MATRIX = 2
-_LOOKED_UP = {names.EMBEDDING, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
+_LOOKED_UP = {*names.EMBEDDINGS, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _stack_of(name: str) -> str | None:
 def _entry(name: str, sources: list[str], shape: tuple[int, ...], dtype: Dtype) -> Entry:
     """How a tensor of this shape, or a stack of them, is stored."""
     multiplied = len(shape) == _MATRIX and name not in _LOOKED_UP
-    exact = names.is_router(name) or not (multiplied or name == names.EMBEDDING)
+    exact = names.is_router(name) or not (multiplied or name in names.EMBEDDINGS)
     oriented = shape[::-1] if multiplied else shape
     return Entry(
         name=name,
@@ -126,9 +126,7 @@ def write_weights(
             for entry in entries:
                 tensors.update(_external(entry, _write_entry(writer, entry, checkpoint, progress), path))
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path.name} ({error.strerror}); free some space or choose another output folder"
-        ) from error
+        raise OutputError(f"cannot write {path.name} ({error.strerror}); {what_to_do(error)}") from error
     return WeightFile(path, writer.sha256, tensors)
 
 

@@ -68,9 +68,9 @@ class Reference:
                 value = self.tensor(full, rounded=product and not names.is_router(full))
                 owner.register_parameter(name, nn.Parameter(value.T if product else value, requires_grad=False))
 
-    def embed(self, input_ids: Tensor) -> Tensor:
+    def embed(self, role: Role, input_ids: Tensor) -> Tensor:
         """float32 [rows, tokens, d_model]."""
-        return nn.functional.embedding(input_ids, self.tensor(names.EMBEDDING))
+        return nn.functional.embedding(input_ids, self.tensor(self.architecture.embedding(role)))
 
     def block(self, role: Role, number: int) -> Block:
         """One block with its weights; experts are read when tokens reach them."""
@@ -96,7 +96,7 @@ class Reference:
         """Every encoder block's result in turn."""
         positions = torch.arange(input_ids.shape[1])
         bias = self.bias("encoder", positions, positions) + masked(attention_mask)[:, None, None, :]
-        hidden = self.embed(input_ids)
+        hidden = self.embed("encoder", input_ids)
         for number in range(self.architecture.encoder.layers):
             attention, feed_forward = self.block("encoder", number).layer
             hidden, key, value = attention(hidden, bias)
@@ -120,7 +120,7 @@ class Reference:
         keys, queries = torch.arange(length + positions), torch.arange(length, length + positions)
         self_bias = self.bias("decoder", queries, keys) + masked(keys[None, :] <= queries[:, None])
         cross_bias = masked(attention_mask)[:, None, None, :]
-        hidden = self.embed(input_ids)
+        hidden = self.embed("decoder", input_ids)
         for number in range(self.architecture.decoder.layers):
             self_attention, cross_attention, feed_forward = self.block("decoder", number).layer
             hidden, key, value = self_attention(hidden, self_bias, past[number])
@@ -129,10 +129,11 @@ class Reference:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, tokens, vocab] from the last decoder block's result."""
-        states = self.norm("decoder", hidden)
-        if self.architecture.tied_head:
-            return nn.functional.linear(states * self.architecture.d_model**-0.5, self.tensor(names.EMBEDDING))
-        return nn.functional.linear(states, self.tensor(names.HEAD))
+        states, architecture = self.norm("decoder", hidden), self.architecture
+        if architecture.tied_head or architecture.scaled_head:
+            states = states * architecture.d_model**-0.5
+        head = architecture.embedding("decoder") if architecture.tied_head else names.HEAD
+        return nn.functional.linear(states, self.tensor(head))
 
     def norm(self, role: Role, hidden: Tensor) -> Tensor:
         """The norm behind a stack."""

@@ -18,6 +18,7 @@ from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
 from pointsman.bundle import Variant, empty_cache, names
 from pointsman.errors import BundleError, DeviceError
+from pointsman.wording import as_text, is_text
 
 _ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -145,6 +146,8 @@ def _check_memory(error: Exception, device: str) -> None:
 
 
 def _session(path: Path, device: Literal["cpu", "cuda"], threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
+    if not is_text(path):
+        raise BundleError(f"{as_text(path)} is a path of bytes that are no UTF-8; give the bundle another")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Encoder and decoder have a pool of threads each: those of one must not spin while the other computes.

@@ -16,6 +16,7 @@ and report every problem at once.
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
+from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.interface import (
     ROLES,
     Axis,
@@ -56,6 +57,7 @@ __all__ = [
     "FileRecord",
     "Flavour",
     "Form",
+    "GenerationSettings",
     "Graph",
     "Limits",
     "Manifest",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pointsman.bundle import names
+
 if TYPE_CHECKING:
     from pointsman.bundle.interface import Role
 
@@ -38,7 +40,7 @@ class Architecture:
         gated: whether a feed-forward network multiplies two input projections (GEGLU).
         activation: of the (first) input projection; `gelu_tanh` is T5 v1.1's `gelu_new`.
         router_bias: whether routers have a bias.
-        tied_head: whether the output head is the embedding; its input is then scaled by d_model ** -0.5.
+        tied_head: whether the output head is the decoder's embedding; its input is then scaled by d_model ** -0.5.
         relative_buckets: buckets of the relative position bias.
         relative_max_distance: tokens; distances from here on share the last bucket.
         layer_norm_epsilon: added to the mean square in norms.
@@ -47,6 +49,8 @@ class Architecture:
         pad_token_id: id of padding.
         eos_token_id: id that ends a sequence.
         decoder_start_token_id: id that the decoder starts from.
+        separate_embeddings: whether encoder and decoder have an embedding each.
+        scaled_head: whether the input of a head that is not the decoder's embedding is scaled all the same.
     """
 
     vocab_size: int
@@ -68,7 +72,13 @@ class Architecture:
     pad_token_id: int
     eos_token_id: int
     decoder_start_token_id: int
+    separate_embeddings: bool = False
+    scaled_head: bool = False
 
     def stack(self, role: "Role") -> Stack:
         """The encoder's blocks or the decoder's."""
         return self.encoder if role == "encoder" else self.decoder
+
+    def embedding(self, role: "Role") -> str:
+        """Name of the weight that the encoder or the decoder looks ids up in."""
+        return names.STACK_EMBEDDINGS[role] if self.separate_embeddings else names.EMBEDDING

@@ -1,14 +1,17 @@
 """Files of a bundle and their hashes."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from pointsman.bundle import names
 from pointsman.bundle.quantization import Scheme
 from pointsman.errors import BundleError
+
+PULL: Final = "run `git lfs pull`"
+_POINTER: Final = "is a Git LFS pointer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,11 @@ def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord,
         raise BundleError(f"{bundle} is damaged: {'; '.join(problems.values())}; {_remedy(problems)}")
 
 
-def _remedy(paths: Iterable[str]) -> str:
+def _remedy(problems: Mapping[str, str]) -> str:
     """The least that makes files anew, or others that all these depend on."""
+    if any(problem.endswith(_POINTER) for problem in problems.values()):
+        return PULL
+    paths = problems.keys()
     kinds = {
         path.partition("/")[0] if path.startswith(f"{names.PLANS}/") else path.rpartition("/")[0] for path in paths
     }
@@ -55,6 +61,12 @@ def _remedy(paths: Iterable[str]) -> str:
     if kinds <= {names.PLANS, *map(names.variant_folder, get_args(Scheme))}:
         return "quantize it again with --force"
     return "export the bundle again"
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of one that it has not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(names.LFS_POINTER)) == names.LFS_POINTER
 
 
 def unreadable(error: OSError) -> BundleError:
@@ -66,6 +78,8 @@ def _problem_with(bundle: Path, record: FileRecord) -> str | None:
     path = bundle / record.path
     if not path.is_file():
         return f"{record.path} is missing"
+    if is_pointer(path):
+        return f"{record.path} {_POINTER}"
     if path.stat().st_size != record.bytes:
         return f"{record.path} has {path.stat().st_size} bytes instead of {record.bytes}"
     return None if sha256_of(path) == record.sha256 else f"{record.path} was changed (its sha256 differs)"

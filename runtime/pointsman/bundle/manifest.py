@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.files import FileRecord
+from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.plans import PlanRecord
 from pointsman.bundle.variants import Variant
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of what is written; schema 1, which lacks fields that have defaults, is read too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Manifest:
         tokenizer: the files of the vocabulary: `tokenizer.json` with `tokenizer_config.json`, or `spiece.model`.
         variants: by name.
         engines: plans built from them.
+        generation: what the checkpoint says of generating; null where it says nothing, and in schema 1.
     """
 
     schema: int
@@ -66,6 +69,7 @@ class Manifest:
     tokenizer: tuple[FileRecord, ...]
     variants: dict[str, Variant]
     engines: tuple[PlanRecord, ...] = ()
+    generation: GenerationSettings | None = None
 
     def files(self) -> Iterator[FileRecord]:
         """Every file of the bundle, once."""

@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pointsman.bundle.interface import Role
     from pointsman.bundle.variants import Form
 
@@ -22,6 +24,7 @@ VARIANTS: Final = "variants"
 WEIGHTS: Final = "weights.bin"
 RANGES: Final = "ranges.json"
 PLANS: Final = "engines"
+LFS_POINTER: Final = b"version https://git-lfs"  # what a file begins with that Git LFS has not fetched
 
 # Inputs and outputs of graphs.
 INPUT_IDS: Final = "input_ids"
@@ -38,6 +41,11 @@ PAST: Final = "past"  # tokens in the cache
 
 # Weights.
 EMBEDDING: Final = "shared.weight"
+STACK_EMBEDDINGS: Final["Mapping[Role, str]"] = {  # where stacks do not share one
+    "encoder": "encoder.embed_tokens.weight",
+    "decoder": "decoder.embed_tokens.weight",
+}
+EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS.values())
 HEAD: Final = "lm_head.weight"
 OUTPUT_PROJECTION: Final = "wo"  # of a feed-forward network; the others are its input projections
 _ROUTER: Final = ".router."

@@ -1,5 +1,7 @@
 """Frozen dataclasses to JSON and back, strictly: every unknown, missing or mistyped field is reported at once.
 
+A field may be missing if it has a default: then it is younger than the file.
+
 Supports what the manifest needs: str, int, float, bool, None, `Literal`, unions, `tuple[T, ...]`, `dict[str, T]` and
 nested dataclasses.
 """
@@ -90,12 +92,13 @@ def _read_dataclass(kind: Any, value: object, place: str, problems: list[str]) -
         return _refuse(value, place, "an object", problems)
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}
+    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
     dot = f"{place}." if place else ""
     problems.extend(f"{dot}{name} is unknown" for name in sorted(value.keys() - fields))
-    problems.extend(f"{dot}{name} is missing" for name in sorted(fields - value.keys()))
+    problems.extend(f"{dot}{name} is missing" for name in sorted(required - value.keys()))
     before = len(problems)
     known = {name: _read(hints[name], value[name], dot + name, problems) for name in sorted(fields & value.keys())}
-    complete = len(problems) == before and fields <= value.keys()
+    complete = len(problems) == before and required <= value.keys()
     return kind(**known) if complete else None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
-from pointsman.bundle.files import unreadable
+from pointsman.bundle.files import PULL, unreadable
 from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
 from pointsman.bundle.records import from_json, to_json
@@ -50,7 +50,10 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / names.MANIFEST
     try:
-        document = json.loads(_content(path).decode("utf-8"))
+        content = _content(path)
+        if content.startswith(names.LFS_POINTER):
+            raise BundleError(f"{path} is a Git LFS pointer; {PULL}")
+        document = json.loads(content.decode("utf-8"))
         problems = _checked(path, document)
         manifest, faults = from_json(Manifest, document)
     except BundleError:
@@ -103,8 +106,8 @@ def _checksum(document: dict[str, Any]) -> str:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """A sentence for each."""
-    if manifest.schema != SCHEMA:
-        yield f"schema must be {SCHEMA}, not {manifest.schema}"
+    if not 1 <= manifest.schema <= SCHEMA:
+        yield f"schema must be from 1 to {SCHEMA}, not {manifest.schema}"
     if manifest.limits.tokens < 1:
         yield f"limits.tokens must be at least 1, not {manifest.limits.tokens}"
     yield from _wrong_ids(manifest)
@@ -129,6 +132,9 @@ def _wrong_ids(manifest: Manifest) -> Iterator[str]:
         token = getattr(architecture, name)
         if not 0 <= token < vocabulary:
             yield f"architecture.{name} must be from 0 to {vocabulary - 1}, not {token}"
+    for token in manifest.generation.token_ids() if manifest.generation else ():
+        if not 0 <= token < vocabulary:
+            yield f"generation has the id {token}, and ids are from 0 to {vocabulary - 1}"
     if not 0 <= manifest.extra_ids <= vocabulary:
         yield f"extra_ids must be from 0 to {vocabulary}, not {manifest.extra_ids}"
 

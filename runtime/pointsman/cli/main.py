@@ -13,14 +13,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Final
 
 from pointsman.backends.choice import DEVICES, ENGINES
+from pointsman.bundle import read_manifest
 from pointsman.cli.arguments import Parser
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, OutputError, PointsmanError, TextError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.inspection import as_json, as_text, counted, inspect_bundle
+from pointsman.model import decoding_defaults
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 PIPE_BROKEN: Final = 141  # 128 + SIGPIPE
@@ -72,6 +75,7 @@ def _add_infill(parser: argparse.ArgumentParser) -> None:
 
 def _add_decoding(group: argparse._ArgumentGroup) -> None:
     """An option for every field of `DecodingOptions`; those left out of the command line stay out of the result."""
+    group.description = "What the checkpoint itself says (pointsman inspect shows it) goes before these defaults."
     for name, kind, meaning in (
         ("max_new_tokens", int, "most tokens to generate for a text (default: 8 a blank and 2, at least 32)"),
         ("min_new_tokens", int, "fewest tokens to generate for a text"),
@@ -95,9 +99,9 @@ def _add_decoding(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--do-sample",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="draw tokens instead of taking the likeliest",
+        help="draw tokens instead of taking the likeliest (default: no)",
     )
     group.add_argument(
         "--constrain",
@@ -160,10 +164,18 @@ def _decoding(parsed: argparse.Namespace) -> DecodingFields:
     given: Any = {name: value for name, value in vars(parsed).items() if name in names}
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
-    unless_given = {"max_new_tokens": sys.maxsize}  # its default depends on the texts
-    DecodingOptions(**(unless_given | given))
     decoding: DecodingFields = given
+    # The default of `max_new_tokens` depends on the texts.
+    DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
     return decoding
+
+
+def _defaults(bundle: str) -> DecodingFields:
+    """What the bundle says of decoding; nothing if it cannot be read, which loading it reports."""
+    try:
+        return decoding_defaults(read_manifest(Path(bundle)))
+    except PointsmanError:
+        return {}
 
 
 def _texts(arguments: Sequence[str]) -> Iterator[str]:

@@ -7,13 +7,14 @@ tokens one step at a time (greedy search and sampling), `decode` whole generatio
 from pointsman.decoding.constraints import SentinelConstraint, check_room
 from pointsman.decoding.decode import decode, stream
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
-from pointsman.decoding.options import DecodingOptions
+from pointsman.decoding.options import DecodingFields, DecodingOptions
 from pointsman.decoding.rules import Constraint
 from pointsman.decoding.step import DecodingState, SelectingState, Selection
 from pointsman.decoding.teacher_forcing import teacher_forced
 
 __all__ = [
     "Constraint",
+    "DecodingFields",
     "DecodingOptions",
     "DecodingState",
     "FinishReason",

@@ -46,27 +46,27 @@ class SentinelConstraint:
             white_space: Ids that do not make a span by themselves.
         """
         self._options = options
-        self._eos_id = tokens.eos_id
+        self._eos_ids = np.array(tokens.eos_ids, np.int64)
         self._blanks = np.array([len(ids) for ids in sentinels], np.int64)
-        self._expected = _expected(sentinels, all_sentinels, tokens.eos_id)
+        self._expected = _expected(sentinels, all_sentinels, tokens.eos_ids[0])
         known = max((*all_sentinels, *white_space)) + 2  # the last stands for all greater ids
         self._is_sentinel, self._is_text = np.zeros(known, np.bool_), np.ones(known, np.bool_)
         self._is_sentinel[list(all_sentinels)] = True
         self._is_text[[*all_sentinels, *white_space]] = False
-        structural = {*all_sentinels, tokens.pad_id, tokens.eos_id, tokens.decoder_start_id, *forbidden}
+        structural = {*all_sentinels, tokens.pad_id, *tokens.eos_ids, tokens.decoder_start_id, *forbidden}
         self._structural = np.array(sorted(structural), np.int64)
         self._white_space = np.array(sorted(set(white_space) - structural), np.int64)
         self._named = np.concatenate([self._structural, self._white_space])
 
     @property
     def ending_tokens(self) -> int:
-        """Two: eos and the closing sentinel."""
-        return 2
+        """Each eos, and the closing sentinel."""
+        return len(self._eos_ids) + 1
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which rows `[rows]` have their eos or closing sentinel."""
-        has_eos: NDArray[np.bool_] = (prefixes[:, 1:] == self._eos_id).any(axis=1)
-        return has_eos | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
+        """Which rows `[rows]` have an eos or their closing sentinel."""
+        is_eos = np.asarray(np.isin(prefixes[:, 1:], self._eos_ids))
+        return is_eos.any(axis=1) | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
 
     def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         """All that is not text; tokens of text may come or may not, all alike."""
@@ -86,15 +86,17 @@ class SentinelConstraint:
     def _possible(
         self, prefixes: NDArray[np.int64], inputs: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """For incomplete rows: the next sentinel and eos `[rows, 2]`, whether each may come, text, and white space."""
+        """For incomplete rows: the next sentinel and each eos `[rows, any]`, whether each may come, text, and space."""
         opened, is_empty = self._opened(prefixes), self._is_empty(prefixes)
         missing = self._blanks[inputs] - opened
         generated = prefixes.shape[1] - 1
         # After one token more; an empty span always has room for text, as none is begun later than this allows.
         room_left = self._options.max_new_tokens - generated - 1 - 2 * missing
         sentinel_may_come = ~is_empty & ((missing > 0) | (generated >= self._options.min_new_tokens))
-        next_ids = np.stack([self._expected[inputs, opened], np.full_like(opened, self._eos_id)], axis=1)
-        may_come = np.stack([sentinel_may_come, sentinel_may_come & (missing == 0)], axis=1)
+        ends = np.broadcast_to(self._eos_ids, (len(opened), len(self._eos_ids)))
+        next_ids = np.column_stack([self._expected[inputs, opened], ends])
+        end_may_come = np.broadcast_to((sentinel_may_come & (missing == 0))[:, None], ends.shape)
+        may_come = np.column_stack([sentinel_may_come, end_may_come])
         return next_ids, may_come, (opened > 0) & (room_left >= 0), room_left >= is_empty
 
     def _opened(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,13 +13,23 @@ class SpecialTokens:
 
     Attributes:
         pad_id: Fed to rows that have finished while others go on.
-        eos_id: Ends a sequence.
+        eos_ids: Each ends a sequence; at least one.
         decoder_start_id: The first token every row is fed; never part of a result.
+        suppressed: Never come.
+        suppressed_first: Do not come first; or second, where the first is forced.
+        bad_words: Sequences that never come.
+        forced_first: Comes first, where no constraint says what does.
+        forced_last: One of them comes where no room is left; likewise.
     """
 
     pad_id: int
-    eos_id: int
+    eos_ids: tuple[int, ...]
     decoder_start_id: int
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    forced_first: int | None = None
+    forced_last: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

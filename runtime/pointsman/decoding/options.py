@@ -4,13 +4,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, nan
 from numbers import Integral, Real
-from typing import Literal
+from typing import Final, Literal, TypedDict, cast
 
 from pointsman.errors import OptionsError
 
 _DEFAULT_TOP_K = 50
+DEFAULT_ROOM: Final = 32
+_OF_SAMPLING: Final = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0, "seed": None}
 # Beyond these, scores leave float32: as quotients, as products, or over length ** penalty for lengths that are in use.
 _RANGES = {"temperature": (0.001, 1000.0), "repetition_penalty": (0.01, 100.0), "length_penalty": (-10.0, 10.0)}
+
+
+class DecodingFields(TypedDict, total=False):
+    """The fields of `DecodingOptions` as keywords."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    constrain: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +61,7 @@ class DecodingOptions:
         OptionsError: Values out of range or contradicting each other; one line names all of them.
     """
 
-    max_new_tokens: int = 32
+    max_new_tokens: int = DEFAULT_ROOM
     min_new_tokens: int = 0
     num_beams: int = 1
     num_return_sequences: int = 1
@@ -54,6 +75,27 @@ class DecodingOptions:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     constrain: bool | None = None
+
+    @classmethod
+    def over(cls, defaults: DecodingFields, fields: DecodingFields, *, room: int = DEFAULT_ROOM) -> "DecodingOptions":
+        """Options that are given, over others that hold where they say nothing.
+
+        What only sampling uses is left out of the others where nothing is sampled.
+
+        Args:
+            defaults: What holds otherwise.
+            fields: What is given.
+            room: `max_new_tokens` where neither says it; more, if the fewest tokens ask for more.
+
+        Raises:
+            OptionsError: Together they are out of range or contradict each other.
+        """
+        merged = {**defaults, **fields}
+        if not merged.get("do_sample"):
+            merged = {name: value for name, value in merged.items() if name in fields or name not in _OF_SAMPLING}
+        fewest = merged.get("min_new_tokens")
+        merged.setdefault("max_new_tokens", max(room, fewest) if isinstance(fewest, int) else room)
+        return cls(**cast("DecodingFields", merged))
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; only values in range can be asked whether they contradict each other."""
@@ -135,7 +177,6 @@ def _contradictions_without_sampling(options: DecodingOptions) -> Iterator[str]:
             f"num_return_sequences {options.num_return_sequences} is above num_beams {options.num_beams}; "
             "raise num_beams, or sample with do_sample=True"
         )
-    defaults = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0, "seed": None}
-    unused = [name for name, default in defaults.items() if getattr(options, name) != default]
+    unused = [name for name, default in _OF_SAMPLING.items() if getattr(options, name) != default]
     if unused:
         yield f"{', '.join(unused)} without do_sample would change nothing; add do_sample=True or leave out"

@@ -3,7 +3,8 @@
 Each processor computes what that of the same name in transformers 5.23.0 (`generation/logits_process.py`) does.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -98,32 +99,120 @@ class NoRepeatNgram:
 
 @dataclass(frozen=True, slots=True)
 class MinNewTokens:
-    """Makes eos impossible until enough tokens have been generated."""
+    """Makes the ends impossible until enough tokens have been generated."""
 
     count: int
-    eos_id: int
+    eos_ids: tuple[int, ...]
 
     def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Eos."""
-        return np.full((len(prefixes), 1), self.eos_id)
+        """The ends."""
+        return _in_each_row(self.eos_ids, prefixes)
 
     def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Ban eos; the decoder start token does not count as generated."""
+        """Ban them; the decoder start token does not count as generated."""
         if prefixes.shape[1] - 1 < self.count:
-            scores[:, self.eos_id] = -np.inf
+            scores[:, self.eos_ids] = -np.inf
         return scores
 
 
-def processors_of(options: DecodingOptions, eos_id: int) -> tuple[LogitsProcessor, ...]:
-    """The processors that the options ask for, in the order transformers applies them."""
+@dataclass(frozen=True, slots=True)
+class BadWords:
+    """Makes every token impossible that would complete one of some sequences (`NoBadWordsLogitsProcessor`)."""
+
+    sequences: tuple[tuple[int, ...], ...]
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What they end with."""
+        return _in_each_row([ids[-1] for ids in self.sequences], prefixes)
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban the last token of each sequence whose others are what the prefix ends with."""
+        for *begun, last in self.sequences:
+            if len(begun) <= prefixes.shape[1]:
+                matches = (prefixes[:, prefixes.shape[1] - len(begun) :] == begun).all(axis=1)
+                scores[matches, last] = -np.inf
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """Makes tokens impossible, everywhere or at one place.
+
+    Attributes:
+        ids: Which.
+        length: Of the prefix before that place.
+    """
+
+    ids: tuple[int, ...]
+    length: int | None = None
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All of them."""
+        return _in_each_row(self.ids, prefixes)
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban them."""
+        if self.length in (None, prefixes.shape[1]):
+            scores[:, self.ids] = -np.inf
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """Leaves some tokens alone at one place, all equally likely.
+
+    Attributes:
+        ids: Which.
+        length: Of the prefix before that place.
+    """
+
+    ids: tuple[int, ...]
+    length: int
+
+    def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All of them."""
+        return _in_each_row(self.ids, prefixes)
+
+    def __call__(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Ban all others."""
+        if prefixes.shape[1] == self.length:
+            scores[:] = -np.inf
+            scores[:, self.ids] = 0
+        return scores
+
+
+def _in_each_row(ids: Sequence[int], prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ids for each prefix, `[rows, ids]`."""
+    return np.broadcast_to(np.asarray(ids, np.int64), (len(prefixes), len(ids)))
+
+
+def processors_of(options: DecodingOptions, tokens: SpecialTokens) -> tuple[LogitsProcessor, ...]:
+    """The processors that options and tokens ask for, in the order transformers applies them."""
     processors: list[LogitsProcessor] = []
     if options.repetition_penalty != 1.0:
         processors.append(RepetitionPenalty(options.repetition_penalty))
     if options.no_repeat_ngram_size > 0:
         processors.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    words = tuple(ids for ids in tokens.bad_words if not (len(ids) == 1 and ids[0] in tokens.eos_ids))
+    if words:
+        processors.append(BadWords(words))
     if options.min_new_tokens > 0:
-        processors.append(MinNewTokens(options.min_new_tokens, eos_id))
-    return tuple(processors)
+        processors.append(MinNewTokens(options.min_new_tokens, tokens.eos_ids))
+    return (*processors, *_forced(options, tokens), *_suppressed(tokens))
+
+
+def _forced(options: DecodingOptions, tokens: SpecialTokens) -> Iterator[Forced]:
+    if tokens.forced_first is not None:
+        yield Forced((tokens.forced_first,), length=1)
+    if tokens.forced_last:
+        yield Forced(tokens.forced_last, length=options.max_new_tokens)
+
+
+def _suppressed(tokens: SpecialTokens) -> Iterator[Suppressed]:
+    if tokens.suppressed:
+        yield Suppressed(tokens.suppressed)
+    if tokens.suppressed_first:
+        yield Suppressed(tokens.suppressed_first, length=1 if tokens.forced_first is None else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +228,19 @@ class Rules:
     def of(
         cls, options: DecodingOptions, tokens: SpecialTokens, constraint: Constraint | None, first_input: int
     ) -> Self:
-        """The options' processors first, then the constraint, which so has the last word."""
-        last = () if constraint is None else (constraint,)
-        return cls(tokens, (*processors_of(options, tokens.eos_id), *last), constraint, first_input)
+        """The options' and the tokens' processors first, then the constraint, which so has the last word.
+
+        What output begins and ends with is the constraint's to say where there is one, and nothing is forced.
+        """
+        if constraint is None:
+            return cls(tokens, processors_of(options, tokens), None, first_input)
+        unforced = replace(tokens, forced_first=None, forced_last=())
+        return cls(tokens, (*processors_of(options, unforced), constraint), constraint, first_input)
 
     @property
     def ending_tokens(self) -> int:
         """How many different tokens may end one sequence."""
-        return 1 if self.constraint is None else self.constraint.ending_tokens
+        return len(self.tokens.eos_ids) if self.constraint is None else self.constraint.ending_tokens
 
     def process(self, prefixes: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the processors; they may write into `scores` `[rows, vocabulary]`."""
@@ -160,13 +254,15 @@ class Rules:
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` end with the last token of their prefix `[rows, length]`."""
-        by_eos: NDArray[np.bool_] = prefixes[:, -1] == self.tokens.eos_id
+        by_eos = np.isin(prefixes[:, -1], self.tokens.eos_ids)
         return by_eos if self.constraint is None else by_eos | self.constraint.ended(prefixes)
 
     def no_token_possible(self, input_index: int) -> OptionsError:
         """The error of a search that the processors together have left nowhere to go."""
         number = self.first_input + input_index
+        rules = "no_repeat_ngram_size, min_new_tokens"
+        if any(isinstance(each, (BadWords, Suppressed, Forced)) for each in self.processors):
+            rules += ", the tokens that the checkpoint forces or suppresses"
         return OptionsError(
-            f"input {number}: no_repeat_ngram_size, min_new_tokens and the constraint together leave no possible "
-            "token; relax one of them"
+            f"input {number}: {rules} and the constraint together leave no possible token; relax one of them"
         )

@@ -9,8 +9,8 @@ A text's blanks go to the model as they are written, whatever their numbers and 
 its ids, each span is detokenised by itself, and the text outside the blanks comes back character for character.
 """
 
+from pointsman.decoding import DecodingFields
 from pointsman.infill.infiller import Infiller
-from pointsman.infill.requests import DecodingFields
 from pointsman.infill.results import Fill, Span, SpanState
 
 __all__ = ["DecodingFields", "Fill", "Infiller", "Span", "SpanState"]

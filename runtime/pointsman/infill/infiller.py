@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Self, Unpack
 
 from pointsman.bundle import Manifest, names, verify_files
-from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint, TokenEvent
+from pointsman.decoding import DecodingFields, DecodingOptions, Generation, SentinelConstraint, TokenEvent
 from pointsman.errors import OptionsError, TextError
-from pointsman.infill.requests import Batch, DecodingFields, batches_of, templates_of
+from pointsman.infill.requests import Batch, batches_of, templates_of
 from pointsman.infill.results import Fill, Span
 from pointsman.infill.spans import SpanReader
 from pointsman.model import SwitchModel
@@ -19,9 +19,10 @@ from pointsman.text.tokenizer import Tokenizer
 class Infiller:
     """Fills blanks, scores candidates for them, and streams spans as they grow.
 
-    Options are keywords named like the fields of `DecodingOptions`, or one `DecodingOptions`. Unless `constrain` is
-    false, every blank is filled, and with text only. `max_new_tokens`, if neither is given, is 8 for each blank and 2
-    to end with, at least 32, and at most what the bundle allows.
+    Options are keywords named like the fields of `DecodingOptions`, or one `DecodingOptions`, which then says all.
+    Where keywords say nothing, the settings of the checkpoint hold that the bundle has kept (`pointsman inspect` shows
+    them). Unless `constrain` is false, every blank is filled, and with text only. `max_new_tokens`, if nothing says it,
+    is 8 for each blank and 2 to end with, at least 32, and at most what the bundle allows.
 
     Attributes:
         model: The model; `model.choice` says which variant and device run, and why.
@@ -193,14 +194,14 @@ class Infiller:
         return [self.tokenizer.sentinel_id(index) for index in template.sentinels]
 
     def _fill(self, template: Template, generation: Generation) -> Fill:
-        reader = SpanReader(template, self.tokenizer)
+        reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)
         for token_id, logprob in zip(generation.token_ids, generation.token_logprobs, strict=True):
             reader.read(token_id, logprob)
         spans = reader.spans(ended=True)
         return Fill(template.fill([span.text for span in spans]), generation.score, spans)
 
     def _grown(self, template: Template, events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[Span]:
-        reader = SpanReader(template, self.tokenizer)
+        reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)
         for (event,) in events:
             reader.read(event.token_id, event.logprob)
             yield from reader.changes(ended=event.finish_reason is not None)

@@ -6,37 +6,18 @@ What passes here is not checked again on its way to the engine.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, Literal, TypedDict
+from typing import Final
 
-from pointsman.decoding import DecodingOptions, check_room
+from pointsman.decoding import DecodingFields, DecodingOptions, check_room
 from pointsman.decoding.options import is_whole
 from pointsman.errors import OptionsError, TextError
-from pointsman.model import SwitchModel, checked_options
+from pointsman.model import SwitchModel
 from pointsman.text.template import Template
 from pointsman.text.tokenizer import Tokenizer
 
 _LEAST_ROOM: Final = 32
 _ROOM_PER_BLANK: Final = 8  # a sentinel and a span; T5 was trained on spans of 3 tokens on average
 _ROOM_TO_END: Final = 2  # the closing sentinel and eos
-
-
-class DecodingFields(TypedDict, total=False):
-    """The fields of `DecodingOptions` as keywords."""
-
-    max_new_tokens: int
-    min_new_tokens: int
-    num_beams: int
-    num_return_sequences: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int | None
-    repetition_penalty: float
-    no_repeat_ngram_size: int
-    constrain: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +57,17 @@ def templates_of(texts: Sequence[str], extra_ids: int) -> list[Template]:
 
 
 def options_for(
-    template: Template, options: DecodingOptions | None, fields: DecodingFields, limit: int
+    template: Template, options: DecodingOptions | None, fields: DecodingFields, model: SwitchModel
 ) -> DecodingOptions:
-    """The options that were given, in one of the two ways; room for a text's blanks is their default.
+    """The options that were given, in one of the two ways; where they say nothing the bundle does, or the blanks.
 
     Raises:
-        OptionsError: They were given in both ways, contradict each other, or leave too little room.
+        OptionsError: They were given in both ways, contradict each other or the bundle's, or leave too little room.
     """
-    if options is None:
-        room = max(_LEAST_ROOM, _ROOM_PER_BLANK * len(template.sentinels) + _ROOM_TO_END)
-        defaults: DecodingFields = {"max_new_tokens": min(room, limit)}
-        return DecodingOptions(**(defaults | fields))
-    if fields:
-        raise OptionsError(f"options and {', '.join(fields)} are both given; put all into one of the two")
-    return checked_options(options)
+    if options is not None:
+        return model.options(options, fields)
+    room = max(_LEAST_ROOM, _ROOM_PER_BLANK * len(template.sentinels) + _ROOM_TO_END)
+    return model.options(None, fields, room=room)
 
 
 def batches_of(
@@ -112,8 +90,7 @@ def batches_of(
     ids = [tokenizer.encode(text) for text in texts]
     if ids:
         model.check_ids(ids, "input")
-    limit = model.manifest.limits.tokens
-    chosen = [options_for(template, options, fields, limit) for template in templates]
+    chosen = [options_for(template, options, fields, model) for template in templates]
     for number, (template, own) in enumerate(zip(templates, chosen, strict=True)):
         if own.constrain is not False:
             check_room(len(template.sentinels), own.max_new_tokens, number)

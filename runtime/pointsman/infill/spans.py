@@ -5,7 +5,7 @@ The model answers with each blank's sentinel followed by the ids of its span, `<
 how a text of words and sentinels together is spaced differs between tokenizers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from pointsman.infill.results import Span, SpanState
@@ -37,10 +37,17 @@ class SpanReader:
     text does not use, ids before the first sentinel and ids after the end are passed over.
     """
 
-    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
-        self._template, self._tokenizer = template, tokenizer
+    def __init__(self, template: Template, tokenizer: Tokenizer, ends: Collection[int]) -> None:
+        """Begin an answer.
+
+        Args:
+            template: The text.
+            tokenizer: The model's.
+            ends: Ids that end an answer.
+        """
+        self._template, self._tokenizer, self._ends = template, tokenizer, ends
         self._parts = [_Part(tokenizer.sentinel_id(index)) for index in template.sentinels]
-        self._ending = frozenset((tokenizer.pad_id, tokenizer.eos_id, *tokenizer.sentinel_ids))
+        self._ending = frozenset((tokenizer.pad_id, *ends, *tokenizer.sentinel_ids))
         self._open: _Part | None = None
         self._is_over = False
         self._reported: dict[int, tuple[int, str, SpanState]] = {}
@@ -49,7 +56,7 @@ class SpanReader:
         """Take the next token."""
         if token_id in self._ending:
             self._open = None if self._is_over else self._begun(token_id)
-            self._is_over |= token_id == self._tokenizer.eos_id
+            self._is_over |= token_id in self._ends
         elif self._open is not None:
             self._open.token_ids.append(token_id)
             self._open.logprobs.append(logprob)

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from pointsman.decoding import SpecialTokens
 
-TOKENS = SpecialTokens(pad_id=0, eos_id=1, decoder_start_id=0)
+TOKENS = SpecialTokens(pad_id=0, eos_ids=(1,), decoder_start_id=0)
 VOCABULARY = 40
 ALL_SENTINELS = range(39, 29, -1)
 

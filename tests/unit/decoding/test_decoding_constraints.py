@@ -19,13 +19,13 @@ SEARCHES = {
 }
 NETWORKS = {
     "indifferent": {},
-    "wants to end": {TOKENS.eos_id: 30.0},
-    "never ends": {TOKENS.eos_id: -30.0},
+    "wants to end": {TOKENS.eos_ids[0]: 30.0},
+    "never ends": {TOKENS.eos_ids[0]: -30.0},
     "loves sentinels": dict.fromkeys(ALL_SENTINELS, 20.0),
     "avoids sentinels": dict.fromkeys(ALL_SENTINELS, -40.0),
     "loves pad and the unused": dict.fromkeys((TOKENS.pad_id, *UNUSED), 25.0),
     "loves white space": dict.fromkeys(WHITE_SPACE, 25.0),
-    "loves white space and to end": dict.fromkeys((*WHITE_SPACE, TOKENS.eos_id, *ALL_SENTINELS), 25.0),
+    "loves white space and to end": dict.fromkeys((*WHITE_SPACE, TOKENS.eos_ids[0], *ALL_SENTINELS), 25.0),
 }
 BATCHES = [[[39]], [[39, 38]], [[39], [39, 38, 37], [35, 31]], [[30]], [[39, 38, 37, 36, 35]]]
 
@@ -52,7 +52,7 @@ def check(generation: Generation, sentinels: list[int], max_new_tokens: int) -> 
     """Parse the output by the grammar, independently of how the constraint keeps its state."""
     ids = list(generation.token_ids)
     assert len(ids) <= max_new_tokens
-    ends = {TOKENS.eos_id}
+    ends = {TOKENS.eos_ids[0]}
     if sentinels[-1] - 1 in ALL_SENTINELS and sentinels[-1] - 1 not in sentinels:
         ends.add(sentinels[-1] - 1)
     if generation.finish_reason == "eos":
@@ -64,7 +64,7 @@ def check(generation: Generation, sentinels: list[int], max_new_tokens: int) -> 
     assert starts[0] == 0
     spans = [ids[start + 1 : end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
     assert all(set(span) - set(WHITE_SPACE) for span in spans)
-    assert not {TOKENS.pad_id, TOKENS.eos_id, *UNUSED} & set(ids)
+    assert not {TOKENS.pad_id, TOKENS.eos_ids[0], *UNUSED} & set(ids)
 
 
 @pytest.mark.parametrize("bias", NETWORKS.values(), ids=NETWORKS)
@@ -95,7 +95,7 @@ def test_a_sentinel_of_the_input_never_closes_it():
 
 
 def test_min_new_tokens_holds_back_both_endings():
-    wants_to_end = {TOKENS.eos_id: 30.0, 38: 29.0}
+    wants_to_end = {TOKENS.eos_ids[0]: 30.0, 38: 29.0}
     ((generation,),) = constrained([[39]], wants_to_end, max_new_tokens=12, min_new_tokens=7)
     assert len(generation.token_ids) == 8
     check(generation, [39], 12)
@@ -107,7 +107,7 @@ def test_what_is_allowed_keeps_its_score():
     scores = np.random.default_rng(0).normal(size=(2, VOCABULARY)).astype(np.float32)
     processed = constraint_for([[39, 38], [39]], options)(prefixes, scores.copy())
     ordinary = set(range(2, 28))
-    for row, may_come in ((0, ordinary | {38}), (1, ordinary | {TOKENS.eos_id, 38})):
+    for row, may_come in ((0, ordinary | {38}), (1, ordinary | {TOKENS.eos_ids[0], 38})):
         assert set(np.flatnonzero(processed[row] > -np.inf).tolist()) == may_come
         np.testing.assert_array_equal(processed[row, sorted(may_come)], scores[row, sorted(may_come)])
 
@@ -127,7 +127,7 @@ def test_what_is_allowed_keeps_its_score():
 def test_white_space_makes_no_span(prefix, ends, text, space):
     constraint = constraint_for([[39]], DecodingOptions(max_new_tokens=4))
     (scores,) = constraint(np.array([prefix]), np.zeros((1, VOCABULARY), np.float32)) > -np.inf
-    assert scores[[TOKENS.eos_id, 38]].tolist() == [ends, ends]
+    assert scores[[TOKENS.eos_ids[0], 38]].tolist() == [ends, ends]
     assert (scores[6], scores[5], scores[27]) == (text, space, space)
 
 

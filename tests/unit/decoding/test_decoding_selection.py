@@ -1,5 +1,6 @@
 """Decoding from the tokens that an engine selects finds what decoding from all logits finds."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -30,16 +31,16 @@ class Ties(RandomNetwork):
         return np.round(super()._logits(row, prefix))
 
 
-def both_ways(options, *, constrain, network=RandomNetwork):
+def both_ways(options, *, constrain, network=RandomNetwork, tokens=TOKENS):
     constraint = None
     if constrain:
         constraint = SentinelConstraint(
-            BLANKS, all_sentinels=ALL_SENTINELS, tokens=TOKENS, options=options, white_space=range(2, 20)
+            BLANKS, all_sentinels=ALL_SENTINELS, tokens=tokens, options=options, white_space=range(2, 20)
         )
     rows = max(options.num_beams, options.num_return_sequences)
     whole, underlying = (network(rows, seed=5, bias={1: 2.0}) for _ in range(2))
     selecting = Selecting(underlying, VOCABULARY)
-    found = [decode(state, 2, options, TOKENS, constraint=constraint) for state in (whole, selecting)]
+    found = [decode(state, 2, options, tokens, constraint=constraint) for state in (whole, selecting)]
     return *found, selecting
 
 
@@ -59,6 +60,35 @@ def test_the_same_tokens_and_scores(beams, rules, constrain, network):
     check(whole, selected)
     assert state.selections > 0
     assert state.steps == 0
+
+
+@pytest.mark.parametrize("constrain", [False, True], ids=["free", "constrained"])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        {"eos_ids": (1, 20, 21)},
+        {"suppressed": (22, 23, 24, 25)},
+        {"suppressed_first": (22, 23, 24, 25)},
+        {"bad_words": ((22,), (23, 24), (0, 25))},
+        {"forced_last": (1,)},
+        {"eos_ids": (1, 20), "suppressed": (22,), "bad_words": ((23, 23),), "forced_last": (20,)},
+    ],
+    ids=str,
+)
+def test_the_same_with_tokens_that_are_forced_or_suppressed(tokens, beams, constrain):
+    options = DecodingOptions(num_beams=beams, num_return_sequences=beams, max_new_tokens=12)
+    whole, selected, state = both_ways(options, constrain=constrain, tokens=replace(TOKENS, **tokens))
+    check(whole, selected)
+    assert state.steps == 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_same_where_the_first_token_is_forced(beams):
+    options = DecodingOptions(num_beams=beams, num_return_sequences=beams, max_new_tokens=12)
+    whole, selected, _ = both_ways(options, constrain=False, tokens=replace(TOKENS, forced_first=30))
+    check(whole, selected)
+    assert {of[0].token_ids[0] for of in whole} == {30}
 
 
 def test_sampling_sees_all_logits():

@@ -9,7 +9,7 @@ from unit.decoding.constraints import Nothing, Wanting
 from unit.decoding.random_network import TOKENS, VOCABULARY, Always, RandomNetwork
 from unit.decoding.selecting import Selecting
 
-ENDS_SOON = {TOKENS.eos_id: 4.0}
+ENDS_SOON = {TOKENS.eos_ids[0]: 4.0}
 
 
 def test_finished_rows_feed_pad_until_all_are_done():
@@ -102,8 +102,8 @@ def test_the_constraint_comes_after_the_processors_of_the_options(selects):
     network = RandomNetwork(1)
     state = Selecting(network, VOCABULARY) if selects else network
     options = DecodingOptions(max_new_tokens=9, min_new_tokens=5)
-    ((generation,),) = decode(state, 1, options, TOKENS, constraint=Wanting(TOKENS.eos_id))
-    assert generation.token_ids == (TOKENS.eos_id,)
+    ((generation,),) = decode(state, 1, options, TOKENS, constraint=Wanting(TOKENS.eos_ids[0]))
+    assert generation.token_ids == (TOKENS.eos_ids[0],)
 
 
 SEARCHES = [{}, {"do_sample": True}, {"num_beams": 3}]

@@ -19,7 +19,7 @@ def test_portions_change_nothing(positions):
 
 
 def test_what_was_generated_is_as_likely_as_generating_says():
-    never_ending = {TOKENS.eos_id: -1e9}
+    never_ending = {TOKENS.eos_ids[0]: -1e9}
     found = decode(RandomNetwork(1, bias=never_ending), 3, DecodingOptions(max_new_tokens=7), TOKENS)
     targets = np.array([generation.token_ids for (generation,) in found])
     scored = teacher_forced(RandomNetwork(1, bias=never_ending), targets, TOKENS.decoder_start_id, positions=3)

@@ -68,7 +68,7 @@ def test_fills_can_be_scored_as_they_are(infiller, tokenizer):
         ([["</s>", "b"]], "candidate 0: a span is plain text and cannot hold </s>"),
         ([["a", "\udc80"]], "candidate 0: the text is not valid Unicode"),
         (["ab"], "candidate 0: the spans are one string; give a list of them, one for each blank"),
-        ([["dog " * 200, "b"]], "target 0 has [0-9]+ tokens; give between 1 and 128"),
+        ([["dog " * 200, "b"]], "target 0 has [0-9]+ tokens, and this bundle takes 128 at most"),
     ],
 )
 def test_bad_candidates(infiller, candidates, message):

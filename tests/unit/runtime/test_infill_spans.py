@@ -68,7 +68,7 @@ def test_every_prefix_reads_as_the_definition_has_it(tokenizer, text, seed):
     template = Template.parse(text, len(tokenizer.sentinel_ids))
     seen = set()
     for ids, logprobs in answers(tokenizer, seed):
-        reader = SpanReader(template, tokenizer)
+        reader = SpanReader(template, tokenizer, {tokenizer.eos_id})
         for end in range(len(ids) + 1):
             for ended in (False, True):
                 expected = spans_by_definition(template, tokenizer, ids[:end], logprobs[:end], ended=ended)
@@ -84,7 +84,7 @@ def test_every_prefix_reads_as_the_definition_has_it(tokenizer, text, seed):
 def test_changes_are_the_spans_that_differ_from_those_before(tokenizer, text, seed):
     template = Template.parse(text, len(tokenizer.sentinel_ids))
     for ids, logprobs in answers(tokenizer, seed):
-        reader, before = SpanReader(template, tokenizer), {}
+        reader, before = SpanReader(template, tokenizer, {tokenizer.eos_id}), {}
         for end in range(1, len(ids) + 1):
             ended = end == len(ids)
             reader.read(ids[end - 1], logprobs[end - 1])
@@ -129,7 +129,7 @@ def test_spans_of_well_and_of_ill_formed_ids(tokenizer, ids, expected):
     named = {S0: 0, S1: 1, S2: 2}
     special = {name: tokenizer.sentinel_id(index) for name, index in named.items()}
     special |= {PAD: tokenizer.pad_id, EOS: tokenizer.eos_id}
-    reader = SpanReader(Template.parse("<extra_id_0> <extra_id_1>"), tokenizer)
+    reader = SpanReader(Template.parse("<extra_id_0> <extra_id_1>"), tokenizer, {tokenizer.eos_id})
     for token in ids:
         reader.read(special.get(token, token), -1.0)
     spans = reader.spans(ended=True)
@@ -138,7 +138,7 @@ def test_spans_of_well_and_of_ill_formed_ids(tokenizer, ids, expected):
 
 
 def test_spans_come_in_the_order_of_the_text(tokenizer):
-    reader = SpanReader(Template.parse("<extra_id_1> <extra_id_0>"), tokenizer)
+    reader = SpanReader(Template.parse("<extra_id_1> <extra_id_0>"), tokenizer, {tokenizer.eos_id})
     for token in (tokenizer.sentinel_id(0), 50, tokenizer.sentinel_id(1), 70):
         reader.read(token, -1.0)
     assert [(span.index, span.token_ids) for span in reader.spans(ended=True)] == [(1, (70,)), (0, (50,))]

@@ -85,8 +85,11 @@ def test_targets_must_divide_among_the_sources(model):
     ("inputs", "message"),
     [
         ([], "there is no input; give at least one"),
-        ([[5], []], "input 1 has 0 tokens; give between 1 and 128"),
-        ([[5] * 129], "input 0 has 129 tokens; give between 1 and 128"),
+        ([[5], []], "input 1 has no tokens; give at least one"),
+        (
+            [[5] * 129],
+            "input 0 has 129 tokens, and this bundle takes 128 at most; shorten it, or export",
+        ),
         ([[5, 128]], "input 0 has the id 128; the model knows 0 to 127"),
         ([[-1]], "input 0 has the id -1"),
         ([[5, 1.5]], "input 0 has the id 1.5; the model knows 0 to 127"),
@@ -131,7 +134,10 @@ def test_bad_targets(model):
 def test_a_request_may_not_exceed_the_bundles_limit(manifest):
     model = fake_model(replace(manifest, limits=Limits(tokens=16)), wandering(128))
     for method in (model.generate, model.stream):
-        with pytest.raises(OptionsError, match="max_new_tokens is 17; this bundle allows at most 16"):
+        with pytest.raises(
+            OptionsError,
+            match="max_new_tokens is 17, and this bundle allows at most 16; ask for less, or export it",
+        ):
             method([[5]], DecodingOptions(max_new_tokens=17))
 
 

@@ -3,7 +3,7 @@
 Weights are read, rounded and written one at a time.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from pointsman.bundle import Role
+from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.graphs.products import Product, is_weight, products
@@ -45,8 +46,8 @@ class Weight:
         name: of the initializer.
         inputs: rows of the product's right side.
         out: its columns.
-        transposed: whether it is stored [out, inputs], as an embedding that is also the head is.
-        gathered: whether rows of it are also looked up.
+        transposed: whether it is stored [out, inputs], as embeddings are, which may also be the head.
+        gathered: whether rows of it are looked up.
     """
 
     name: str
@@ -90,14 +91,26 @@ class Contents:
 
 
 def quantizable(models: Mapping[Role, ir.Model]) -> dict[str, Weight]:
-    """Weights of products, by name, with what else reads them; routers are not among them, nor norms."""
-    gathers = (node for model in models.values() for node in model.graph if node.op_type == "Gather")
-    looked_up = {str(value.name) for node in gathers for value in node.inputs[:1] if value and is_weight(value)}
-    return {
+    """Weights of products and embeddings, by name, with what else reads them; not routers, nor norms."""
+    looked_up = {name: shape for model in models.values() for name, shape in _looked_up(model.graph)}
+    embeddings = {name: shape for name, shape in looked_up.items() if name in EMBEDDINGS}
+    only_looked_up = {
+        name: Weight(name, width, rows, transposed=True, gathered=True) for name, (rows, width) in embeddings.items()
+    }
+    return only_looked_up | {
         product.weight: _weight(product, model.graph, gathered=product.weight in looked_up)
         for role, model in models.items()
         for product in products(model.graph, role)
     }
+
+
+def _looked_up(graph: ir.Graph) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Matrices of which rows are gathered, and their shapes."""
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "Gather" else None
+        if value is not None and is_weight(value) and value.shape is not None and len(value.shape) == 2:
+            rows, width = value.shape.numpy()
+            yield str(value.name), (rows, width)
 
 
 def _weight(product: Product, graph: ir.Graph, *, gathered: bool) -> Weight:

@@ -12,7 +12,7 @@ from checkpoints import CHECKPOINTS, EMBEDDING_NAMES, expressible, weights, writ
 from places import SHARED_DATA
 from pointsman.bundle import Stack
 from pointsman_export.architecture import derive, derive_from, expected_tensors
-from pointsman_export.checkpoint import Checkpoint, TensorInfo
+from pointsman_export.checkpoint import Checkpoint
 
 CONFIGS = SHARED_DATA / "switch_configs"
 UNTIED_BY_DEFAULT = (
@@ -196,12 +196,6 @@ def test_sparse_steps_and_router_precision_that_the_weights_contradict():
     )
 
 
-def test_tensors_of_no_use_are_listed():
-    extra = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "optimizer.step")
-    found = derived(lambda tensors: tensors.update({name: TensorInfo(name, (1,), "float32") for name in extra}))
-    assert found.unused == extra
-
-
 def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
     hints = {
         "expert_capacity": 7,
@@ -222,3 +216,9 @@ def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
         decoder_start_token_id=5,
     )
     assert derive(infos(PUBLISHED), dict.fromkeys(hints), same_values=unasked).architecture == PUBLISHED
+
+
+@pytest.mark.parametrize(("ids", "own"), [([4], 4), ([4, 1], 1), ([5, 4], 5), (1, 1)])
+def test_of_several_ends_the_model_s_own_is_t5_s(ids, own):
+    found = derive(infos(PUBLISHED), {"eos_token_id": ids}, same_values=unasked).architecture
+    assert found == replace(PUBLISHED, eos_token_id=own)

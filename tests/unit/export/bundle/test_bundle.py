@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from spoiling import WEIGHTS, fits, in_config, names_in, sentences
 
 from checkpoints import CHECKPOINTS, write_checkpoint, write_tokenizer
+from mounts import mounted
 from pointsman.bundle import read_manifest, verify_files
 from pointsman.errors import OutputExistsError, ParityError
 from pointsman_export.bundle import export_bundle
@@ -100,6 +101,40 @@ def test_force_replaces_nothing_else(tmp_path, capsys, output, sentence):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_empty_disk_is_filled_without_being_asked_twice(export, checkpoint, tmp_path):
+    """It is always there, so `--force` would say nothing."""
+    target = tmp_path / "disk"
+    target.mkdir()
+    with mounted(target):
+        (target / "lost+found").mkdir()
+        manifest = export(checkpoint, target)
+        assert names_in(target) == {"lost+found", "manifest.json", "tokenizer", "variants"}
+        verify_files(target, tuple(manifest.files()))
+        with pytest.raises(OutputExistsError):
+            export(checkpoint, target)
+        assert export(checkpoint, target, force=True).variants == manifest.variants
+
+
+@pytest.mark.parametrize("output", ["disk/bundle", "disk/deep/bundle"])
+def test_a_read_only_disk_is_refused_before_the_checkpoint_is_opened(tmp_path, capsys, output):
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "ro"):
+        assert main(["bundle", str(tmp_path / "no-checkpoint"), "-o", str(tmp_path / output)]) == 2
+    assert sentences(capsys) == [
+        f"pointsman-export: cannot write {tmp_path / output} (Read-only file system); choose another output folder"
+    ]
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(checkpoint, tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    target = tmp_path / "disk" / "bundle"
+    with mounted(tmp_path / "disk", "size=64k"):
+        assert main(["bundle", str(checkpoint), "-o", str(target)]) == 2
+        assert names_in(tmp_path / "disk") == set()
+    (line,) = sentences(capsys)
+    assert fits(line, f"pointsman-export: {target} needs * MB and its disk has 0.1 MB free; free some space or *")
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["to a bundle", "to nothing"])
 def test_a_link_stays_and_leads_to_the_bundle(export, checkpoint, tmp_path, there):
     if there:
@@ -124,7 +159,7 @@ def test_the_folder_that_one_stands_in(export, checkpoint, tmp_path, monkeypatch
 def test_a_name_that_is_too_long(checkpoint, tmp_path, capsys, name, reason, force):
     target = tmp_path / name
     assert main(["bundle", str(checkpoint), "-o", str(target), *force]) == 2
-    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} ({reason}); free some space or choose *")
+    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} ({reason}); choose another output folder")
     assert names_in(tmp_path) == set()
 
 
@@ -138,13 +173,33 @@ def test_a_config_that_contradicts_the_weights_is_noted_and_recorded(export, tmp
     assert f"note: {sentence}" in capsys.readouterr().err
 
 
-def test_what_is_not_used_is_noted_and_recorded(export, tmp_path, capsys):
-    folder = write_checkpoint(tmp_path / "checkpoint", CHECKPOINTS["tied"], tokenizer=True)
-    extra = {f"optimizer.{n}": torch.zeros(2, dtype=torch.int64) for n in range(6)}
+def with_extra(folder: Path, *names: str) -> Path:
+    write_checkpoint(folder, CHECKPOINTS["tied"], tokenizer=True)
+    extra = {name: torch.zeros(2, dtype=torch.int64) for name in names}
     save_file(load_file(folder / WEIGHTS) | extra, folder / WEIGHTS)
-    assert export(folder, tmp_path / "bundle").source.unused == tuple(extra)
+    return folder
+
+
+def test_what_is_known_to_be_unneeded_is_noted_and_recorded(export, tmp_path, capsys):
+    extra = tuple(f"optimizer.{n}" for n in range(6))
+    assert export(with_extra(tmp_path / "checkpoint", *extra), tmp_path / "bundle").source.unused == extra
     names = "optimizer.0, optimizer.1, optimizer.2, optimizer.3 and 2 more"
-    assert f"note: the model has no use for these tensors (6): {names}\n" in capsys.readouterr().err
+    assert f"note: the model does not need these tensors (6): {names}\n" in capsys.readouterr().err
+
+
+def test_what_is_not_used_stops_the_export_unless_it_is_ignored(tmp_path, capsys):
+    folder = with_extra(tmp_path / "checkpoint", "position_ids", "pooler.weight", "pooler.bias")
+    arguments = ["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--form", "fused"]
+    assert main(arguments) == 2
+    (line,) = sentences(capsys)
+    assert line == (
+        "pointsman-export: the checkpoint has tensors that no Switch Transformer has (2): pooler.bias, pooler.weight; "
+        "export the model that they were added to, or leave them out with --ignore-unused"
+    )
+    assert names_in(tmp_path) == {"checkpoint"}
+    assert main([*arguments, "--ignore-unused"]) == 0
+    assert "note: these tensors were left out (2): pooler.bias, pooler.weight\n" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "bundle").source.unused == ("pooler.bias", "pooler.weight", "position_ids")
 
 
 def test_done_exits_with_0_and_says_what_was_written(checkpoint, tmp_path, capsys):

@@ -61,11 +61,14 @@ def test_a_full_disk_at_any_stage_leaves_nothing(export, checkpoint, tmp_path, f
     assert names_in(tmp_path) == set()
 
 
+LIMIT = 500_000  # bytes of a file
+
+
 def test_a_file_that_may_not_grow(checkpoint, tmp_path):
-    """The kernel itself refuses, as on a full disk: half of the weights fit."""
+    """The kernel itself refuses, as on a full disk: the vocabulary fits, and half of the weights."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
 
     done = run("bundle", checkpoint, "-o", tmp_path / "bundle", preexec_fn=limit)
     assert done.returncode == 2

@@ -153,7 +153,7 @@ def test_an_output_inside_a_file(checkpoint, tmp_path, capsys):
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "bundle"
     assert main(["bundle", str(checkpoint), "-o", str(target)]) == 2
-    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} (*); free some space or choose *")
+    assert fits(*sentences(capsys), f"pointsman-export: cannot write {target} (*); choose another output folder")
 
 
 @pytest.mark.parametrize("capacity", ["0", "-1", "many", "1.5"])

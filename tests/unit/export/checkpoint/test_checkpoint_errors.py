@@ -90,6 +90,11 @@ FOLDERS = {
     "no config": ("safetensors", remove("config.json"), r"has no config\.json; give the folder"),
     "broken config": ("safetensors", write("config.json", b'{"d_model":'), r"config\.json is not valid JSON \(.*\)"),
     "config no UTF-8": ("safetensors", write("config.json", b"\xff\xfe{}"), r"config\.json is not valid JSON"),
+    "config LFS pointer": (
+        "safetensors",
+        write("config.json", LFS_POINTER),
+        r"config\.json is a Git LFS pointer; run `",
+    ),
     "config a list": ("safetensors", write("config.json", b"[]"), r"config\.json does not hold a JSON object"),
     "T5": (
         "safetensors",

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 from checkpoints import CHECKPOINTS, weights, write_checkpoint
 from pointsman.errors import CheckpointError
@@ -212,6 +215,59 @@ def test_the_cache_serves_without_a_network(hub, tmp_path, monkeypatch):
     asked = hub.requests
     assert Checkpoint.open(MODEL, cache_dir=tmp_path).fingerprint() == online
     assert hub.requests == asked
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_cache_that_holds_what_is_needed_serves_without_a_network(hub, tmp_path, monkeypatch, listed):
+    """Another program has filled it; the hub has small files that it did not ask for, listed in the cache or not."""
+    hub.revisions["main"] |= dict.fromkeys(("generation_config.json", "special_tokens_map.json"), b"{}")
+    needed = ["config.json", "model.safetensors", "spiece.model"]
+    if listed:
+        huggingface_hub.snapshot_download(MODEL, allow_patterns=needed, cache_dir=tmp_path)
+    else:
+        for name in needed:
+            huggingface_hub.hf_hub_download(MODEL, name, cache_dir=tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with Checkpoint.open(MODEL, cache_dir=tmp_path) as checkpoint:
+        assert {path.name for path in checkpoint.path.iterdir()} == {*needed}
+        assert checkpoint.read("shared.weight").any()
+
+
+def test_a_cache_without_weights_does_not_serve(hub, tmp_path, monkeypatch):
+    huggingface_hub.snapshot_download(MODEL, allow_patterns=["config.json"], cache_dir=tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"has no weights; it needs one of model\.safetensors, "):
+        Checkpoint.open(MODEL, cache_dir=tmp_path)
+
+
+def test_an_adapter_and_its_base(hub, tmp_path):
+    """The adapter's repository holds nothing else that is needed."""
+    base = write_checkpoint(tmp_path / "base", SPEC)
+    product = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(32, 2)}
+    tensors = {f"base_model.model.encoder.block.0.layer.0.SelfAttention.q.{k}.weight": t for k, t in product.items()}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": str(base)}
+    hub.revisions["main"] = {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": save(tensors),
+        "README.md": b"not needed",
+    }
+    with Checkpoint.open(MODEL, cache_dir=tmp_path / "cache") as checkpoint:
+        assert checkpoint.path == base
+        merged = checkpoint.read("encoder.block.0.layer.0.SelfAttention.q.weight")
+    assert sorted(hub.fetched) == ["adapter_config.json", "adapter_model.safetensors"]
+    np.testing.assert_allclose(merged - weights(SPEC)["encoder.block.0.layer.0.SelfAttention.q.weight"].numpy(), 4)
+
+
+def test_the_base_of_an_adapter_is_fetched(hub, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": MODEL, "revision": "v2"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_model.safetensors").write_bytes(save({"base_model.model.shared.weight": torch.ones(128, 32)}))
+    hub.revisions["v2"] = files_of(write_checkpoint(tmp_path / "v2", SPEC, seed=99))
+    with Checkpoint.open(adapter, cache_dir=tmp_path / "cache") as checkpoint:
+        name = "encoder.final_layer_norm.weight"
+        assert checkpoint.read(name).tobytes() == weights(replace(SPEC, seed=99))[name].numpy().tobytes()
 
 
 def refuse(hub: Hub, *, gated: bool) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from dispatches import (
     ELEMENTS,
     build_of,
@@ -19,7 +20,6 @@ from dispatches import (
     weights_of,
     within,
 )
-
 from pointsman.bundle import Architecture
 from pointsman_export.graphs.branches import FAN_OUT, dispatched
 from pointsman_export.graphs.experts import Routing

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from dispatches import (
     ELEMENTS,
     build_of,
@@ -17,7 +18,6 @@ from dispatches import (
     weights_of,
     within,
 )
-
 from pointsman.bundle import Architecture
 from pointsman_export.graphs.buckets import Buckets, dispatched
 from pointsman_export.graphs.experts import Routing

@@ -216,10 +216,24 @@ def test_a_manifest_without_a_checksum_is_refused_with_all_else(bundle):
 
 
 def test_newer_schema_is_refused_before_its_keys(bundle):
-    edited(bundle, lambda document: document.update(schema=2, novelty=True))
-    with pytest.raises(BundleError, match="has schema 2 and this pointsman reads up to 1; upgrade pointsman") as caught:
+    edited(bundle, lambda document: document.update(schema=3, novelty=True))
+    with pytest.raises(BundleError, match="has schema 3 and this pointsman reads up to 2; upgrade pointsman") as caught:
         read_manifest(bundle)
     assert "novelty" not in str(caught.value)
+
+
+def test_schema_1_is_read(bundle):
+    """As it was written before embeddings could be apart and settings of generation were kept."""
+
+    def age(document):
+        document["schema"] = 1
+        del document["generation"]
+        for name in ("separate_embeddings", "scaled_head"):
+            del document["architecture"][name]
+
+    new = read_manifest(bundle)
+    assert (new.schema, new.generation) == (2, None)
+    assert read_manifest(edited(bundle, age)) == replace(new, schema=1)
 
 
 def test_all_problems_at_once_in_one_line(bundle):
@@ -262,7 +276,11 @@ FUSED = ("variants", "fused-float32")
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (set_in("schema", 0), "schema must be 1, not 0"),
+        (set_in("schema", 0), "schema must be from 1 to 2, not 0"),
+        (
+            set_in("generation", {"source": "generation_config.json", "bad_words_ids": [[3, 128]]}),
+            "generation has the id 128, and ids are from 0 to 127",
+        ),
         (set_in("variants", {}), "variants has none"),
         (
             set_in(*FUSED, "encoder", "file", "elsewhere.onnx"),

@@ -82,6 +82,20 @@ def test_all_problems_at_once():
     ]
 
 
+@dataclass(frozen=True)
+class Sledge:
+    name: str
+    bells: int = 3
+
+
+def test_a_field_with_a_default_may_be_missing():
+    """It is younger than the document; whatever is there is checked all the same."""
+    assert from_json(Sledge, {"name": "red"}) == (Sledge("red"), [])
+    assert from_json(Sledge, {"name": "red", "bells": 5}) == (Sledge("red", 5), [])
+    assert from_json(Sledge, {"name": "red", "bells": None}) == (None, ["bells must be int, not None"])
+    assert from_json(Sledge, {}) == (None, ["name is missing"])
+
+
 @pytest.mark.parametrize("document", [None, [], "cart", 3])
 def test_a_document_that_is_no_object(document):
     assert from_json(Cart, document) == (None, [f"the document must be an object, not {document!r}"])
