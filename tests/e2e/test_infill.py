@@ -13,6 +13,7 @@ import torch
 
 from checkpoints import reference
 from pointsman import DecodingOptions, Infiller
+from pointsman.bundle import names
 from pointsman.errors import BundleError, TokenizerError
 
 COMMAND = str(Path(sys.executable).with_name("pointsman"))
@@ -166,10 +167,10 @@ def test_threads_are_the_engines(infiller):
 
 def test_a_vocabulary_that_was_changed_or_removed(tiny_bundle, tmp_path):
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    path = bundle / "tokenizer" / "spiece.model"
+    path = bundle / names.TOKENIZER / names.TOKENIZER_JSON
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(BundleError, match=r"tokenizer/spiece.model has [0-9]+ bytes instead"):
+    with pytest.raises(BundleError, match=r"tokenizer/tokenizer.json has [0-9]+ bytes instead"):
         Infiller.load(bundle, device="cpu")
     path.unlink()
-    with pytest.raises(TokenizerError, match=r"cannot read .*spiece.model"):
+    with pytest.raises(TokenizerError, match=r"cannot read .*tokenizer"):
         Infiller.load(bundle, device="cpu", verify=False)

@@ -15,12 +15,19 @@ PROGRAMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where they run: each goes on with what those before it made."""
+    place = tmp_path_factory.mktemp("programs")
+    (place / "examples").symlink_to(ROOT / "examples")
+    return place
+
+
 @pytest.mark.parametrize("section", PROGRAMS)
-def test_programs(tmp_path, section):
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+def test_programs(folder, section):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAMS[section]],  # libraries of others warn
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
