@@ -1,7 +1,7 @@
 """A quantized variant beside a bundle's float ones: it appears whole, or the bundle is as it was."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
@@ -10,7 +10,7 @@ from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, ve
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
-from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.corpus.text import Corpus, Text, as_corpus
 from pointsman_calib.ranges import Method, check_method
 from pointsman_calib.ranges.table import RangeTable, read_range_table
 from pointsman_calib.schemes import qdq, weight_only
@@ -43,7 +43,7 @@ def quantize(
     bundle: str | Path,
     scheme: Scheme,
     *,
-    corpus: Corpus | str | Path | Sequence[str | Path] | None = None,
+    corpus: Text | None = None,
     limits: Limits | None = None,
     coverage: CoverageRule | None = None,
     ranges: RangeTable | str | Path | None = None,
@@ -80,7 +80,7 @@ def quantize(
         folder,
         manifest,
         scheme,
-        corpus=_read(folder, corpus),
+        corpus=None if corpus is None else as_corpus(folder, corpus, split="train"),
         limits=limits or DEFAULT_LIMITS[scheme],
         coverage=coverage or DEFAULT_COVERAGE[scheme],
         ranges=table,
@@ -124,12 +124,6 @@ def _check(limits: Limits | None, coverage: CoverageRule | None, corpus: object,
         raise OptionsError("a corpus reaches experts, and here is none: give one, or leave the rule of coverage out")
     if limits is not None and limits.min_sqnr is not None:
         raise OptionsError("the signal-to-noise ratio is measured by comparisons only: leave min_sqnr out")
-
-
-def _read(bundle: Path, corpus: Corpus | str | Path | Sequence[str | Path] | None) -> Corpus | None:
-    if corpus is None or isinstance(corpus, Corpus):
-        return corpus
-    return Corpus.read(bundle, [corpus] if isinstance(corpus, str | Path) else corpus)
 
 
 def _write(

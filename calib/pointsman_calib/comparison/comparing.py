@@ -16,7 +16,7 @@ from pointsman_calib.comparison.measuring.generation import NOTHING_GENERATED, G
 from pointsman_calib.comparison.measuring.teacher_forcing import Counted, Reader, count_pair, cuts_of
 from pointsman_calib.comparison.records import SCHEMA, CandidateResult, Comparison, Evaluation, VariantResult
 from pointsman_calib.comparison.subject import Subject, open_subject, survey
-from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.corpus.text import Corpus, Text, as_corpus
 from pointsman_calib.settle.limits import Limits
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
@@ -25,7 +25,7 @@ ENGINE: Final = "ONNX Runtime on the CPU"
 
 def compare(
     bundle: str | Path,
-    corpus: Corpus,
+    corpus: Text,
     *,
     baseline: str | None = None,
     candidates: Sequence[str] = (),
@@ -41,7 +41,8 @@ def compare(
 
     Args:
         bundle: its folder.
-        corpus: what to compare on; no variant may have been calibrated on any of it.
+        corpus: what to compare on: one that was read, or files, patterns and hub ids, of which 128 documents are read
+            (of the hub, those of the validation split). No variant may have been calibrated on any of it.
         baseline: the variant to compare with; the most precise float one where None.
         candidates: variants; all others that can run where empty.
         limits: what candidates must hold; None asks for nothing but finite values.
@@ -54,16 +55,17 @@ def compare(
         BundleError: it is damaged, lacks a variant, or the engine refuses a graph.
         DeviceError: a variant that was named cannot be run here.
         OptionsError: a variant is named twice, or a number is out of range.
-        CorpusError: a variant was calibrated on some of the documents.
+        CorpusError: the corpus cannot be read, or a variant was calibrated on some of it.
         ParityError: the baseline's values are not finite.
     """
     _check("batch_size", batch_size, least=1)
     _check("generations", generations, least=0)
     subject, judged_by = open_subject(Path(bundle), baseline, candidates), limits or Limits()
-    evaluation = survey(subject, corpus)
-    pairs = {name: _pair(subject, name, corpus, layers=layers, batch_size=batch_size) for name in subject.candidates}
-    generated = _generated(subject, pairs, corpus, generations)
-    return _comparison(subject, evaluation, judged_by, *_results(subject, pairs, generated, judged_by, corpus.seed))
+    text = as_corpus(subject.bundle, corpus, split="validation")
+    evaluation = survey(subject, text)
+    pairs = {name: _pair(subject, name, text, layers=layers, batch_size=batch_size) for name in subject.candidates}
+    generated = _generated(subject, pairs, text, generations)
+    return _comparison(subject, evaluation, judged_by, *_results(subject, pairs, generated, judged_by, text.seed))
 
 
 def _check(name: str, number: int, *, least: int) -> None:

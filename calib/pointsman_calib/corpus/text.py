@@ -85,3 +85,20 @@ class Corpus:
         """What a manifest says of it."""
         documents = DocumentSet.of(self.examples)
         return Calibration(documents=tuple(sorted(documents.sha256s)), seed=self.seed, window=self.window)
+
+
+Text = Corpus | str | Path | Sequence[str | Path]
+"""A corpus that was read, or files, patterns and hub ids to read one from."""
+
+
+def as_corpus(bundle: Path, text: Text, *, split: hub.Split) -> Corpus:
+    """A corpus as it is, or read as `Corpus.read` reads where nothing else is said.
+
+    Args:
+        bundle: whose vocabulary.
+        text: the corpus, or where to read it.
+        split: which files of a dataset on the hub.
+    """
+    if isinstance(text, Corpus):
+        return text
+    return Corpus.read(bundle, [text] if isinstance(text, str | Path) else text, split=split)

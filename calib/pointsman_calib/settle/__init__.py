@@ -1,9 +1,9 @@
 """What a quantized variant loses on text, and what of it has to be kept in float to hold limits."""
 
+from pointsman_calib.settle.calibration_text import CalibrationText
 from pointsman_calib.settle.limits import DEFAULT_LIMITS, Limits
 from pointsman_calib.settle.scores import Scores, score
-from pointsman_calib.settle.search import Kept, Settled, Text, measured, settle
-from pointsman_calib.settle.text import CalibrationText
+from pointsman_calib.settle.search import Kept, Settled, Trials, measured, settle
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -12,7 +12,7 @@ __all__ = [
     "Limits",
     "Scores",
     "Settled",
-    "Text",
+    "Trials",
     "measured",
     "score",
     "settle",

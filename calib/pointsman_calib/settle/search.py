@@ -72,8 +72,8 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """The calibration text as far as it is run again and again.
+class Trials:
+    """Runs of a draft over the calibration text, again and again.
 
     Attributes:
         judging: scores a draft on the part of it that limits are checked on.
@@ -86,29 +86,29 @@ class Text:
     exact: Scores
 
 
-def settle(draft: Draft, limits: Limits, text: Text) -> Settled:
+def settle(draft: Draft, limits: Limits, trials: Trials) -> Settled:
     """Keep what must be, first for routes and then for all: inputs of the costliest layers, and if need be the layers.
 
     Args:
         draft: as it is with nothing kept; it is left as it was decided.
         limits: what to reach. With everything kept, any limits hold.
-        text: what to measure on.
+        trials: of the draft.
 
     Raises:
         OptionsError: they hold only with everything kept.
     """
     with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
-        scores = _scored(text.judging, bar)
+        scores = _scored(trials.judging, bar)
         found = Settled(Kept(), {}, {}, scores, scores)
-        if limits.hold(found.scores, text.exact):
+        if limits.hold(found.scores, trials.exact):
             return found
         layers = layers_of(draft.quantizable)
-        costs, rerouted = _costs(draft, layers, text, bar)
+        costs, rerouted = _costs(draft, layers, trials, bar)
         found = replace(found, costs=costs, rerouted=rerouted)
         for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
-            if not holds(found.scores, text.exact):
+            if not holds(found.scores, trials.exact):
                 choices = [found.kept | _first(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
-                held, scores = _fewest(draft, choices, holds, text, bar)
+                held, scores = _fewest(draft, choices, holds, trials, bar)
                 found = replace(found, kept=choices[held], scores=scores)
     if found.kept.weights.issuperset(draft.quantizable):
         raise OptionsError(
@@ -142,16 +142,16 @@ def layers_of(weights: Iterable[str]) -> dict[str, frozenset[str]]:
 
 
 def _costs(
-    draft: Draft, layers: Mapping[str, frozenset[str]], text: Text, bar: "tqdm[NoReturn]"
+    draft: Draft, layers: Mapping[str, frozenset[str]], trials: Trials, bar: "tqdm[NoReturn]"
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What keeping each layer's inputs gains, of losses and of routes, the largest first."""
 
     def scored(kept: Kept) -> Scores:
         draft.write(kept)
-        return _scored(text.ranking, bar)
+        return _scored(trials.ranking, bar)
 
     without = scored(Kept())
-    exact = text.exact.first_of(without)
+    exact = trials.exact.first_of(without)
     losses, routes = {}, {}
     for layer, weights in layers.items():
         found = scored(Kept(inputs=weights))
@@ -175,16 +175,16 @@ def _fewest(
     draft: Draft,
     choices: Sequence[Kept],
     holds: Callable[[Scores, Scores], bool],
-    text: Text,
+    trials: Trials,
     bar: "tqdm[NoReturn]",
 ) -> tuple[int, Scores]:
     """The first choice that holds, by bisection: the first does not, and the last, which keeps all, does."""
-    fails, held, scores = 0, len(choices) - 1, text.exact
+    fails, held, scores = 0, len(choices) - 1, trials.exact
     while held - fails > 1:
         middle = (fails + held) // 2
         draft.write(choices[middle])
-        found = _scored(text.judging, bar)
-        if holds(found, text.exact):
+        found = _scored(trials.judging, bar)
+        if holds(found, trials.exact):
             held, scores = middle, found
         else:
             fails = middle

@@ -1,38 +1,28 @@
 """A small bundle with quantized variants, and text that its vocabulary knows."""
 
-import itertools
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from text import SENTENCES, write_c4
 
 from pointsman_calib import Comparison, Corpus, CoverageRule, Limits, compare, quantize
 
-_WHO = ("The pointsman", "A driver", "My sister", "Nobody")
-_DOES = ("waits", "quickly walks", "sits", "just looks for zebras")
-_WHERE = ("by the box", "under the bridge", "in Xanten", "at every vivid signal")
-WINDOW = 256  # the tiny vocabulary has too few sentinels for 512
-SENTENCES = [" ".join(words) + "." for words in itertools.product(_WHO, _DOES, _WHERE)]
-
-
-def write_corpus(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
+WINDOW = 256  # tokens; the tiny vocabulary has too few sentinels for 512
 
 
 @pytest.fixture(scope="session")
 def evaluation_file(tmp_path_factory) -> Path:
     """Ten documents of one to four sentences."""
     texts = [" ".join(SENTENCES[6 * n : 6 * n + 1 + n % 4]) for n in range(10)]
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "evaluation.json", texts)
+    return write_c4(tmp_path_factory.mktemp("corpus") / "evaluation.json", texts)
 
 
 @pytest.fixture(scope="session")
 def calibration_file(tmp_path_factory) -> Path:
     """Six other documents."""
     texts = [" ".join(SENTENCES[9 * n + 1 : 9 * n + 4]) for n in range(6)]
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "calibration.json", texts)
+    return write_c4(tmp_path_factory.mktemp("corpus") / "calibration.json", texts)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
-"""Text for tests: token ids that need no vocabulary, for tiny bundles, and spans put back where they were cut out."""
+"""Text for tests: sentences that the tiny vocabulary knows, ids that need none, and spans put back in their places."""
 
+import itertools
+import json
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +14,20 @@ from pointsman_calib.corpus.corruption import Corruption
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.settle import Limits
 
+WINDOW = 128  # tokens; the tiny vocabulary has too few sentinels for 512
+_WHO = ("The pointsman", "A driver", "My sister", "Nobody")
+_DOES = ("waits", "quickly walks", "sits", "just looks for zebras")
+_WHERE = ("by the box", "under the bridge", "in Xanten", "at every vivid signal")
+SENTENCES = [f"{who} {does} {where}." for who, does, where in itertools.product(_WHO, _DOES, _WHERE)]
 LIMITLESS = Limits(max_loss_increase=1000, min_agreement=0)
 """For models of random weights, whose tokens any rounding changes."""
+
+
+def write_c4(path: Path, texts: Iterable[str] = ()) -> Path:
+    """Write a file in C4's form, not gzipped: 48 documents of two sentences where no texts are given."""
+    records = texts or (f"{SENTENCES[n]} {SENTENCES[(7 * n + 3) % 64]}" for n in range(48))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in records), encoding="utf-8")
+    return path
 
 
 def example(sources: Sequence[int], targets: Sequence[int]) -> Example:

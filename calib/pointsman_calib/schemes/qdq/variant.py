@@ -71,15 +71,15 @@ def write_variant(
 
 def _settled(draft: QdqDraft, manifest: Manifest, corpus: Corpus, limits: Limits) -> Sensitivity:
     """Keep in float what the limits need."""
-    text = CalibrationText(
+    trials = CalibrationText(
         corpus=corpus,
         architecture=manifest.architecture,
         variant=manifest.variants[SOURCE],
         batch_size=1,  # as for ranges: a decoder gathers the weights of each token's expert
         scratch=draft.place,
     ).beside(draft.source, draft.graphs)
-    settled = settle(draft, limits, text)
-    return measured(settled, settled.without, text.exact)
+    settled = settle(draft, limits, trials)
+    return measured(settled, settled.without, trials.exact)
 
 
 def _table(bundle: Path, manifest: Manifest, corpus: Corpus | None, table: RangeTable | None) -> RangeTable:

@@ -73,13 +73,13 @@ def _calibrated(
     )
     statistics = InputStatistics(calibration.run(draft.source), manifest.architecture.num_experts)
     coverage = rule.coverage(statistics.coverage(), documents=len(corpus.examples))
-    text = calibration.beside(draft.source, draft.graphs)
+    trials = calibration.beside(draft.source, draft.graphs)
     draft.round(_to_nearest)
-    nearest = text.judging()
+    nearest = trials.judging()
     looked_up = {name for name, weight in draft.weights.items() if weight.gathered}
     draft.round(GptqRounding(statistics, draft.order, coverage.thin, looked_up))
-    settled = settle(draft, limits, text)
-    return _provenance(draft, corpus, coverage, measured(settled, nearest, text.exact))
+    settled = settle(draft, limits, trials)
+    return _provenance(draft, corpus, coverage, measured(settled, nearest, trials.exact))
 
 
 def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> BlockQuantized:

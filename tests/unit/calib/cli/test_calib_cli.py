@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from text import Interrupted, random_examples
+from text import WINDOW, Interrupted, random_examples, write_c4
 from text import corpus as corpus_of
 
-from calibration_text import WINDOW, write_c4
 from conftest import installed
 from places import EXAMPLES
 from pointsman.bundle import read_manifest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pointsman.bundle import read_manifest
-from pointsman.errors import OptionsError, ParityError
+from pointsman.errors import CorpusError, OptionsError, ParityError
 from pointsman.model import SwitchModel
 from pointsman_calib.comparison import Comparison, compare
 from pointsman_calib.comparison.table import as_text
@@ -136,6 +136,14 @@ def test_a_baseline_that_overflows(overflowing, corpus):
 def test_numbers_out_of_range(quantized_bundle, corpus, options, line):
     with pytest.raises(OptionsError, match=line):
         compare(quantized_bundle, corpus, **options)
+
+
+def test_a_corpus_that_is_still_to_be_read(quantized_bundle, evaluation_file, tmp_path):
+    """It is read with the default window, for which the small vocabulary has too few sentinels."""
+    with pytest.raises(OptionsError, match="568 tokens need 29 sentinels and the vocabulary has 20"):
+        compare(quantized_bundle, evaluation_file)
+    with pytest.raises(CorpusError, match="there is no file "):
+        compare(quantized_bundle, [tmp_path / "c4.json"])
 
 
 def test_the_function_as_it_is_documented(comparison):

@@ -5,9 +5,8 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from text import LIMITLESS
+from text import LIMITLESS, corpus, random_examples
 
-from calibration_text import random_corpus
 from checkpoints import Spec, reference, write_checkpoint
 from pointsman.bundle import Activation, Form, names, read_manifest
 from pointsman.model import SwitchModel
@@ -22,7 +21,7 @@ from pointsman_export.bundle import export_bundle
 from tolerances import HESSIAN, LOGITS
 
 pytestmark = pytest.mark.slow  # two forms of four models are traced
-CORPUS = random_corpus(6)
+CORPUS = corpus(random_examples(0, [(20, 10)] * 6))
 SIZES = {"d_model": 16, "d_ff": 24, "num_heads": 2, "num_experts": 4, "encoder_layers": 2, "decoder_layers": 2}
 DENSE, SPARSE = "encoder.block.0.layer.1.mlp", "encoder.block.1.layer.1.mlp"
 FORMS: tuple[Form, ...] = ("fused", "portable")

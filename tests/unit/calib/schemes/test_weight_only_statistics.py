@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from text import corpus, random_examples
 
-from calibration_text import random_corpus
 from checkpoints import reference
 from pointsman.bundle import names, read_manifest
 from pointsman_calib.graphs.runs import PIECE_BYTES, PiecewiseRun, graph_files
@@ -24,7 +24,7 @@ WEIGHTS = (
     "decoder.block.2.layer.1.EncDecAttention.o.weight",
     "decoder.block.3.layer.1.EncDecAttention.k.weight",
 )
-CORPUS = random_corpus(6)
+CORPUS = corpus(random_examples(0, [(20, 10)] * 6))
 
 
 @pytest.fixture(scope="module", params=["whole", "by sublayers"])

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from codes import dequantized
+from text import corpus, random_examples
 
-from calibration_text import random_corpus
 from pointsman.bundle import Architecture, Stack, names, read_manifest, verify_files
 from pointsman.model import SwitchModel
 from pointsman_calib import CoverageRule, Limits, quantize
@@ -24,7 +24,7 @@ from pointsman_calib.settle import Kept, score
 from pointsman_export.architecture import expected_tensors
 from tolerances import SAME_CODES
 
-CORPUS = random_corpus(24)
+CORPUS = corpus(random_examples(0, [(20, 10)] * 24))
 SOURCE = "fused-float32"
 
 
@@ -33,10 +33,10 @@ def graphs_of(folder: Path, name: str):
     return graph_files(folder, variant), variant
 
 
-def scores_of(folder: Path, graphs, corpus=CORPUS):
+def scores_of(folder: Path, graphs, text=CORPUS):
     """Of graphs with the interface of the bundle's float variant."""
     manifest = read_manifest(folder)
-    return score(PiecewiseRun(graphs, manifest.variants[SOURCE], lambda: corpus.batches(manifest.architecture)))
+    return score(PiecewiseRun(graphs, manifest.variants[SOURCE], lambda: text.batches(manifest.architecture)))
 
 
 @pytest.fixture(scope="module")

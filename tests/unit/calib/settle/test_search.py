@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pointsman.errors import OptionsError
-from pointsman_calib.settle import Kept, Limits, Scores, Text, measured, settle
+from pointsman_calib.settle import Kept, Limits, Scores, Trials, measured, settle
 from pointsman_calib.settle.search import layers_of
 
 LABELS = TOKENS = 1000
@@ -54,12 +54,12 @@ class FakeDraft:
         return 2 if weights <= self.kept.weights else int(weights <= self.kept.inputs)
 
 
-class FakeText:
+class FakeTrials:
     """Scores a draft by the tables; of the beginning, a fifth of all changes are seen. Counts how often it is run."""
 
     def __init__(self, draft: FakeDraft) -> None:
         self.draft, self.judged, self.ranked = draft, 0, 0
-        self.text = Text(judging=self.judging, ranking=self.ranking, exact=scores(0, 0, 1))
+        self.trials = Trials(judging=self.judging, ranking=self.ranking, exact=scores(0, 0, 1))
 
     def judging(self) -> Scores:
         self.judged += 1
@@ -91,16 +91,16 @@ def draft() -> FakeDraft:
 
 
 @pytest.fixture
-def text(draft) -> FakeText:
-    return FakeText(draft)
+def fake(draft) -> FakeTrials:
+    return FakeTrials(draft)
 
 
-def test_nothing_is_kept_where_limits_hold_at_once(draft, text):
-    settled = settle(draft, Limits(max_loss_increase=1, min_agreement=83), text.text)
+def test_nothing_is_kept_where_limits_hold_at_once(draft, fake):
+    settled = settle(draft, Limits(max_loss_increase=1, min_agreement=83), fake.trials)
     assert settled.kept == Kept()
     assert settled.costs == settled.rerouted == {}
     assert settled.scores is settled.without
-    assert (draft.written, text.judged, text.ranked) == ([], 1, 0)
+    assert (draft.written, fake.judged, fake.ranked) == ([], 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +114,18 @@ def test_nothing_is_kept_where_limits_hold_at_once(draft, text):
         (99.8, kept(inputs=["shared.weight", "encoder.block.1"], weights=["decoder.block.0", "encoder.block.0"])),
     ],
 )
-def test_the_fewest_of_the_costliest_are_kept_inputs_before_weights(draft, text, least, expected):
-    settled = settle(draft, Limits(min_agreement=least), text.text)
+def test_the_fewest_of_the_costliest_are_kept_inputs_before_weights(draft, fake, least, expected):
+    settled = settle(draft, Limits(min_agreement=least), fake.trials)
     assert settled.kept == draft.kept == expected
-    assert settled.scores.agreement_with(text.text.exact) >= least / 100
-    assert settled.without.agreement_with(text.text.exact) == pytest.approx(1 - 166 / LABELS)
+    assert settled.scores.agreement_with(fake.trials.exact) >= least / 100
+    assert settled.without.agreement_with(fake.trials.exact) == pytest.approx(1 - 166 / LABELS)
 
 
-def test_layers_are_ranked_on_the_beginning_one_by_one(draft, text):
-    settled = settle(draft, Limits(min_agreement=95), text.text)
+def test_layers_are_ranked_on_the_beginning_one_by_one(draft, fake):
+    settled = settle(draft, Limits(min_agreement=95), fake.trials)
     assert draft.written[:5] == [Kept(), *(kept(inputs=[layer]) for layer in WEIGHTS)]
-    assert text.ranked == 5
-    assert text.judged <= 1 + 3  # eight steps take three bisections
+    assert fake.ranked == 5
+    assert fake.judged <= 1 + 3  # eight steps take three bisections
     assert list(settled.costs) == ["decoder.block.0", "encoder.block.0", "shared.weight", "encoder.block.1"]
     assert list(settled.rerouted) == ["encoder.block.1", "shared.weight", "encoder.block.0", "decoder.block.0"]
     # Magnitudes: the mean loss itself does not move. Of 166 changed labels the beginning has 33, of 96 it has 19.
@@ -140,15 +140,15 @@ def test_layers_are_ranked_on_the_beginning_one_by_one(draft, text):
         (Limits(min_expert_agreement=95, min_agreement=88), ["encoder.block.1", "decoder.block.0"]),
     ],
 )
-def test_routes_are_mended_first_and_by_a_ranking_of_their_own(draft, text, limits, layers):
-    settled = settle(draft, limits, text.text)
+def test_routes_are_mended_first_and_by_a_ranking_of_their_own(draft, fake, limits, layers):
+    settled = settle(draft, limits, fake.trials)
     assert settled.kept == draft.kept == kept(inputs=layers)
-    assert settled.scores.rerouted_from(text.text.exact) <= 0.05
+    assert settled.scores.rerouted_from(fake.trials.exact) <= 0.05
 
 
-def test_a_loss_that_rises_counts(draft, text):
-    exact = text.text.exact
-    worse = Text(
+def test_a_loss_that_rises_counts(draft, fake):
+    exact = fake.trials.exact
+    worse = Trials(
         judging=lambda: Scores(exact.losses + draft.changed(LABELS_CHANGED) / LABELS, exact.choices, exact.experts),
         ranking=lambda: Scores(exact.losses + draft.changed(LABELS_CHANGED) / LABELS, exact.choices, exact.experts),
         exact=exact,
@@ -158,18 +158,18 @@ def test_a_loss_that_rises_counts(draft, text):
     assert settled.scores.increase_over(exact) == pytest.approx(0.033)
 
 
-def test_limits_that_nothing_but_float_holds(draft, text):
+def test_limits_that_nothing_but_float_holds(draft, fake):
     with pytest.raises(OptionsError) as raised:
-        settle(draft, Limits(min_agreement=100), text.text)
+        settle(draft, Limits(min_agreement=100), fake.trials)
     assert str(raised.value) == (
         "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
         "--min-expert-agreement"
     )
 
 
-def test_what_a_manifest_says_of_it(draft, text):
-    settled = settle(draft, Limits(min_agreement=98), text.text)
-    sensitivity = measured(settled, scores(500, 100, 1), text.text.exact)
+def test_what_a_manifest_says_of_it(draft, fake):
+    settled = settle(draft, Limits(min_agreement=98), fake.trials)
+    sensitivity = measured(settled, scores(500, 100, 1), fake.trials.exact)
     assert (sensitivity.labels, sensitivity.loss) == (LABELS, 2.0)
     assert (sensitivity.nearest.agreement, sensitivity.nearest.expert_agreement) == (0.5, 0.9)
     assert sensitivity.reached.agreement == pytest.approx(1 - 12 / LABELS)

@@ -10,7 +10,7 @@ from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.graphs.runs import PiecewiseRun
 from pointsman_calib.settle.scores import score
-from pointsman_calib.settle.search import Text
+from pointsman_calib.settle.search import Trials
 
 RANKED_DOCUMENTS: Final = 32  # the text is run once for each layer
 JUDGED_DOCUMENTS: Final = 128  # some seven times
@@ -43,14 +43,14 @@ class CalibrationText:
 
         return PiecewiseRun(graphs, self.variant, batches, scratch=self.scratch)
 
-    def beside(self, source: Mapping[Role, Path], draft: Mapping[Role, Path]) -> Text:
-        """What a draft is judged by.
+    def beside(self, source: Mapping[Role, Path], draft: Mapping[Role, Path]) -> Trials:
+        """How a draft is judged beside the float variant.
 
         Args:
             source: the float graphs' files, which are run now.
             draft: the draft's, which are run whenever they are scored.
         """
-        return Text(
+        return Trials(
             judging=lambda: score(self.run(draft, JUDGED_DOCUMENTS)),
             ranking=lambda: score(self.run(draft, RANKED_DOCUMENTS)),
             exact=score(self.run(source, JUDGED_DOCUMENTS)),
