@@ -51,7 +51,7 @@ class Draft:
         self.source, self.place = source, place
         self.graphs: dict[Role, Path] = {role: place / path.name for role, path in source.items()}
         self.products = [found for role, model in self._models().items() for found in products(model.graph, role)]
-        self.axes = output_axes(self.products)
+        self.axes = output_axes(self.products, architecture)
         self._factors = expert_factors(table, self.products, architecture, clipping)
         self._scales = activation_scales(table, self.products, clipping.method)
         self._left_out: frozenset[str] = frozenset()
