@@ -50,7 +50,7 @@ class QdqDraft(Draft):
         """
         super().__init__(source, "int8-qdq", place)
         self.products = [found for role, model in self.models().items() for found in products(model.graph, role)]
-        self.axes = output_axes(self.products)
+        self.axes = output_axes(self.products, architecture)
         self._factors = expert_factors(table, self.products, architecture, coverage, method)
         self._scales = activation_scales(table, self.products, method)
         self._quantized: dict[str, QuantizedWeight] = {}

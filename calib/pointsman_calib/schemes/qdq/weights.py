@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from pointsman.bundle.names import EMBEDDINGS
+from pointsman.bundle import ROLES, Architecture
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_rows, append_tensor, in_file_order, read_row, read_tensor
 from pointsman_calib.graphs.products import Product
@@ -38,9 +38,10 @@ class QuantizedWeight:
         return shape[self.axis] if len(shape) == 3 else None
 
 
-def output_axes(products: Iterable[Product]) -> dict[str, int]:
+def output_axes(products: Iterable[Product], architecture: Architecture) -> dict[str, int]:
     """The output axis of every weight to quantize; embeddings have a scale for each row, as a tied head wants it."""
-    return {**dict.fromkeys(EMBEDDINGS, 0), **{product.weight: product.output_axis for product in products}}
+    embeddings = dict.fromkeys(map(architecture.embedding, ROLES), 0)
+    return embeddings | {product.weight: product.output_axis for product in products}
 
 
 def write_weights(

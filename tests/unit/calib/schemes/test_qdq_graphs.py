@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from checkpoints import CHECKPOINTS
 from pointsman.bundle import names
 from pointsman_calib.graphs.products import Product, products
 from pointsman_calib.schemes.qdq.graphs import rewrite
@@ -57,7 +58,7 @@ def value(name, *shape, dtype=ir.DataType.FLOAT):
 def quantized(model, folder, factors=None):
     """Quantize all of a graph's products in place."""
     found = list(products(model.graph, "decoder"))
-    axes = output_axes(found)
+    axes = output_axes(found, CHECKPOINTS["tied"].architecture)
     path = folder / "weights.bin"
     weights, kept, _ = write_weights([model], axes, factors or {}, path, progress=lambda _: None)
     rewrite(model, found, {product.tensor: SCALE for product in found}, weights, kept)
@@ -177,7 +178,7 @@ def test_codes_feed_dequantization_and_nothing_else(exports, tmp_path):
     for role in ("encoder", "decoder"):
         model = ir.load(export.graph(role))
         found = list(products(model.graph, role))
-        axes = output_axes(found)
+        axes = output_axes(found, CHECKPOINTS["tied"].architecture)
         weights, kept, _ = write_weights([model], axes, {}, tmp_path / "weights.bin", progress=lambda _: None)
         rewrite(model, found, {product.tensor: SCALE for product in found}, weights, kept)
         assert weights.keys().isdisjoint(model.graph.initializers)
