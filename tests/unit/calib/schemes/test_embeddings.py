@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from text import LIMITLESS, corpus, random_corpus, random_examples
+from text import LIMITLESS, corpus, random_examples
 
 from checkpoints import CHECKPOINTS, weights, write_tensors, write_tokenizer
 from pointsman.bundle import names, read_manifest, verify_files
@@ -36,7 +36,13 @@ def bundle(request, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("bundle") / "bundle"
     export_bundle(folder, target)
     quantize(target, "int8")
-    quantize(target, "int4", corpus=random_corpus(24), limits=LENIENT, coverage=CoverageRule(fewest_tokens=5))
+    quantize(
+        target,
+        "int4",
+        corpus=corpus(random_examples(3, [(20, 9)] * 24)),
+        limits=LENIENT,
+        coverage=CoverageRule(fewest_tokens=5),
+    )
     text = corpus(random_examples(7, [(20, 9)] * 8))
     quantize(target, "int8-qdq", corpus=text, limits=LIMITLESS, coverage=CoverageRule(fewest_tokens=3))
     return target
