@@ -164,7 +164,21 @@ def test_quantizing_gives_a_variant_and_comparing_a_comparison():
 
 EXPORTER = {
     "export_bundle": (
-        ["source", "output", "forms", "dtype", "capacity", "max_tokens", "tokenizer", "force", "revision", "token"],
+        [
+            "source",
+            "output",
+            "forms",
+            "dtype",
+            "capacity",
+            "max_tokens",
+            "tokenizer",
+            "base",
+            "force",
+            "ignore_unused",
+            "ignore_generation_config",
+            "revision",
+            "token",
+        ],
         {"forms": ("fused", "portable"), "dtype": "float32", "capacity": None, "max_tokens": 2048},
     ),
     "build_plans": (

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from text import LIMITLESS, Interrupted, corpus, random_examples
 
-from pointsman.bundle import names, read_manifest, verify_files
+from pointsman.bundle import SCHEMA, names, read_manifest, verify_files
 from pointsman.errors import BundleError
 from pointsman.model import SwitchModel
 from pointsman_calib import CoverageRule, Limits, quantize
@@ -259,7 +259,7 @@ def test_a_variant_of_before_is_refused_by_name(quantized, bundle):
         read_manifest(bundle)
     place = f"variants.{NAME}.quantization.activations"
     assert str(raised.value) == (
-        f"{bundle / names.MANIFEST} is not a manifest of schema 1: {place}.coverage is unknown; "
+        f"{bundle / names.MANIFEST} is not a manifest of schema {SCHEMA}: {place}.coverage is unknown; "
         f"{place}.fewest_tokens is unknown; {place}.thin_experts is unknown; "
         "export the bundle again, and quantize it again"
     )
