@@ -148,7 +148,8 @@ def test_files_of_a_bundle_are_where_their_names_say(export):
     folder = Path(names.variant_folder(variant.precision))
     expected = {
         names.MANIFEST,
-        names.VOCABULARY,
+        names.VOCABULARIES[0],
+        f"{names.TOKENIZER}/{names.TOKENIZER_CONFIG}",
         names.weights_file(variant.precision),
         *((folder / names.graph_name(variant.form, role)).as_posix() for role in ("encoder", "decoder")),
     }

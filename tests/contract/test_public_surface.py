@@ -114,8 +114,22 @@ def test_results(record, fields):
 
 EXPORTER = {
     "export_bundle": (
-        ["source", "output", "forms", "dtype", "capacity", "max_tokens", "force", "revision", "token"],
-        {"forms": ("fused", "portable"), "dtype": "float32", "capacity": "reference", "max_tokens": 2048},
+        [
+            "source",
+            "output",
+            "forms",
+            "dtype",
+            "capacity",
+            "max_tokens",
+            "tokenizer",
+            "base",
+            "force",
+            "ignore_unused",
+            "ignore_generation_config",
+            "revision",
+            "token",
+        ],
+        {"forms": ("fused", "portable"), "dtype": "float32", "capacity": None, "max_tokens": 2048, "base": None},
     ),
     "build_plans": (
         ["bundle", "flavour", "compute_capabilities", "variants", "max_rows", "options", "force"],

@@ -3,22 +3,19 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from pointsman.bundle.names import relative_bias
+from pointsman.bundle.names import block_of, block_path, relative_bias
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture.ends import SameValues
 
 _REASONS: Mapping[str, str] = {
-    r"(encoder|decoder)\.block\.\d+\.layer\.\d\.EncDecAttention\.relative_attention_bias\.weight": (
+    r"(encoder|decoder)\..+\.EncDecAttention\.relative_attention_bias\.weight": (
         "cross-attention has no position bias; early T5 code made one"
     ),
     r".+\.expert_capacity": "a buffer; the capacity comes from config.json",
     r"(.+\.)?position_ids": "a buffer of positions, which follow from the input",
     r"(optimizer|optim|lr_scheduler|scheduler|grad_scaler|rng_state)\b.*": "the trainer's state",
 }
-_BIAS_OF_A_BLOCK = re.compile(
-    r"(encoder|decoder)\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\.weight"
-)
 
 
 def unneeded(unused: Iterable[str], same_values: SameValues) -> dict[str, str]:
@@ -32,10 +29,19 @@ def unneeded(unused: Iterable[str], same_values: SameValues) -> dict[str, str]:
 
 
 def _reason(name: str, same_values: SameValues) -> str | None:
-    if match := _BIAS_OF_A_BLOCK.fullmatch(name):
-        is_copy = same_values(f"{relative_bias('encoder' if match[1] == 'encoder' else 'decoder')}.weight", name)
-        return "a copy of block 0's, which all blocks share" if is_copy else None
+    if original := _original_bias(name):
+        return "a copy of block 0's, which all blocks share" if same_values(original, name) else None
     return next((reason for pattern, reason in _REASONS.items() if re.fullmatch(pattern, name)), None)
+
+
+def _original_bias(name: str) -> str | None:
+    """The position bias of block 0, where the name is of one of another block."""
+    if (block := block_of(name)) is None:
+        return None
+    role, number = block
+    original = f"{relative_bias(role)}.weight"
+    is_bias = number and name == original.replace(block_path(role, 0), block_path(role, number))
+    return original if is_bias else None
 
 
 def refuse_unused(names: Iterable[str]) -> None:
