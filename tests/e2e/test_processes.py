@@ -190,3 +190,20 @@ def test_the_program_of_the_page_on_processes(demo):
     done = subprocess.run([sys.executable, "program.py"], cwd=demo, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_export_and_quantize_where_there_are_no_locks(tiny_checkpoint, tmp_path):
+    """As on Windows, where the module for them is missing."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from pointsman_{0}.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    for package, command in (
+        ("export", ["bundle", tiny_checkpoint, "-o", "bundle", "--form", "fused"]),
+        ("calib", ["quantize", "bundle", "--scheme", "int8"]),
+    ):
+        line = [sys.executable, "-c", code.format(package), *map(str, command)]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert list(read_manifest(tmp_path / "bundle").variants) == ["fused-float32", "fused-int8"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
+    assert {path.name for path in (tmp_path / "bundle" / "variants").iterdir()} == {"float32", "int8"}
