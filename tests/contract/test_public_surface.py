@@ -179,7 +179,7 @@ EXPORTER = {
             "revision",
             "token",
         ],
-        {"forms": ("fused", "portable"), "dtype": "float32", "capacity": None, "max_tokens": 2048},
+        {"forms": ("fused", "portable"), "dtype": "float32", "capacity": None, "max_tokens": 2048, "base": None},
     ),
     "build_plans": (
         ["bundle", "flavour", "compute_capabilities", "variants", "max_rows", "options", "force"],

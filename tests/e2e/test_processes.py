@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from checkpoints import reference
 from parity.decoding_reference import Inputs, theirs
+from places import ROOT
 from pointsman import DecodingOptions, Infiller, SwitchModel, Tokenizer
 from pointsman.bundle import read_manifest
 from pointsman.errors import OptionsError, TextError
@@ -50,6 +52,12 @@ def test_other_processes_fill_alike(infiller):
     texts = [TEXT, "<extra_id_4>", "My sister <extra_id_0>."]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(infiller.infill, texts) == [infiller.infill(text) for text in texts]
+
+
+def test_threads_fill_alike(infiller):
+    texts = [TEXT, "<extra_id_4>", "My sister <extra_id_0>.", "Nobody <extra_id_0> at <extra_id_1>."] * 4
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(infiller.infill, texts)] == [infiller.infill(text) for text in texts]
 
 
 def test_a_model_that_was_put_together_by_hand_is_not_pickled(infiller):
@@ -171,3 +179,31 @@ def test_a_text_that_is_too_long_names_the_option(tiny_bundle):
         rb"again with a larger --max-tokens\n",
         done.stderr,
     )
+
+
+# Documents
+
+
+def test_the_program_of_the_page_on_processes(demo):
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/concurrency.md").read_text("utf-8"), re.M | re.S)
+    (demo / "program.py").write_text(program)
+    done = subprocess.run([sys.executable, "program.py"], cwd=demo, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_export_and_quantize_where_there_are_no_locks(tiny_checkpoint, tmp_path):
+    """As on Windows, where the module for them is missing."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from pointsman_{0}.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    for package, command in (
+        ("export", ["bundle", tiny_checkpoint, "-o", "bundle", "--form", "fused"]),
+        ("calib", ["quantize", "bundle", "--scheme", "int8"]),
+    ):
+        line = [sys.executable, "-c", code.format(package), *map(str, command)]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert list(read_manifest(tmp_path / "bundle").variants) == ["fused-float32", "fused-int8"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
+    assert {path.name for path in (tmp_path / "bundle" / "variants").iterdir()} == {"float32", "int8"}

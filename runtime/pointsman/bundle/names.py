@@ -176,7 +176,13 @@ def router_bias(layer: str) -> str:
 
 
 def expert_weight(layer: str, number: int | str, projection: str) -> str:
-    """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`."""
+    """One expert's weight in the fused form: [inputs, outputs] of `wi`, `wi_0`, `wi_1` or `wo`.
+
+    Args:
+        layer: module path of the sparse layer.
+        number: of the expert, or what stands for it.
+        projection: its name.
+    """
     return f"{layer}{_EXPERTS}expert_{number}.{projection}.weight"
 
 

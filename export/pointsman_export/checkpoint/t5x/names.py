@@ -8,18 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.bundle import Role
-from pointsman.bundle.names import EMBEDDING, HEAD, block_path, expert_weight, router_weight
+from pointsman.bundle.names import EMBEDDING, HEAD, block_path, expert_weight, final_norm, relative_bias, router_weight
 
 Keys = tuple[str, ...]
 """From the root of T5X's tree of parameters to an array: ``("encoder", "encoder_norm", "scale")``."""
 
 EXPERT: Final = "{expert}"
 
-_ROLES: Mapping[str, Role] = {"encoder": "encoder", "decoder": "decoder"}
 _LAYER = re.compile(r"layers_(\d+)")
 _SCANNED = re.compile(r"layers|subblock_\d+")
-_RELATIVE_BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
 _ATTENTIONS: Mapping[str, Mapping[str, str]] = {
@@ -64,11 +61,11 @@ def place_of(path: Keys) -> Place | None:
         case ("decoder", "logits_dense", "kernel"):
             return Place(HEAD, 2, transposed=True)
         case ("encoder" | "decoder" as side, "relpos_bias", "rel_embedding"):
-            return Place(f"{side}.{_RELATIVE_BIAS}", 2, transposed=True)
+            return Place(f"{relative_bias(side)}.weight", 2, transposed=True)
         case ("encoder" | "decoder" as side, norm, "scale") if norm == f"{side}_norm":
-            return Place(f"{side}.final_layer_norm.weight", 1, transposed=False)
+            return Place(f"{final_norm(side)}.weight", 1, transposed=False)
         case ("encoder" | "decoder" as side, layer, *rest) if number := _LAYER.fullmatch(layer):
-            return _in_layer(side, block_path(_ROLES[side], int(number[1])), tuple(rest))
+            return _in_layer(side, block_path(side, int(number[1])), tuple(rest))
     return None
 
 
