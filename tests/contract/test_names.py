@@ -22,6 +22,7 @@ OF_OTHERS = ROOT / "benchmarks/contestants/reference.py"  # keywords of transfor
 PARTS = (
     names.MANIFEST,
     names.SPIECE,
+    names.TOKENIZER_JSON,
     names.WEIGHTS,
     names.RANGES,
     f"{names.VARIANTS}/",

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointsman.bundle.names import SPIECE
+from pointsman.bundle.names import SPIECE, TOKENIZER_JSON
 from pointsman.errors import TokenizerError
 from pointsman_export.checkpoint import hub
 
-_FILES = (SPIECE, "tokenizer.json")
+_FILES = (TOKENIZER_JSON, SPIECE)
 _SUFFIXES = (".model", ".json")
 
 
@@ -30,7 +30,7 @@ def locate(folders: Sequence[Path], tokenizer: str | Path | None, *, token: str 
         found = next(filter(_is_in, folders), None)
         if found is None:
             raise TokenizerError(
-                f"{folders[-1]} has no vocabulary ({SPIECE}); say where one is with --tokenizer: "
+                f"{folders[-1]} has no vocabulary ({' or '.join(_FILES)}); say where one is with --tokenizer: "
                 "a file, a folder or a model's id on the hub"
             )
         return found
@@ -40,7 +40,7 @@ def locate(folders: Sequence[Path], tokenizer: str | Path | None, *, token: str 
             raise TokenizerError(f"there is no file {path}; check what --tokenizer gives")
         path = hub.download_vocabulary(tokenizer, token=token)
     if path.is_dir() and not _is_in(path):
-        raise TokenizerError(f"{tokenizer} has no vocabulary ({SPIECE}); check what --tokenizer gives")
+        raise TokenizerError(f"{tokenizer} has no vocabulary ({' or '.join(_FILES)}); check what --tokenizer gives")
     return path
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from said import lines
+
 WEIGHTS, INDEX, SHARD = "model.safetensors", "model.safetensors.index.json", "model-00002-of-00003.safetensors"
 WI = "decoder.block.1.layer.2.mlp.experts.expert_3.wi.weight"
 
@@ -60,16 +62,4 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
 
 def sentences(capsys) -> list[str]:
     """Lines on stderr, but for notes and progress."""
-    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    return [line for line in lines if line and not line.startswith("note: ") and "%|" not in line]
-
-
-def fits(line: str, pattern: str) -> bool:
-    """Whether a line is the pattern, whose stars stand for anything."""
-    first, *rest = pattern.split("*")
-    if not rest:
-        return line == first
-    place = len(first) if line.startswith(first) else -1
-    for part in rest:
-        place = line.find(part, place) + len(part) if place >= 0 and line.find(part, place) >= 0 else -1
-    return place >= 0
+    return [line for line in lines(capsys) if not line.startswith("note: ")]

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from spoiling import WEIGHTS, fits, in_config, names_in, sentences
+from spoiling import WEIGHTS, in_config, names_in, sentences
 
 from checkpoints import CHECKPOINTS, write_checkpoint, write_tokenizer
 from mounts import mounted
@@ -15,6 +15,7 @@ from pointsman.errors import OutputExistsError, ParityError
 from pointsman_export.bundle import export_bundle
 from pointsman_export.cli.main import main
 from pointsman_export.verify import parity
+from said import fits
 
 
 def test_both_forms_in_one_bundle_share_their_weights(checkpoint, tmp_path):

@@ -14,13 +14,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from spoiling import change, fits, names_in, sentences
+from spoiling import change, names_in, sentences
 
 from checkpoints import CHECKPOINTS, write_checkpoint
 from pointsman.bundle import names, read_manifest, verify_files
 from pointsman.errors import OutputError
 from pointsman_export.cli.main import main
 from pointsman_export.verify import parity
+from said import fits
 
 COMMAND = str(Path(sys.executable).with_name("pointsman-export"))
 

@@ -12,7 +12,6 @@ from spoiling import (
     WI,
     added_tokens,
     change,
-    fits,
     in_config,
     names_in,
     sentences,
@@ -25,6 +24,7 @@ from checkpoints import CHECKPOINTS, write_checkpoint
 from pointsman.errors import CheckpointError
 from pointsman_export.bundle import export_bundle
 from pointsman_export.cli.main import main
+from said import fits
 
 MISTAKES = {
     "missing folder": (
@@ -95,7 +95,7 @@ MISTAKES = {
     "no vocabulary": (
         {},
         lambda folder: (folder / "spiece.model").unlink(),
-        "{folder} has no vocabulary (spiece.model); say where one is with --tokenizer: *",
+        "{folder} has no vocabulary (tokenizer.json or spiece.model); say where one is with --tokenizer: *",
     ),
     "damaged vocabulary": (
         {},

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from checkpoints import write_tokenizer
-from pointsman.errors import CheckpointError, TokenizerError
-from pointsman_export.bundle import export_bundle
+from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import Checkpoint
 from pointsman_export.cli.main import main
-from t5x_checkpoints import SPIECE, Zarr, inline, read_tree, unpack, write_t5x, write_tree
+from said import fits, lines
+from t5x_checkpoints import SPIECE, Zarr, inline, read_tree, write_t5x, write_tree
 
 WI = "target.encoder.layers_1.mlp.expert.wi.kernel"
 QUERY = "target.encoder.layers_0.attention.query.kernel"
@@ -25,19 +23,6 @@ CHUNK = f"{{folder}}/{WI}/0.0.0"
 CONVERT = "save it from T5X with use_orbax = False, or convert it to Hugging Face's layout"
 
 Break = Callable[[Path], object]
-
-
-@pytest.fixture(autouse=True)
-def _undisturbed():
-    """The command sets a handler for SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
-    return unpack("relu_tied", tmp_path_factory.mktemp("t5x")).folder
 
 
 def remove(name: str) -> Break:
@@ -349,22 +334,6 @@ FOLDERS: dict[str, tuple[Break, str]] = {
 }
 
 
-def lines(capsys) -> list[str]:
-    """On stderr, but for progress."""
-    return [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line and "%|" not in line]
-
-
-def fits(line: str, pattern: str) -> bool:
-    """Whether a line is the pattern, whose stars stand for anything."""
-    place = 0
-    for number, part in enumerate(pattern.split("*")):
-        found = line.find(part, place)
-        if found < 0 or (number == 0 and found != 0):
-            return False
-        place = found + len(part)
-    return pattern.endswith("*") or place == len(line)
-
-
 @pytest.mark.parametrize(("break_it", "sentence"), FOLDERS.values(), ids=FOLDERS.keys())
 def test_damage_is_answered_with_one_line(original, tmp_path, capsys, break_it, sentence):
     folder = shutil.copytree(original, tmp_path / "checkpoint_500100")
@@ -404,61 +373,3 @@ def test_a_chunk_that_is_gone_after_opening(tmp_path):
         checkpoint.read("encoder.block.1.layer.1.mlp.experts.expert_0.wi.weight")
         with pytest.raises(CheckpointError, match=r"1\.0\.0 cannot be read \(No such file or directory\); restore"):
             checkpoint.read("encoder.block.1.layer.1.mlp.experts.expert_1.wi.weight")
-
-
-# Capacity and vocabulary
-
-
-def test_there_is_no_reference_for_the_capacity(original, tmp_path, capsys):
-    command = ["bundle", str(original), "-o", str(tmp_path / "bundle"), "--tokenizer", str(SPIECE)]
-    assert main([*command, "--capacity", "reference"]) == 2
-    assert lines(capsys) == [
-        (
-            "pointsman-export: T5X counts an expert's capacity over groups of a whole batch, so the checkpoint has no "
-            "number for a sequence; use --capacity none, or a number"
-        )
-    ]
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("options", "noted"), [([], 1), (["--capacity", "none"], 0), (["--capacity", "7"], 0)])
-def test_a_capacity_that_was_not_asked_for_is_noted(original, tmp_path, capsys, options, noted):
-    folder = shutil.copytree(original, tmp_path / "checkpoint_500100")
-    cut(f"{WI}/0.0.0", 0.5)(folder)
-    assert main(["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--tokenizer", str(SPIECE), *options]) == 2
-    note = "note: T5X has no capacity for a sequence: experts accept every token (--capacity none)"
-    assert lines(capsys).count(note) == noted
-
-
-VOCABULARIES = {
-    "none": ([], "{folder} has no vocabulary (spiece.model); say where one is with --tokenizer: a file, a *"),
-    "no such file": (
-        ["--tokenizer", "{tmp}/no.model"],
-        "there is no file {tmp}/no.model; check what --tokenizer gives",
-    ),
-    "no such folder": (["--tokenizer", "./no/such"], "there is no folder ./no/such; give a *"),
-    "an empty folder": (
-        ["--tokenizer", "{tmp}"],
-        "{tmp} has no vocabulary (spiece.model); check what --tokenizer gives",
-    ),
-    "another file": (["--tokenizer", "{folder}/checkpoint"], "{folder}/checkpoint: *"),
-}
-
-
-@pytest.mark.parametrize(("options", "sentence"), VOCABULARIES.values(), ids=VOCABULARIES.keys())
-def test_a_vocabulary_that_is_not_there(original, tmp_path, capsys, options, sentence):
-    places = {"folder": original, "tmp": tmp_path}
-    command = ["bundle", str(original), "-o", str(tmp_path / "bundle"), *(o.format(**places) for o in options)]
-    assert main(command) == 2
-    (line,) = [line for line in lines(capsys) if not line.startswith("note: ")]
-    assert fits(line, f"pointsman-export: {sentence.format(**places)}"), line
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_vocabulary_of_another_model(original, tmp_path):
-    (tmp_path / "tokenizer").mkdir()
-    write_tokenizer(tmp_path / "tokenizer")
-    added = {f"[{number}]": 84 + number for number in range(5000)}
-    (tmp_path / "tokenizer" / "added_tokens.json").write_text(json.dumps(added))
-    with pytest.raises(TokenizerError, match=r"^the vocabulary has 5084 ids, .* and the model's embedding 4096 rows: "):
-        export_bundle(original, tmp_path / "bundle", tokenizer=tmp_path / "tokenizer")
