@@ -137,7 +137,7 @@ class SwitchModel:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
         with _memory():
             rows = len(input_ids) * _rows_per_input(options)
-            state = self.encode(input_ids, rows=rows)
+            state = self.encode(input_ids, rows=rows, room=options.max_new_tokens)
             tokens = self.special_tokens
             return decode(state, len(input_ids), options, tokens, constraint=constraint, first_input=first_input)
 
@@ -159,7 +159,8 @@ class SwitchModel:
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         with _memory():
-            state = self.encode(input_ids, rows=len(input_ids) * _rows_per_input(options))
+            rows = len(input_ids) * _rows_per_input(options)
+            state = self.encode(input_ids, rows=rows, room=options.max_new_tokens)
         return _in_memory(stream(state, len(input_ids), options, self.special_tokens, constraint=constraint))
 
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
@@ -196,15 +197,22 @@ class SwitchModel:
         portion = Portion.of(variant, self.manifest.architecture, targets=len(target_ids), longest=longest)
         pad_id, start_id = self.special_tokens.pad_id, self.manifest.architecture.decoder_start_token_id
         for sources, targets in shared_out(input_ids, target_ids, portion.rows):
-            state = self.encode(sources, rows=len(targets))
+            state = self.encode(sources, rows=len(targets), room=longest)
             ids, _ = padded(targets, pad_id)
             logprobs = teacher_forced(state, ids, start_id, positions=portion.positions)
             yield from (row[: len(target)] for row, target in zip(logprobs, targets, strict=True))
 
-    def encode(self, input_ids: Sequence[Ids], *, rows: int) -> DecodingState:
-        """Run the encoder over inputs, which it pads on the right."""
-        pad_id = self.special_tokens.pad_id
-        return self.backend.encode(*padded([_trimmed(ids, pad_id) for ids in input_ids], pad_id), rows=rows)
+    def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
+        """Run the encoder over inputs, which it pads on the right.
+
+        Args:
+            input_ids: ids of each input.
+            rows: of the decoder, equally many for each input.
+            room: tokens that will be fed to each row, at most; as many as the bundle allows where None.
+        """
+        pad_id, limit = self.special_tokens.pad_id, self.manifest.limits.tokens
+        ids, mask = padded([_trimmed(ids, pad_id) for ids in input_ids], pad_id)
+        return self.backend.encode(ids, mask, rows=rows, room=limit if room is None else room)
 
     def check_ids(self, sequences: Sequence[Ids], what: str) -> None:
         """Refuse sequences that the model cannot take.

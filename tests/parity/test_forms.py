@@ -112,7 +112,7 @@ def test_logits_of_all_positions_at_once(exports, name, capacity, form):
 def test_logits_step_by_step(exports, name, capacity, form):
     logits, _ = expected(name, capacity, "one by one")
     state = state_of(exports.model(name, form, capacity=capacity), SOURCES)
-    steps = [state.step(np.array(TARGETS)[:, [position]], own_rows(4)) for position in range(len(TARGETS[0]))]
+    steps = [state.step(np.array(TARGETS)[:, [position]], own_rows(4)).copy() for position in range(len(TARGETS[0]))]
     for row, wanted in zip(np.concatenate(steps, axis=1), logits, strict=True):
         LOGITS.check(row, wanted, f"{name}, capacity {capacity}, {form}")
 

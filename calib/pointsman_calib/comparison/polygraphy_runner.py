@@ -15,7 +15,7 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
 from polygraphy.common import TensorMetadata
 
-from pointsman.bundle import Variant, empty_cache, names, read_manifest
+from pointsman.bundle import Variant, names, read_manifest, whole_targets
 from pointsman.errors import BundleError
 from pointsman_calib.comparison.measuring.probes import rows_of_tokens
 from pointsman_calib.corpus.batches import Batch
@@ -110,12 +110,11 @@ def decoder_feeds(
         mask: the encoder's, ``[batch, source]``.
         encoded: the encoder's outputs.
     """
-    rows, specs = len(input_ids), variant.decoder.inputs
+    specs = variant.decoder.inputs
     known: dict[str, NDArray[Any]] = {
         names.INPUT_IDS: input_ids,
         names.ATTENTION_MASK: mask,
-        names.BEAM_ROWS: np.arange(rows),
-        **empty_cache(specs, rows),
+        **whole_targets(specs, *input_ids.shape),
         **encoded,
     }
     return OrderedDict((spec.name, known[spec.name]) for spec in specs)

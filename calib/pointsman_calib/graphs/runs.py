@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from pointsman.bundle import Role, Variant, empty_cache, names
+from pointsman.bundle import Role, Variant, names, whole_targets
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Array, GraphPieces, Piece, Values
 
@@ -132,13 +132,8 @@ class PiecewiseRun:
         return {names.INPUT_IDS: batch.input_ids, names.ATTENTION_MASK: batch.attention_mask}
 
     def _decoder_feeds(self, batch: Batch) -> dict[str, Array]:
-        rows = len(batch.input_ids)
-        return {
-            names.INPUT_IDS: batch.decoder_input_ids,
-            names.ATTENTION_MASK: batch.attention_mask,
-            names.BEAM_ROWS: np.arange(rows),
-            **empty_cache(self._variant.decoder.inputs, rows),
-        }
+        feeds = {names.INPUT_IDS: batch.decoder_input_ids, names.ATTENTION_MASK: batch.attention_mask}
+        return feeds | whole_targets(self._variant.decoder.inputs, *batch.decoder_input_ids.shape)
 
 
 class _Stream:

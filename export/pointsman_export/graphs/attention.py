@@ -13,32 +13,51 @@ Pair = tuple[ir.Value, ir.Value]
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
-    """What self-attention finds in the cache.
+class Cache:
+    """The self-attention cache of a layer.
 
     Attributes:
-        pair: keys and values, [rows, heads, past, d_kv] each.
-        rows: int64 [rows], which row of them each row continues.
+        pair: keys and values, [rows, heads, capacity, d_kv] each.
+        lengths: int64 [rows], how many tokens of each row are in it.
     """
 
     pair: Pair
-    rows: ir.Value
+    lengths: ir.Value
 
-    def reordered(self, layer: Scope) -> Sequence[ir.Value]:
-        """Keys and values in the order of the rows that continue them."""
-        return [layer.op("Gather", cache, self.rows, axis=0) for cache in self.pair]
+    def extended(self, layer: Scope, pair: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        """Keys and values with those of the step, [rows, heads, positions, d_kv] each, behind the ones that are there.
+
+        Engines do that in place where what goes in and what comes out are bound to the same memory.
+        """
+        both = zip(self.pair, pair, strict=True)
+        return [layer.op("TensorScatter", held, new, self.lengths, axis=2) for held, new in both]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The rows that attend to each input, so that its keys and values are read once, and not once a row.
+
+    Attributes:
+        rows: int64 [batch, width]; rows of an input that has fewer are repeated, or another's.
+        places: int64 [rows], where in it each row is, row by row.
+        merged: int64 [3], a shape: batch * width, positions, heads * d_kv.
+    """
+
+    rows: ir.Value
+    places: ir.Value
+    merged: ir.Value
 
 
 def in_one_node(build: Build) -> bool:
-    """Whether self-attention is ONNX's `Attention`: faster on ONNX Runtime than its parts.
+    """Whether the encoder's self-attention is ONNX's `Attention`: faster on ONNX Runtime than its parts.
 
-    Not in other precisions, where its parts run in different ones.
+    Not in other precisions, where its parts run in different ones. In the decoder it would be no faster.
     """
     return build.form == "fused" and build.precision.name == "float32"
 
 
 def self_attention(
-    layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value, cached: Cached | None = None
+    layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value, cache: Cache | None = None
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
     """Norm, self-attention, residual.
 
@@ -47,42 +66,33 @@ def self_attention(
         build: sizes, form, precision.
         hidden: float32 [rows, tokens, d_model].
         bias: float32, broadcast to [rows, heads, tokens, keys].
-        cached: earlier keys and values; None in the encoder.
+        cache: of the layer, whose keys are all that it has room for; None in the encoder.
 
     Returns:
-        hidden; and where there is a cache, all keys and values, [rows, heads, keys, d_kv] each.
+        hidden; and where there is a cache, its keys and values with those of the step.
     """
     attention, states = layer.at("SelfAttention"), layer.cast(normed(layer, build, hidden), build.precision.name)
     projected = [linear(attention.at(name), states) for name in "qkv"]
-    earlier = cached.reordered(layer) if cached else []
-    attending = _whole if in_one_node(build) else _in_parts
-    attended, *grown = attending(layer, build, projected, bias, earlier)
-    return _added(layer, attention, hidden, attended), grown
-
-
-def _whole(
-    layer: Scope, build: Build, projected: Sequence[ir.Value], bias: ir.Value, earlier: Sequence[ir.Value]
-) -> Sequence[ir.Value]:
-    """Attention as one node of ONNX (opset 23), which takes projections as they come and grows the cache."""
-    heads = build.architecture.num_heads
-    return layer.outputs(
-        3 if earlier else 1, "Attention", *projected, bias, *earlier, q_num_heads=heads, kv_num_heads=heads, scale=1.0
-    )
+    if cache is None and in_one_node(build):
+        heads = build.architecture.num_heads
+        attended = layer.op("Attention", *projected, bias, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
+        return _added(layer, attention, hidden, attended), []
+    attended, pair = _in_parts(layer, build, projected, bias, cache)
+    return _added(layer, attention, hidden, attended), pair
 
 
 def _in_parts(
-    layer: Scope, build: Build, projected: Sequence[ir.Value], bias: ir.Value, earlier: Sequence[ir.Value]
-) -> Sequence[ir.Value]:
-    """The same with its parts spelled out."""
+    layer: Scope, build: Build, projected: Sequence[ir.Value], bias: ir.Value, cache: Cache | None
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """Attention spelled out: [rows, tokens, heads * d_kv], and the keys and values that were attended to."""
     architecture = build.architecture
     heads = layer.constant([0, 0, architecture.num_heads, architecture.d_kv])
-    query, *pair = (layer.op("Transpose", layer.op("Reshape", each, heads), perm=[0, 2, 1, 3]) for each in projected)
-    if earlier:
-        pair = [layer.op("Concat", *both, axis=2) for both in zip(earlier, pair, strict=True)]
-    key, value = pair
+    query, *new = (layer.op("Transpose", layer.op("Reshape", each, heads), perm=[0, 2, 1, 3]) for each in projected)
+    key, value = new if cache is None else cache.extended(layer, new)
     attended = attend(layer, build, query, layer.op("Transpose", key, perm=[0, 1, 3, 2]), value, bias)
     merged = layer.op("Transpose", attended, perm=[0, 2, 1, 3])
-    return layer.op("Reshape", merged, layer.constant([0, 0, architecture.num_heads * architecture.d_kv])), key, value
+    flat = layer.constant([0, 0, architecture.num_heads * architecture.d_kv])
+    return layer.op("Reshape", merged, flat), (key, value)
 
 
 def attend(
@@ -106,12 +116,8 @@ def attend(
     return layer.op("MatMul", layer.cast(layer.op("Softmax", scores, axis=-1), dtype), value)
 
 
-def cross_attention(
-    layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value, pair: Pair, batch: ir.Value
-) -> ir.Value:
+def cross_attention(layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value, pair: Pair, grid: Grid) -> ir.Value:
     """Norm, attention over the encoder's keys and values, residual.
-
-    All beams of an input attend together, so that its keys and values are read once, not per beam.
 
     Args:
         layer: the module.
@@ -119,15 +125,15 @@ def cross_attention(
         hidden: float32 [rows, positions, d_model].
         bias: float32 [batch, 1, 1, source].
         pair: keys, [batch, heads, d_kv, source], and values, [batch, heads, source, d_kv].
-        batch: int64 [1], how many inputs there are.
+        grid: which rows attend to which input.
     """
     attention, architecture = layer.at("EncDecAttention"), build.architecture
     query = linear(attention.at("q"), layer.cast(normed(layer, build, hidden), build.precision.name))
-    heads = layer.constant([-1, architecture.num_heads, architecture.d_kv])
-    split = layer.op("Reshape", query, layer.op("Concat", batch, heads, axis=0))
+    heads = layer.constant([0, -1, architecture.num_heads, architecture.d_kv])
+    split = layer.op("Reshape", layer.op("Gather", query, grid.rows, axis=0), heads)  # [batch, width * positions, ...]
     attended = attend(layer, build, layer.op("Transpose", split, perm=[0, 2, 1, 3]), *pair, bias)
-    merged = layer.op("Reshape", layer.op("Transpose", attended, perm=[0, 2, 1, 3]), layer.op("Shape", query))
-    return _added(layer, attention, hidden, merged)
+    merged = layer.op("Reshape", layer.op("Transpose", attended, perm=[0, 2, 1, 3]), grid.merged)
+    return _added(layer, attention, hidden, layer.op("Gather", merged, grid.places, axis=0))
 
 
 def cross_keys_values(attention: Scope, build: Build, states: ir.Value) -> Pair:

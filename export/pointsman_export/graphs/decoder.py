@@ -1,13 +1,13 @@
-"""The decoder-step graph: token ids to logits, over a cache that grows by those tokens."""
+"""The decoder-step graph: token ids to logits, over a cache that has room for more."""
 
 import numpy as np
 import onnx_ir as ir
 
 from pointsman.bundle import decoder_specs, names
-from pointsman_export.graphs.attention import Cached, cross_attention, self_attention
+from pointsman_export.graphs.attention import Cache, Grid, cross_attention, self_attention
 from pointsman_export.graphs.feed_forward import feed_forward_layer
 from pointsman_export.graphs.layers import embedded, linear, norm
-from pointsman_export.graphs.positions import counted, masked, padding_bias, relative_bias
+from pointsman_export.graphs.positions import causal_bias, counted, padding_bias
 from pointsman_export.graphs.scope import Scope, Tensors, finished, graph_inputs, new_graph
 from pointsman_export.network import Build
 
@@ -22,18 +22,18 @@ def decoder_graph(build: Build, tensors: Tensors) -> ir.Model:
 
 
 def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
-    """The residual stream behind all blocks, float32 [rows, positions, d_model], and the grown cache by name."""
+    """The residual stream behind all blocks, float32 [rows, positions, d_model], and the caches by name."""
     ids, mask, stack = values[names.INPUT_IDS], values[names.ATTENTION_MASK], build.architecture.decoder
-    bias, padding, batch = _bias(graph, build, values), padding_bias(graph, mask), graph.length(mask, 0)
+    bias, padding, grid = _bias(graph, build, values), padding_bias(graph, mask), _grid(graph, build, values)
     embedding = graph.module(names.module_of(build.architecture.embedding("decoder")))
     hidden, grown = embedded(embedding, ids), dict[str, ir.Value]()
     for number in range(stack.layers):
         block = graph.module(names.block_path("decoder", number))
         past, cross = (_pair(values, names_of(number)) for names_of in (names.past_names, names.cross_names))
-        cached = Cached(past, values[names.BEAM_ROWS])
-        hidden, present = self_attention(block.at("layer.0"), build, hidden, bias, cached)
+        cache = Cache(past, values[names.LENGTHS])
+        hidden, present = self_attention(block.at("layer.0"), build, hidden, bias, cache)
         grown |= zip(names.present_names(number), present, strict=True)
-        hidden = cross_attention(block.at("layer.1"), build, hidden, padding, cross, batch)
+        hidden = cross_attention(block.at("layer.1"), build, hidden, padding, cross, grid)
         hidden = feed_forward_layer(block.at("layer.2"), build, hidden, sparse=number in stack.sparse_layers)
         hidden.name = names.block_path("decoder", number)
     return norm(graph.module(names.final_norm("decoder")), build, hidden), grown
@@ -44,14 +44,19 @@ def _pair(values: dict[str, ir.Value], pair: tuple[str, str]) -> tuple[ir.Value,
 
 
 def _bias(graph: Scope, build: Build, values: dict[str, ir.Value]) -> ir.Value:
-    """Relative bias and causal mask: float32 [1, heads, positions, past + positions]."""
+    """Relative bias, and the mask of what is no earlier token: float32 [rows, heads, positions, capacity]."""
+    fed = counted(graph, graph.length(values[names.INPUT_IDS], 1))
+    lengths = graph.op("Unsqueeze", values[names.LENGTHS], graph.constant([1]))
+    queries = graph.op("Unsqueeze", graph.op("Add", lengths, fed), graph.constant([2]))  # [rows, positions, 1]
+    keys = counted(graph, graph.length(values[names.past_names(0)[0]], 2))
+    return causal_bias(graph.module(names.relative_bias("decoder")), build.architecture, queries, keys)
+
+
+def _grid(graph: Scope, build: Build, values: dict[str, ir.Value]) -> Grid:
+    width = build.architecture.num_heads * build.architecture.d_kv
     positions = graph.length(values[names.INPUT_IDS], 1)
-    past = graph.length(values[names.past_names(0)[0]], 2)
-    keys = graph.op("Unsqueeze", counted(graph, graph.op("Add", past, positions)), graph.constant([0]))
-    queries = graph.op("Unsqueeze", graph.op("Add", counted(graph, positions), past), graph.constant([1]))
-    module = graph.module(names.relative_bias("decoder"))
-    relative = relative_bias(module, build.architecture, queries, keys, bidirectional=False)
-    return graph.op("Add", relative, masked(graph, graph.op("LessOrEqual", keys, queries)))
+    merged = graph.op("Concat", graph.constant([-1]), positions, graph.constant([width]), axis=0)
+    return Grid(values[names.ATTENDING_ROWS], values[names.ROW_PLACES], merged)
 
 
 def _logits(graph: Scope, build: Build, hidden: ir.Value, ids: ir.Value) -> ir.Value:

@@ -53,5 +53,5 @@ def _bias(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Value
     positions = counted(graph, graph.length(ids, 1))
     keys, queries = (graph.op("Unsqueeze", positions, graph.constant([axis])) for axis in (0, 1))
     module = graph.module(names.relative_bias("encoder"))
-    relative = relative_bias(module, build.architecture, queries, keys, bidirectional=True)
+    relative = relative_bias(module, build.architecture, queries, keys)
     return graph.op("Add", relative, padding_bias(graph, mask))

@@ -26,22 +26,40 @@ def counted(scope: Scope, length: ir.Value) -> ir.Value:
     return scope.op("Range", scope.scalar(0), scope.op("Squeeze", length), scope.scalar(1))
 
 
-def relative_bias(
-    module: Scope, architecture: Architecture, queries: ir.Value, keys: ir.Value, *, bidirectional: bool
-) -> ir.Value:
-    """The bias that all blocks of a stack add to their attention scores.
+def causal_bias(module: Scope, architecture: Architecture, queries: ir.Value, keys: ir.Value) -> ir.Value:
+    """What all blocks of the decoder add to their attention scores: the bias, and the mask of keys after the query.
 
     Args:
-        module: of the stack's first block.
+        module: of the first block.
+        architecture: for the buckets.
+        queries: int64 [rows, positions, 1], their positions.
+        keys: int64 [keys], likewise.
+
+    Returns:
+        float32 [rows, heads, positions, keys].
+    """
+    reach, table = architecture.relative_max_distance, bucket_table(architecture, bidirectional=False)
+    after = module.constant(np.full((1, architecture.num_heads), LOWEST, np.float32))
+    earlier = module.op("Gather", module.weight(), module.constant(np.flip(table.numpy()[: reach + 1]).copy()), axis=0)
+    by_distance = module.op("Concat", after, earlier, axis=0)  # [1 + distances from 0 to reach, heads]
+    distance = module.op("Clip", module.op("Sub", queries, keys), module.scalar(-1), module.scalar(reach))
+    bias = module.op("Gather", by_distance, module.op("Add", distance, module.scalar(1)), axis=0)
+    return module.op("Transpose", bias, perm=[0, 3, 1, 2])  # from [rows, positions, keys, heads]
+
+
+def relative_bias(module: Scope, architecture: Architecture, queries: ir.Value, keys: ir.Value) -> ir.Value:
+    """The bias that all blocks of the encoder add to their attention scores.
+
+    Args:
+        module: of the first block.
         architecture: for the buckets.
         queries: int64 [queries, 1], their positions.
         keys: int64 [1, keys], likewise.
-        bidirectional: whether keys after the query get buckets of their own.
 
     Returns:
         float32 [1, heads, queries, keys].
     """
-    reach, table = architecture.relative_max_distance, bucket_table(architecture, bidirectional=bidirectional)
+    reach, table = architecture.relative_max_distance, bucket_table(architecture, bidirectional=True)
     near = module.op("Clip", module.op("Sub", keys, queries), module.scalar(-reach), module.scalar(reach))
     place = module.op("Add", near, module.scalar(reach))
     bucket = module.op("Gather", module.constant(table.numpy()), place, axis=0)

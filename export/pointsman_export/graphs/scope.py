@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pointsman.bundle import Role, TensorSpec, names
 
-OPSET = 23
+OPSET = 24
 IR_VERSION = 10
 ELEMENT_TYPES = {
     "float32": ir.DataType.FLOAT,

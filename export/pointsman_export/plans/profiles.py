@@ -1,9 +1,9 @@
 """The ranges of shapes that plans are built for."""
 
-from pointsman.bundle import AxisRange, Limits, Profile, Role
+from pointsman.bundle import CAPACITY_MULTIPLE, AxisRange, Limits, Profile, Role, cache_capacity, names
 
 # Of the texts that blanks are filled in, and of their spans: a paragraph, and half of what is written into it.
-_TYPICAL_SOURCE, _TYPICAL_PAST = 128, 32
+_TYPICAL_SOURCE, _TYPICAL_CAPACITY = 128, 64
 _ONE = AxisRange(min=1, opt=1, max=1)
 
 
@@ -23,10 +23,9 @@ def profiles_for(role: Role, limits: Limits, max_rows: int) -> tuple[Profile, ..
 
 
 def _axes(role: Role, tokens: int, rows: AxisRange) -> dict[str, AxisRange]:
-    encoder = {"batch": rows, "source": AxisRange(min=1, opt=min(_TYPICAL_SOURCE, tokens), max=tokens)}
+    encoder = {names.BATCH: rows, names.SOURCE: AxisRange(min=1, opt=min(_TYPICAL_SOURCE, tokens), max=tokens)}
     if role == "encoder":
         return encoder
-    # Before the last of `tokens` steps the cache holds one position less; no plan takes an axis that is always empty.
-    longest = max(tokens - 1, 1)
-    past = AxisRange(min=0, opt=min(_TYPICAL_PAST, longest), max=longest)
-    return encoder | {"rows": rows, "positions": _ONE, "past": past}
+    most = cache_capacity(tokens)
+    capacity = AxisRange(min=CAPACITY_MULTIPLE, opt=min(_TYPICAL_CAPACITY, most), max=most)
+    return encoder | {names.ROWS: rows, names.WIDTH: rows, names.POSITIONS: _ONE, names.CAPACITY: capacity}

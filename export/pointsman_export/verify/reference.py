@@ -115,7 +115,7 @@ class Reference:
     def decode(
         self, input_ids: Tensor, attention_mask: Tensor, cross: Sequence[Pair], past: Sequence[Pair]
     ) -> Iterator[BlockResult]:
-        """Every decoder block's result in turn; `past` is reordered already."""
+        """Every decoder block's result in turn."""
         length, positions = past[0][0].shape[2], input_ids.shape[1]
         keys, queries = torch.arange(length + positions), torch.arange(length, length + positions)
         self_bias = self.bias("decoder", queries, keys) + masked(keys[None, :] <= queries[:, None])

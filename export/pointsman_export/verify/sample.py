@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pointsman.bundle import cache_capacity
 from pointsman_export.network import Build
 
 SOURCE, ROWS_PER_INPUT, POSITIONS, PAST = 24, 2, 3, 4
+CAPACITY = cache_capacity(PAST + POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,12 @@ class Sample:
     input_ids: Tensor
     attention_mask: Tensor
     decoder_ids: Tensor
-    beam_rows: Tensor
     past: list[tuple[Tensor, Tensor]]
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def draw(cls, build: Build) -> "Sample":
-        """Two inputs, one shorter; two beams each, swapped; a few positions after a past of random keys and values."""
+        """Two inputs, one shorter; two rows each; a few positions after a past of random keys and values."""
         architecture, generator = build.architecture, torch.Generator().manual_seed(0)
         rows = 2 * ROWS_PER_INPUT
 
@@ -41,4 +42,4 @@ class Sample:
             for _ in range(architecture.decoder.layers)
         ]
         padded = torch.where(mask == 1, ids(2, SOURCE), architecture.pad_token_id)
-        return cls(padded, mask, ids(rows, POSITIONS), torch.tensor([1, 0, 3, 2]), past)  # type: ignore[arg-type]
+        return cls(padded, mask, ids(rows, POSITIONS), past)  # type: ignore[arg-type]

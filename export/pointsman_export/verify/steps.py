@@ -3,12 +3,13 @@
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from pointsman.bundle import Role, names
+from pointsman.bundle import Role, names, side_by_side
 from pointsman_export.network.attention import Pair
 from pointsman_export.verify.reference import BlockResult, Reference
-from pointsman_export.verify.sample import Sample
+from pointsman_export.verify.sample import CAPACITY, PAST, Sample
 
 Values = Mapping[str, Tensor]
 
@@ -46,19 +47,25 @@ def steps(reference: Reference, sample: Sample) -> Iterator[Step]:
 
 
 def _decoder(reference: Reference, sample: Sample, cross: list[Pair]) -> Iterator[Step]:
+    rows = len(sample.decoder_ids)
     feeds: dict[str, Tensor] = {
         names.INPUT_IDS: sample.decoder_ids,
         names.ATTENTION_MASK: sample.attention_mask,
-        names.BEAM_ROWS: sample.beam_rows,
+        names.LENGTHS: torch.full((rows,), PAST),
+        **{name: torch.from_numpy(array) for name, array in side_by_side(len(sample.input_ids), rows).items()},
     }
     for number, (past_pair, cross_pair) in enumerate(zip(sample.past, cross, strict=True)):
-        feeds |= zip(names.past_names(number), past_pair, strict=True)
+        feeds |= zip(names.past_names(number), map(_with_room, past_pair), strict=True)
         feeds |= zip(names.cross_names(number), cross_pair, strict=True)
-    reordered = [(key[sample.beam_rows], value[sample.beam_rows]) for key, value in sample.past]
-    results = reference.decode(sample.decoder_ids, sample.attention_mask, cross, reordered)
+    results = reference.decode(sample.decoder_ids, sample.attention_mask, cross, sample.past)
     stream = yield from _blocks("decoder", results, feeds)
     logits = reference.logits(next(iter(stream.values())))
     yield Step("decoder", names.LOGITS, {**feeds, **stream}, {names.LOGITS: logits})
+
+
+def _with_room(cached: Tensor) -> Tensor:
+    """Keys or values as graphs hold them: with zeros up to the cache's capacity."""
+    return nn.functional.pad(cached, (0, 0, 0, CAPACITY - cached.shape[2]))
 
 
 def _blocks(role: Role, results: Iterator[BlockResult], feeds: Values) -> Generator[Step, None, Values]:
@@ -68,7 +75,8 @@ def _blocks(role: Role, results: Iterator[BlockResult], feeds: Values) -> Genera
         name = names.block_path(role, number)
         wanted = {name: result.hidden}
         if role == "decoder":
-            wanted |= zip(names.present_names(number), (result.key, result.value), strict=True)
+            pair = map(_with_room, (result.key, result.value))
+            wanted |= zip(names.present_names(number), pair, strict=True)
         choice = names.expert_choice(names.sparse_layer(role, number))
         routed = None if result.expert is None else (choice, result.expert)
         yield Step(role, name, {**feeds, **stream}, wanted, routed)

@@ -21,12 +21,15 @@ class Backend(Protocol):
     engine: str
     device: str
 
-    def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int) -> DecodingState:
+    def encode(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
+    ) -> DecodingState:
         """Run the encoder.
 
         Args:
             input_ids: [batch, source].
             attention_mask: [batch, source], 1 for a token and 0 for padding.
             rows: decoder rows that will be stepped, a multiple of `batch`.
+            room: tokens that will be fed to each of them, at most.
         """
         ...

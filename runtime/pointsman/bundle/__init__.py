@@ -18,15 +18,20 @@ from pointsman.bundle.architecture import Activation, Architecture, Stack
 from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
 from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.interface import (
+    CAPACITY_MULTIPLE,
     ROLES,
     Axis,
     Dtype,
     Graph,
     Role,
     TensorSpec,
+    attending,
+    cache_capacity,
     decoder_specs,
     empty_cache,
     encoder_specs,
+    side_by_side,
+    whole_targets,
 )
 from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source, installed_versions
 from pointsman.bundle.plans import AxisRange, Flavour, PlanOptions, PlanRecord, Profile
@@ -43,6 +48,7 @@ from pointsman.bundle.storage import read_manifest, write_manifest
 from pointsman.bundle.variants import Form, Parity, Precision, Variant
 
 __all__ = [
+    "CAPACITY_MULTIPLE",
     "ROLES",
     "SCHEMA",
     "Activation",
@@ -74,6 +80,8 @@ __all__ = [
     "Stack",
     "TensorSpec",
     "Variant",
+    "attending",
+    "cache_capacity",
     "decoder_specs",
     "empty_cache",
     "encoder_specs",
@@ -82,6 +90,8 @@ __all__ = [
     "read_manifest",
     "record_of",
     "sha256_of",
+    "side_by_side",
     "verify_files",
+    "whole_targets",
     "write_manifest",
 ]

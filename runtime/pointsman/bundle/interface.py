@@ -14,6 +14,7 @@ Axis = str | int
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
 ROLES: Final[tuple[Role, ...]] = ("encoder", "decoder")
+CAPACITY_MULTIPLE: Final = 32  # tokens: caches have room for a multiple of so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Graph:
     @property
     def caches(self) -> tuple[TensorSpec, ...]:
         """The inputs that hold what earlier steps computed; none of an encoder's."""
-        return tuple(spec for spec in self.inputs if names.PAST in spec.axes)
+        return tuple(spec for spec in self.inputs if names.CAPACITY in spec.axes)
 
 
 def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -54,35 +55,85 @@ def encoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[Tenso
 
 
 def decoder_specs(architecture: Architecture, dtype: Dtype) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of a decoder-step graph; `rows` is a multiple of `batch`, beams of one input side by side."""
+    """Inputs and outputs of a decoder-step graph.
+
+    A row continues the sequence of which its cache holds `lengths[row]` tokens; what lies behind those is never
+    attended to, but must be finite. A step writes the keys and values of its own positions behind them, and changes
+    nothing else: a cache that goes in and the one that comes out may be the same memory. `attending` makes what says
+    which rows attend to which input.
+    """
     inputs = (
         TensorSpec(name=names.INPUT_IDS, dtype="int64", axes=(names.ROWS, names.POSITIONS)),
         TensorSpec(name=names.ATTENTION_MASK, dtype="int64", axes=(names.BATCH, names.SOURCE)),
-        TensorSpec(name=names.BEAM_ROWS, dtype="int64", axes=(names.ROWS,)),
+        TensorSpec(name=names.LENGTHS, dtype="int64", axes=(names.ROWS,)),
+        TensorSpec(name=names.ATTENDING_ROWS, dtype="int64", axes=(names.BATCH, names.WIDTH)),
+        TensorSpec(name=names.ROW_PLACES, dtype="int64", axes=(names.ROWS,)),
         *_cross_specs(architecture, dtype),
-        *_cache_specs(architecture, dtype, names.past_names, names.PAST),
+        *_cache_specs(architecture, dtype, names.past_names),
     )
     logits = TensorSpec(name=names.LOGITS, dtype="float32", axes=(names.ROWS, names.POSITIONS, architecture.vocab_size))
-    grown = f"{names.PAST} + {names.POSITIONS}"
-    return inputs, (logits, *_cache_specs(architecture, dtype, names.present_names, grown))
+    return inputs, (logits, *_cache_specs(architecture, dtype, names.present_names))
 
 
-def empty_cache(specs: Iterable[TensorSpec], rows: int) -> dict[str, NDArray[Any]]:
-    """The caches of a decoder's first step, which hold no tokens yet.
+def cache_capacity(tokens: int) -> int:
+    """The least capacity of a cache that has room for so many tokens of each row."""
+    return max(-(-tokens // CAPACITY_MULTIPLE), 1) * CAPACITY_MULTIPLE
+
+
+def attending(inputs: NDArray[np.int64], batch: int) -> dict[str, NDArray[np.int64]]:
+    """Which rows attend to which input, as a decoder step is told.
+
+    Args:
+        inputs: int64 [rows], the input that each row attends to.
+        batch: how many inputs there are.
+
+    Returns:
+        by name, int64 [batch, width] rows that attend to each input, where one with fewer than `width` repeats some
+        row; and int64 [rows], the place of each row in that grid, row by row.
+    """
+    counts = np.bincount(inputs, minlength=batch)
+    rows, order = np.arange(len(inputs)), np.argsort(inputs, kind="stable")
+    column = np.empty_like(rows)
+    column[order] = rows - np.repeat(np.cumsum(counts) - counts, counts)
+    grid = np.zeros((batch, counts.max()), np.int64)
+    grid[inputs, column] = rows
+    return {names.ATTENDING_ROWS: grid, names.ROW_PLACES: inputs * grid.shape[1] + column}
+
+
+def side_by_side(batch: int, rows: int) -> dict[str, NDArray[np.int64]]:
+    """`attending` where each of `batch` inputs has equally many of the rows, and those lie together."""
+    return attending(np.repeat(np.arange(batch), rows // batch), batch)
+
+
+def empty_cache(specs: Iterable[TensorSpec], rows: int, capacity: int) -> dict[str, NDArray[Any]]:
+    """Caches that hold no tokens yet.
 
     Args:
         specs: a graph's inputs; those that are no cache are passed over.
         rows: of the decoder.
+        capacity: tokens that each row has room for, such as `cache_capacity` gives.
 
     Returns:
-        for each cache's name an array of length 0. NumPy has no bfloat16: such caches come as 16-bit integers.
+        for each cache's name zeros. NumPy has no bfloat16: such caches come as 16-bit integers.
     """
-    sizes = {names.ROWS: rows, names.PAST: 0}
+    sizes = {names.ROWS: rows, names.CAPACITY: capacity}
     return {
-        spec.name: np.empty(spec.shape(sizes), "uint16" if spec.dtype == "bfloat16" else spec.dtype)
+        spec.name: np.zeros(spec.shape(sizes), "uint16" if spec.dtype == "bfloat16" else spec.dtype)
         for spec in specs
-        if names.PAST in spec.axes
+        if names.CAPACITY in spec.axes
     }
+
+
+def whole_targets(specs: Iterable[TensorSpec], rows: int, positions: int) -> dict[str, NDArray[Any]]:
+    """What a decoder takes besides ids and what was encoded, to run over whole targets: one for each input.
+
+    Args:
+        specs: its inputs.
+        rows: targets.
+        positions: tokens of each.
+    """
+    lengths = {names.LENGTHS: np.zeros(rows, np.int64)}
+    return lengths | side_by_side(rows, rows) | empty_cache(specs, rows, cache_capacity(positions))
 
 
 def _cross_specs(architecture: Architecture, dtype: Dtype) -> Iterator[TensorSpec]:
@@ -94,9 +145,9 @@ def _cross_specs(architecture: Architecture, dtype: Dtype) -> Iterator[TensorSpe
 
 
 def _cache_specs(
-    architecture: Architecture, dtype: Dtype, names_of: Callable[[int], tuple[str, str]], length: Axis
+    architecture: Architecture, dtype: Dtype, names_of: Callable[[int], tuple[str, str]]
 ) -> Iterator[TensorSpec]:
-    axes = (names.ROWS, architecture.num_heads, length, architecture.d_kv)
+    axes = (names.ROWS, architecture.num_heads, names.CAPACITY, architecture.d_kv)
     for layer in range(architecture.decoder.layers):
         for name in names_of(layer):
             yield TensorSpec(name=name, dtype=dtype, axes=axes)

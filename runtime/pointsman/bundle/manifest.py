@@ -11,8 +11,8 @@ from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.plans import PlanRecord
 from pointsman.bundle.variants import Variant
 
-SCHEMA = 2
-"""Of what is written; schema 1, which lacks fields that have defaults, is read too."""
+SCHEMA = 3
+"""Of what is written and read. Decoder steps of earlier schemas had another interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

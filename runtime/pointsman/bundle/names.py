@@ -29,7 +29,9 @@ LFS_POINTER: Final = b"version https://git-lfs"  # what a file begins with that 
 # Inputs and outputs of graphs.
 INPUT_IDS: Final = "input_ids"
 ATTENTION_MASK: Final = "attention_mask"
-BEAM_ROWS: Final = "beam_rows"
+LENGTHS: Final = "lengths"
+ATTENDING_ROWS: Final = "attending_rows"
+ROW_PLACES: Final = "row_places"
 LOGITS: Final = "logits"
 
 # Their dynamic axes.
@@ -37,7 +39,8 @@ BATCH: Final = "batch"  # inputs
 SOURCE: Final = "source"  # tokens of an input
 ROWS: Final = "rows"  # of the decoder: beams or samples of the inputs
 POSITIONS: Final = "positions"  # that a step feeds to each row
-PAST: Final = "past"  # tokens in the cache
+WIDTH: Final = "width"  # rows that attend to an input, at most
+CAPACITY: Final = "capacity"  # tokens that the cache has room for
 
 # Weights.
 EMBEDDING: Final = "shared.weight"
@@ -86,12 +89,12 @@ def cross_names(layer: int) -> tuple[str, str]:
 
 
 def past_names(layer: int) -> tuple[str, str]:
-    """Key and value that a decoder layer's self-attention has cached."""
+    """Key and value that a decoder layer's self-attention has cached, before a step."""
     return f"past_key.{layer}", f"past_value.{layer}"
 
 
 def present_names(layer: int) -> tuple[str, str]:
-    """The same with the step's own positions."""
+    """The same after it, with the step's own positions: the same memory, where the engine can."""
     return f"present_key.{layer}", f"present_value.{layer}"
 
 

@@ -83,13 +83,18 @@ def _content(path: Path) -> bytes:
 
 
 def _checked(path: Path, document: Any) -> list[str]:  # noqa: ANN401 - JSON is any of six types
-    """Refuse a newer schema and what was changed, take the checksum out, and say if there was none."""
+    """Refuse other schemas and what was changed, take the checksum out, and say if there was none."""
     if not isinstance(document, dict):
         return []
     schema = document.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise BundleError(
-            f"{path} has schema {schema} and this pointsman reads up to {SCHEMA}; upgrade pointsman or export again"
+            f"{path} has schema {schema} and this pointsman reads {SCHEMA}; upgrade pointsman or export again"
+        )
+    if isinstance(schema, int) and schema < SCHEMA:
+        raise BundleError(
+            f"{path} has schema {schema} and this pointsman reads {SCHEMA}, in which decoder steps have another "
+            "interface; export the bundle again with `pointsman-export bundle`"
         )
     if _CHECKSUM not in document:
         return [f"{_CHECKSUM} is missing"]
@@ -106,8 +111,6 @@ def _checksum(document: dict[str, Any]) -> str:
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
     """A sentence for each."""
-    if not 1 <= manifest.schema <= SCHEMA:
-        yield f"schema must be from 1 to {SCHEMA}, not {manifest.schema}"
     if manifest.limits.tokens < 1:
         yield f"limits.tokens must be at least 1, not {manifest.limits.tokens}"
     yield from _wrong_ids(manifest)

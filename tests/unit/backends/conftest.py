@@ -28,10 +28,10 @@ VARIANT = "portable-float32"
 OPTIONS = PlanOptions(weight_streaming=False, refittable=False, version_compatible=False)
 
 
-def profile(name: Any, rows: int, source: int = 64, past: int = 127) -> Profile:
+def profile(name: Any, rows: int, source: int = 64, capacity: int = 128) -> Profile:
     """From one row of one token on."""
-    most = {"rows": rows, "batch": rows, "positions": 1, "source": source, "past": past}
-    axes = {axis: AxisRange(min=0 if axis == "past" else 1, opt=size, max=size) for axis, size in most.items()}
+    most = {"rows": rows, "batch": rows, "width": rows, "positions": 1, "source": source, "capacity": capacity}
+    axes = {axis: AxisRange(min=32 if axis == "capacity" else 1, opt=size, max=size) for axis, size in most.items()}
     return Profile(name=name, axes=axes)
 
 

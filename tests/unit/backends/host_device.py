@@ -64,6 +64,19 @@ class HostDevice:
         self.copied += size
         self.submit(lambda: ctypes.memmove(target, source, size))
 
+    def copy_pieces(
+        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
+    ) -> None:
+        assert strides[0] % strides[1] == 0
+        assert strides[0] >= counts[1] * strides[1]
+        assert strides[1] >= size > 0
+        for place in np.add.outer(*(np.arange(n) * by for n, by in zip(counts, strides, strict=True))).ravel().tolist():
+            self.copy(target + place, source + place, size)
+
+    def clear(self, address: int, size: int) -> None:
+        self.check(address, size)
+        self.submit(lambda: ctypes.memset(address, 0, size))
+
     def check(self, address: int, size: int) -> None:
         """Whether this lies in memory that was allocated."""
         inside = any(base <= address and address + size <= base + room for base, room in self.live.items())

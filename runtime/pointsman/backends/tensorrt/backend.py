@@ -5,12 +5,13 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.cache_rows import CacheRows, bucket
 from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
 from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
 from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.bundle import PlanRecord, Variant, names
+from pointsman.bundle import PlanRecord, Variant, cache_capacity, names
 from pointsman.decoding import Selection
 
 _SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
@@ -48,7 +49,9 @@ class TensorRTBackend:
         self.selector = Selector(device)
         self._idle: list[Workspace] = []
 
-    def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int) -> "TensorRTState":
+    def encode(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
+    ) -> "TensorRTState":
         """Run the encoder; see `Backend.encode`.
 
         Raises:
@@ -58,7 +61,9 @@ class TensorRTBackend:
         self.gpu.activate()
         batch, source = input_ids.shape
         longest = self._padded(source)
-        sizes = {names.BATCH: batch, names.SOURCE: longest, names.ROWS: rows, names.POSITIONS: 1, names.PAST: 0}
+        width, capacity = rows // batch, self._capacity(room)
+        sizes = {names.BATCH: batch, names.SOURCE: longest, names.ROWS: rows, names.POSITIONS: 1}
+        sizes |= {names.WIDTH: width, names.CAPACITY: capacity}
         for record in (self._decoder_record, self._encoder_record):
             profile_for(record.profiles, sizes)
         workspace = self._idle.pop() if self._idle else self._workspace()
@@ -70,6 +75,11 @@ class TensorRTBackend:
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)
+
+    def _capacity(self, tokens: int) -> int:
+        """A bucket, or what the largest profile has; more than that only where more is asked for than any admits."""
+        most = largest(self._decoder_record.profiles, names.CAPACITY)
+        return min(bucket(tokens), most) if tokens <= most else cache_capacity(tokens)
 
     def _padded(self, source: int) -> int:
         records = (self._encoder_record, self._decoder_record)
@@ -91,19 +101,19 @@ class TensorRTState:
         Args:
             backend: whose.
             workspace: whose cache is empty.
-            sizes: of the dynamic axes; `past` is 0.
+            sizes: of the dynamic axes.
         """
         self.vocabulary, self.most_selected = workspace.vocabulary, MOST_SELECTED
         self._gpu, self._workspace, self._sizes = backend.gpu, workspace, sizes
+        self._rows, self._length = CacheRows(sizes[names.ROWS]), 0
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed tokens to every row, one position after another; see `DecodingState.step`."""
-        self._gpu.activate()
-        own_rows = np.arange(len(beam_rows))
+        self._follow(beam_rows)
         logits = []
         for position in range(token_ids.shape[1]):
-            self._workspace.step(token_ids[:, position], own_rows if position else beam_rows, self._sizes)
-            logits.append(self._workspace.logits(len(beam_rows)))
+            self._feed(token_ids[:, position])
+            logits.append(self._rows.from_places(self._workspace.logits(len(beam_rows))))
             if token_ids.shape[1] > 1:
                 logits[-1] = logits[-1].copy()  # the next step overwrites it
         return logits[0][:, None] if len(logits) == 1 else np.stack(logits, axis=1)
@@ -112,6 +122,21 @@ class TensorRTState:
         self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], named_ids: NDArray[np.int64], count: int
     ) -> Selection:
         """Feed one token to every row; see `SelectingState.select`."""
+        self._follow(beam_rows)
+        self._feed(token_ids[:, 0])
+        found = self._workspace.selected(self._rows.to_places(named_ids), count)
+        return Selection(
+            named_logits=self._rows.from_places(found.named_logits),
+            best_ids=self._rows.from_places(found.best_ids),
+            best_logits=self._rows.from_places(found.best_logits),
+            log_total=self._rows.from_places(found.log_total),
+        )
+
+    def _follow(self, beam_rows: NDArray[np.int64]) -> None:
         self._gpu.activate()
-        self._workspace.step(token_ids[:, 0], beam_rows, self._sizes)
-        return self._workspace.selected(named_ids, count)
+        self._workspace.move(self._rows.follow(beam_rows, self._length), self._length)
+
+    def _feed(self, token_ids: NDArray[np.int64]) -> None:
+        """Feed one token to each row, [rows]."""
+        self._workspace.step(self._rows.to_places(token_ids), self._length, self._sizes)
+        self._length += 1

@@ -106,6 +106,23 @@ class CudaDevice:
         """See `Device.copy`; the driver knows host addresses from device addresses."""
         self._driver("cuMemcpyAsync", target, source, size, self._stream)
 
+    def copy_pieces(
+        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
+    ) -> None:
+        """See `Device.copy_pieces`: a copy between boxes, of which a piece is a line and a group a slice."""
+        (slices, lines), (of_slices, of_lines) = counts, strides
+        box = self._driver.api.CUDA_MEMCPY3D()
+        box.srcMemoryType = box.dstMemoryType = self._driver.api.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        box.dstDevice, box.srcDevice = target, source
+        box.srcPitch = box.dstPitch = of_lines
+        box.srcHeight = box.dstHeight = of_slices // of_lines
+        box.WidthInBytes, box.Height, box.Depth = size, lines, slices
+        self._driver("cuMemcpy3DAsync", box, self._stream)
+
+    def clear(self, address: int, size: int) -> None:
+        """See `Device.clear`."""
+        self._driver("cuMemsetD8Async", address, 0, size, self._stream)
+
     def wait(self) -> None:
         """See `Device.wait`."""
         self._driver("cuStreamSynchronize", self._stream)

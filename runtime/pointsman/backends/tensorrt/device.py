@@ -56,6 +56,24 @@ class Device(Protocol):
         """Copy bytes between any two addresses, in the stream's order."""
         ...
 
+    def copy_pieces(
+        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
+    ) -> None:
+        """Copy pieces of so many bytes on the device, in the stream's order.
+
+        Args:
+            target: address of the first.
+            source: likewise.
+            size: of each, in bytes.
+            counts: how many groups of how many pieces.
+            strides: bytes from group to group, a multiple of those from piece to piece; the same in target and source.
+        """
+        ...
+
+    def clear(self, address: int, size: int) -> None:
+        """Write zeros on the device, in the stream's order."""
+        ...
+
     def wait(self) -> None:
         """Wait until the stream has done all it was given."""
         ...

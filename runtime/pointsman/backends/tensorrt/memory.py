@@ -1,14 +1,14 @@
-"""Device memory that grows, tensors laid out in it, and the two halves of the self-attention cache."""
+"""Device memory that grows, tensors laid out in it, and the self-attention cache."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from pointsman.backends.cache_rows import Move
 from pointsman.backends.tensorrt.device import Device, Memory
 from pointsman.bundle import TensorSpec, names
 
 ALIGNMENT = 256  # bytes; what allocations have themselves, and more than any engine asks for
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
-_LEAST_LENGTH = 64  # tokens that a cache has room for at first
 
 
 def bytes_of(spec: TensorSpec, sizes: Mapping[str, int]) -> int:
@@ -58,12 +58,13 @@ class Arena:
         return tuple(base + place for place in places)
 
 
-class CacheHalves:
-    """The cache of one request: each step reads one half and writes the other, one token longer.
+class Cache:
+    """The self-attention cache of one request: a step reads it and writes into it in place.
 
-    A half has as much room as was ever needed, so that addresses stay what they are from request to request and
-    captured steps can be replayed. Growing copies nothing: a half is only replaced when it is about to be
-    written.
+    Requests of the same shape have it at the same addresses, so that captured steps can be replayed.
+
+    Attributes:
+        addresses: of its tensors, in the order of the specs.
     """
 
     def __init__(self, device: Device, specs: Sequence[TensorSpec]) -> None:
@@ -71,32 +72,27 @@ class CacheHalves:
 
         Args:
             device: where.
-            specs: the cache's tensors, with the axes `rows` and `past`.
+            specs: the cache's tensors, of one dtype, [rows, heads, capacity, d_kv] each.
         """
-        self._specs = specs
-        self._arenas = (Arena(device), Arena(device))
-        self._room = [0, 0]  # tokens
-        self._addresses: list[tuple[int, ...]] = [(), ()]
-        self._rows = self._reading = self.length = 0
+        self._device, self._specs = device, specs
+        self._arena = Arena(device)
+        self.addresses: tuple[int, ...] = ()
 
-    def begin(self, rows: int) -> None:
-        """Forget everything, for a request of so many rows."""
-        if rows != self._rows:
-            self._room = [0, 0]
-        self._rows, self._reading, self.length = rows, 0, 0
+    def begin(self, rows: int, capacity: int) -> None:
+        """Have room for a request, and hold nothing: zeros."""
+        shape = {names.ROWS: rows, names.CAPACITY: capacity}
+        sizes = [bytes_of(spec, shape) for spec in self._specs]
+        self.addresses = self._arena.place(sizes)
+        self._device.clear(self.addresses[0], offsets(sizes)[1])
+        _, self._heads, _, _ = self._specs[0].shape(shape)
+        self._row = sizes[0] // rows  # bytes
+        self._token = self._row // self._heads // capacity  # of one head
+        self._strides = aligned(sizes[0]), self._row // self._heads  # from tensor to tensor, and from head to head
 
-    def step(self, positions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Addresses of the tensors to read and of those to write, in the order of the specs."""
-        return self._places(self._reading, self.length), self._places(1 - self._reading, self.length + positions)
-
-    def grown(self, positions: int) -> None:
-        """The step was enqueued: what it writes is read by the next."""
-        self._reading = 1 - self._reading
-        self.length += positions
-
-    def _places(self, half: int, length: int) -> tuple[int, ...]:
-        if length > self._room[half] or not self._room[half]:
-            self._room[half] = max(length, 2 * self._room[half], _LEAST_LENGTH)
-            sizes = {names.ROWS: self._rows, names.PAST: self._room[half]}
-            self._addresses[half] = self._arenas[half].place([bytes_of(spec, sizes) for spec in self._specs])
-        return self._addresses[half]
+    def move(self, moves: Iterable[Move], length: int) -> None:
+        """Copy rows, of which the cache holds so many tokens."""
+        counts = len(self.addresses), self._heads
+        for target, source, first in moves:
+            base, size = self.addresses[0] + first * self._token, (length - first) * self._token
+            places = base + target * self._row, base + source * self._row
+            self._device.copy_pieces(*places, size, counts=counts, strides=self._strides)

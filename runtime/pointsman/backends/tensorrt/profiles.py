@@ -9,7 +9,7 @@ _MEANINGS = {
     names.BATCH: "inputs at a time",
     names.ROWS: "decoder rows (inputs times beams or samples)",
     names.SOURCE: "tokens in an input",
-    names.PAST: "generated tokens",
+    names.CAPACITY: "generated tokens",
     names.POSITIONS: "positions a step",
 }
 _ROWS = (names.BATCH, names.ROWS)
@@ -33,7 +33,8 @@ def _lacks(profile: Profile, sizes: Mapping[str, int]) -> dict[str, str]:
     return {
         name: f"the engine takes {axis.min} to {axis.max} {_MEANINGS.get(name, name)}, and the request has {size}"
         for name, axis in profile.axes.items()
-        if (size := sizes.get(name)) is not None and not axis.min <= size <= axis.max
+        # Of the rows of one input there are no more than of all.
+        if name != names.WIDTH and (size := sizes.get(name)) is not None and not axis.min <= size <= axis.max
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from pointsman.backends.tensorrt.device import CaptureError
 from pointsman.errors import DeviceError
 
-MOST = 128  # recordings kept; each takes some memory, of the host and of the device
+MOST = 16  # recordings kept; each takes some memory, of the host and of the device
 
 
 class Replays:

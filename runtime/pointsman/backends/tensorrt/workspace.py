@@ -3,17 +3,18 @@
 It outlives the request. The next one that takes it finds the same addresses, so that recorded steps can be replayed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.cache_rows import Move
 from pointsman.backends.tensorrt.device import Device
-from pointsman.backends.tensorrt.memory import Arena, CacheHalves, bytes_of
+from pointsman.backends.tensorrt.memory import Arena, Cache, bytes_of
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.selection import Selector
 from pointsman.backends.tensorrt.staging import Staging, array_at
-from pointsman.bundle import Variant, names
+from pointsman.bundle import Variant, names, side_by_side
 from pointsman.decoding import Selection
 
 _LOGIT = np.dtype(np.float32)
@@ -34,34 +35,39 @@ class Workspace:
         self._source, self._fed, self._named, self._best = (Staging(device) for _ in range(4))
         self._cross, self._logits = Arena(device), Arena(device)
         self._logits_on_host = Arena(device, on_host=True)
-        self._cache = CacheHalves(device, variant.decoder.caches)
+        self._cache = Cache(device, variant.decoder.caches)
         self._cross_places: tuple[int, ...] = ()
 
     def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
         """Begin a request: run the encoder over [batch, source]; the cache is empty."""
-        self._source.place((input_ids.shape, np.int64), (input_ids.shape, np.int64))
-        for array, content in zip(self._source.arrays, (input_ids, attention_mask), strict=True):
+        rows = side_by_side(sizes[names.BATCH], sizes[names.ROWS])
+        inputs = (input_ids, attention_mask, rows[names.ATTENDING_ROWS], rows[names.ROW_PLACES])
+        self._source.place(*((array.shape, np.int64) for array in inputs))
+        for array, content in zip(self._source.arrays, inputs, strict=True):
             array[:] = content
         self._source.upload()
         self._cross_places = self._cross.place([bytes_of(spec, sizes) for spec in self._cross_specs])
         encoder_sizes = {axis: sizes[axis] for axis in (names.BATCH, names.SOURCE)}
-        self._encoder.run(encoder_sizes, (*self._source.addresses, *self._cross_places))
-        self._cache.begin(sizes[names.ROWS])
+        self._encoder.run(encoder_sizes, (*self._source.addresses[:2], *self._cross_places))
+        self._cache.begin(sizes[names.ROWS], sizes[names.CAPACITY])
         self._device.wait()
 
-    def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
-        """Feed one token to each row, [rows]; the logits stay on the device."""
-        self._fed.place((token_ids.shape, np.int64), (beam_rows.shape, np.int64))
-        for array, content in zip(self._fed.arrays, (token_ids, beam_rows), strict=True):
+    def move(self, moves: Iterable[Move], length: int) -> None:
+        """Copy rows of the cache, which holds so many tokens of each."""
+        self._cache.move(moves, length)
+
+    def step(self, token_ids: NDArray[np.int64], length: int, sizes: Mapping[str, int]) -> None:
+        """Feed one token to each row, [rows], behind so many; the logits stay on the device."""
+        self._fed.place((token_ids.shape, np.int64), (token_ids.shape, np.int64))
+        for array, content in zip(self._fed.arrays, (token_ids, length), strict=True):
             array[:] = content
         self._fed.upload()
-        (ids, beams), (_, mask) = self._fed.addresses, self._source.addresses
-        read, written = self._cache.step(1)
+        (ids, lengths), (_, mask, *rows) = self._fed.addresses, self._source.addresses
         logits = self._logits.reserve(len(token_ids) * self.vocabulary * _LOGIT.itemsize)
         # In the manifest's order of the decoder's inputs and outputs.
-        addresses = (ids, mask, beams, *self._cross_places, *read, logits, *written)
-        self._decoder.run({**sizes, names.PAST: self._cache.length}, addresses)
-        self._cache.grown(1)
+        cache = self._cache.addresses
+        addresses = (ids, mask, lengths, *rows, *self._cross_places, *cache, logits, *cache)
+        self._decoder.run(sizes, addresses)
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """All logits of the last step, float32 [rows, vocabulary]; the next call overwrites them."""

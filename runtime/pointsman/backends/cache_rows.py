@@ -1,0 +1,82 @@
+"""Where each row's keys and values lie in a cache, and what is copied when beams change parents: as little as can be.
+
+A row whose parent has no other child stays where its parent was. Only a further child of the same parent is copied, to
+a place that nobody continues, and of it only what differs from what lies there: beams of an input mostly begin alike.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_LEAST_BUCKET = 64  # tokens
+
+
+class Move(NamedTuple):
+    """A copy from one row of a cache to another, of the tokens from `first` on."""
+
+    target: int
+    source: int
+    first: int
+
+
+class CacheRows:
+    """The places of a request's rows in its cache; at first each row's is its own number.
+
+    Rows of an input lie together, and stay within their input's places.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._own = np.arange(rows)
+        self._places = self._own
+        self._alike = np.zeros((0, 0), np.int32)  # tokens at the beginning that are the same in two places
+
+    def follow(self, beam_rows: NDArray[np.int64], length: int) -> list[Move]:
+        """Let every row continue another, or itself.
+
+        Args:
+            beam_rows: int64 [rows], the row that each continues, of the same input.
+            length: tokens of each row in the cache.
+
+        Returns:
+            what is to be copied, in any order: no target is a source.
+        """
+        if np.array_equal(beam_rows, self._own):
+            return []
+        parents = self._places[beam_rows]
+        kept, first_children = np.unique(parents, return_index=True)
+        further, free = np.delete(self._own, first_children), np.setdiff1d(self._own, kept)
+        sources = parents[further]
+        self._places = parents
+        self._places[further] = free
+        return [
+            self._move(target, source, length) for target, source in zip(free.tolist(), sources.tolist(), strict=True)
+        ]
+
+    def _move(self, target: int, source: int, length: int) -> Move:
+        if not self._alike.size:
+            self._alike = np.zeros((len(self._own), len(self._own)), np.int32)
+        first = int(self._alike[target, source])
+        self._alike[source, source] = length
+        self._alike[target] = self._alike[source]
+        self._alike[:, target] = self._alike[:, source]
+        return Move(target, source, first)
+
+    def to_places(self, values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Values of each row, [rows, ...], in the order of the places."""
+        if self._places is self._own:
+            return values
+        ordered = np.empty_like(values)
+        ordered[self._places] = values
+        return ordered
+
+    def from_places(self, values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Values of each place, [rows, ...], in the order of the rows."""
+        return values if self._places is self._own else values[self._places]
+
+
+def bucket(tokens: int) -> int:
+    """The capacity of a cache that does not grow: a power of two, so that few shapes occur."""
+    return max(1 << (tokens - 1).bit_length(), _LEAST_BUCKET)

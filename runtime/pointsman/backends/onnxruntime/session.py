@@ -1,0 +1,111 @@
+"""Graphs loaded into ONNX Runtime and run, and what it says turned into sentences."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime
+
+from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.nvidia import missing_gpu
+from pointsman.errors import BundleError, DeviceError
+from pointsman.wording import as_text, is_text
+
+Device = Literal["cpu", "cuda"]
+
+ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# float32 is float32: TF32 would keep 10 bits of it.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_FATAL = 4  # the highest severity of messages
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
+
+
+def why_not_cuda() -> str | None:
+    """Why CUDA cannot be used, and what to do; None where ONNX Runtime was built with it and there is a GPU."""
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
+    return missing_gpu()
+
+
+def run(session: Any, binding: Any, device: Device) -> None:  # noqa: ANN401 - untyped engine
+    """Run a session on what is bound.
+
+    Raises:
+        DeviceError: there is too little memory.
+    """
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        _check_memory(error, device)
+        raise
+
+
+def _check_memory(error: Exception, device: Device) -> None:
+    """Say it plainly where an error of the engine's is one of memory.
+
+    Raises:
+        DeviceError: it is.
+    """
+    if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+        where = "the GPU" if device == "cuda" else "this machine"
+        raise DeviceError(f"{where} is out of memory; {ASK_FOR_LESS}") from error
+
+
+def session(path: Path, device: Device, threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
+    """Load a graph.
+
+    Raises:
+        BundleError: the engine refuses it, or cannot take its path.
+        DeviceError: the device cannot be used, or has too little memory.
+    """
+    if not is_text(path):
+        raise BundleError(f"{as_text(path)} is a path of bytes that are no UTF-8; give the bundle another")
+    options = _options()
+    # Encoder and decoder have a pool of threads each: those of one must not spin while the other computes.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        loaded = _loaded(path, options, device)
+    except Exception as error:
+        _check_memory(error, device)
+        raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
+    if loaded.get_providers()[0] != _PROVIDERS[device]:
+        raise DeviceError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
+            "install pointsman[gpu] again and a driver that fits, or use device 'cpu'"
+        )
+    return loaded
+
+
+def session_of(graph: bytes, device: Device) -> Any:  # noqa: ANN401 - untyped engine
+    """Load a graph of ours, on a device that is there."""
+    return _loaded(graph, _options(), device)
+
+
+def _options() -> Any:  # noqa: ANN401 - untyped engine
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _loaded(graph: Path | bytes, options: Any, device: Device) -> Any:  # noqa: ANN401 - untyped engine
+    provider = _PROVIDERS[device], _PROVIDER_OPTIONS[device]
+    return onnxruntime.InferenceSession(graph, options, providers=[provider])
+
+
+def load_cuda() -> None:
+    """Load CUDA and cuDNN from the wheels beside ONNX Runtime's; what is not found there is looked for in the system.
+
+    ONNX Runtime reports what is missing in several lines on stdout and stderr, and takes the CPU instead; `session`
+    says so in one.
+    """
+    onnxruntime.set_default_logger_severity(_FATAL)
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
