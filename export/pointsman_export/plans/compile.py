@@ -59,7 +59,7 @@ def build_plan(library: Library, request: PlanRequest) -> memoryview:
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), deferred_interrupts() as stop:
         builder, network = create_network(strongly_typed=True)
         builder.error_recorder = error_recorder(library.trt, errors)
-        parser = _parse(library, builder, network, request.graph)
+        parser = _parse(library, builder, network, request)
         try:
             plan = engine_bytes_from_network(
                 (builder, network),
@@ -74,12 +74,33 @@ def build_plan(library: Library, request: PlanRequest) -> memoryview:
     return memoryview(plan)
 
 
-def _parse(library: Library, builder: Any, network: Any, graph: Path) -> Any:  # noqa: ANN401
+def _parse(library: Library, builder: Any, network: Any, request: PlanRequest) -> Any:  # noqa: ANN401
     """Fill a network from an ONNX file, and return the parser."""
     parser = library.trt.OnnxParser(network, builder.logger)
-    if not parser.parse_from_file(str(graph)):
-        raise EngineError(sentence(library, graph.name, parsing_refusal(parser)))
+    if not parser.parse(_with_fixed_axes(request), str(request.graph)):
+        raise EngineError(sentence(library, request.graph.name, parsing_refusal(parser)))
     return parser
+
+
+def _with_fixed_axes(request: PlanRequest) -> bytes:
+    """The graph's file, with a number for each axis that has one size in all profiles.
+
+    The libraries update a cache in place only if its capacity is a number.
+    """
+    import onnx_ir as ir
+
+    first, *others = request.profiles
+    fixed = {
+        name: axis.max
+        for name, axis in first.axes.items()
+        if axis.min == axis.max and all(profile.axes[name] == axis for profile in others)
+    }
+    model = ir.load(request.graph)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        axes = value.shape or ()
+        value.shape = ir.Shape([fixed.get(str(axis), axis) for axis in axes])
+    serialized: bytes = ir.to_proto(model).SerializeToString()
+    return serialized
 
 
 def configuration(library: Library, request: PlanRequest, monitor: Any) -> Callable[[Any, Any], Any]:  # noqa: ANN401

@@ -1,14 +1,16 @@
 """The ranges of shapes that plans are built for."""
 
-from pointsman.bundle import CAPACITY_MULTIPLE, AxisRange, Limits, Profile, Role, cache_capacity, names
+from pointsman.bundle import AxisRange, Limits, Profile, Role, cache_capacity, names
 
-# Of the texts that blanks are filled in, and of their spans: a paragraph, and half of what is written into it.
-_TYPICAL_SOURCE, _TYPICAL_CAPACITY = 128, 64
+# Of the texts that blanks are filled in: a paragraph.
+_TYPICAL_SOURCE = 128
 _ONE = AxisRange(min=1, opt=1, max=1)
 
 
 def profiles_for(role: Role, limits: Limits, max_rows: int) -> tuple[Profile, ...]:
     """One profile for a single row and one for up to `max_rows`, over all lengths that requests may have.
+
+    A decoder's cache has one capacity: the libraries write into one in place only if that is a number.
 
     Args:
         role: which graph.
@@ -27,5 +29,5 @@ def _axes(role: Role, tokens: int, rows: AxisRange) -> dict[str, AxisRange]:
     if role == "encoder":
         return encoder
     most = cache_capacity(tokens)
-    capacity = AxisRange(min=CAPACITY_MULTIPLE, opt=min(_TYPICAL_CAPACITY, most), max=most)
+    capacity = AxisRange(min=most, opt=most, max=most)
     return encoder | {names.ROWS: rows, names.WIDTH: rows, names.POSITIONS: _ONE, names.CAPACITY: capacity}

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_LEAST_BUCKET = 64  # tokens
-
 
 class Move(NamedTuple):
     """A copy from one row of a cache to another, of the tokens from `first` on."""
@@ -75,8 +73,3 @@ class CacheRows:
     def from_places(self, values: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Values of each place, [rows, ...], in the order of the rows."""
         return values if self._places is self._own else values[self._places]
-
-
-def bucket(tokens: int) -> int:
-    """The capacity of a cache that does not grow: a power of two, so that few shapes occur."""
-    return max(1 << (tokens - 1).bit_length(), _LEAST_BUCKET)

@@ -31,7 +31,7 @@ OPTIONS = PlanOptions(weight_streaming=False, refittable=False, version_compatib
 def profile(name: Any, rows: int, source: int = 64, capacity: int = 128) -> Profile:
     """From one row of one token on."""
     most = {"rows": rows, "batch": rows, "width": rows, "positions": 1, "source": source, "capacity": capacity}
-    axes = {axis: AxisRange(min=32 if axis == "capacity" else 1, opt=size, max=size) for axis, size in most.items()}
+    axes = {axis: AxisRange(min=size if axis == "capacity" else 1, opt=size, max=size) for axis, size in most.items()}
     return Profile(name=name, axes=axes)
 
 

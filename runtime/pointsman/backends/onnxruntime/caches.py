@@ -1,15 +1,17 @@
 """A request's self-attention cache, bound as input and output of a step: the engine writes into it in place."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 
-from pointsman.backends.cache_rows import Move, bucket
+from pointsman.backends.cache_rows import Move
 from pointsman.backends.onnxruntime.gathering import gathering
 from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Graph, cache_capacity, empty_cache, names
+
+_LEAST_BUCKET: Final = 64  # tokens
 
 
 class HostCache:
@@ -58,7 +60,7 @@ class DeviceCache:
         self._decoder, self._device = decoder, device
         (kind,) = {spec.dtype for spec in decoder.caches}
         self._gathering = gathering(kind, device)
-        (shape,) = {spec.shape({names.ROWS: 1, names.CAPACITY: bucket(room)}) for spec in decoder.caches}
+        (shape,) = {spec.shape({names.ROWS: 1, names.CAPACITY: _bucket(room)}) for spec in decoder.caches}
         zero = self._gathering.value(shape)
         self._own = np.arange(rows)
         self._values = [self._gathering.run(zero, np.zeros_like(self._own)) for _ in decoder.caches]
@@ -76,6 +78,11 @@ class DeviceCache:
             rows[target] = source
         self._values = [self._gathering.run(value, rows) for value in self._values]
         return True
+
+
+def _bucket(tokens: int) -> int:
+    """The capacity of a cache that does not grow: a power of two, so that few shapes occur."""
+    return max(1 << (tokens - 1).bit_length(), _LEAST_BUCKET)
 
 
 def _bind(binding: Any, decoder: Graph, values: Sequence[Any]) -> None:  # noqa: ANN401 - untyped engine

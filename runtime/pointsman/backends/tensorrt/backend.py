@@ -5,13 +5,13 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.backends.cache_rows import CacheRows, bucket
+from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
 from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
 from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.bundle import PlanRecord, Variant, cache_capacity, names
+from pointsman.bundle import PlanRecord, Variant, names
 from pointsman.decoding import Selection
 
 _SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
@@ -61,7 +61,7 @@ class TensorRTBackend:
         self.gpu.activate()
         batch, source = input_ids.shape
         longest = self._padded(source)
-        width, capacity = rows // batch, self._capacity(room)
+        width, capacity = rows // batch, max(largest(self._decoder_record.profiles, names.CAPACITY), room)
         sizes = {names.BATCH: batch, names.SOURCE: longest, names.ROWS: rows, names.POSITIONS: 1}
         sizes |= {names.WIDTH: width, names.CAPACITY: capacity}
         for record in (self._decoder_record, self._encoder_record):
@@ -75,11 +75,6 @@ class TensorRTBackend:
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)
-
-    def _capacity(self, tokens: int) -> int:
-        """A bucket, or what the largest profile has; more than that only where more is asked for than any admits."""
-        most = largest(self._decoder_record.profiles, names.CAPACITY)
-        return min(bucket(tokens), most) if tokens <= most else cache_capacity(tokens)
 
     def _padded(self, source: int) -> int:
         records = (self._encoder_record, self._decoder_record)

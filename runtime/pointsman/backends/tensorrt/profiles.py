@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pointsman.bundle import Profile, names
+from pointsman.bundle import AxisRange, Profile, names
 from pointsman.errors import OptionsError
 
 _MEANINGS = {
@@ -31,11 +31,16 @@ def profile_for(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:
 def _lacks(profile: Profile, sizes: Mapping[str, int]) -> dict[str, str]:
     """What a profile cannot take, in words, by axis."""
     return {
-        name: f"the engine takes {axis.min} to {axis.max} {_MEANINGS.get(name, name)}, and the request has {size}"
+        name: f"the engine takes {_range(name, axis)} {_MEANINGS.get(name, name)}, and the request has {size}"
         for name, axis in profile.axes.items()
         # Of the rows of one input there are no more than of all.
         if name != names.WIDTH and (size := sizes.get(name)) is not None and not axis.min <= size <= axis.max
     }
+
+
+def _range(name: str, axis: AxisRange) -> str:
+    """A cache has room for fewer tokens, too."""
+    return f"up to {axis.max}" if name == names.CAPACITY else f"{axis.min} to {axis.max}"
 
 
 def _remedy(lacks: Mapping[str, str], sizes: Mapping[str, int]) -> str:
