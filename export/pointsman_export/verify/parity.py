@@ -16,7 +16,7 @@ from torch import Tensor
 from pointsman.bundle import Parity, Role
 from pointsman.errors import CheckpointError, ParityError
 from pointsman_export.checkpoint import TensorReader
-from pointsman_export.graphs.weights import WIDER
+from pointsman_export.graphs.conversion import WIDER
 from pointsman_export.network import Build
 from pointsman_export.verify.pieces import Array, Pieces
 from pointsman_export.verify.reference import Reference
