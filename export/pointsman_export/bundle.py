@@ -50,6 +50,7 @@ from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
 from pointsman_export.network.ambient import pinned
 from pointsman_export.verify.parity import Written, verify
+from pointsman_export.verify.sample import Experts
 
 Capacity = Literal["reference", "none"] | int
 FEWEST_TOKENS = 2
@@ -69,6 +70,7 @@ def export_bundle(
     force: bool = False,
     ignore_unused: bool = False,
     ignore_generation_config: bool = False,
+    verify: Experts = "sample",
     revision: str | None = None,
     token: str | None = None,
 ) -> Manifest:
@@ -89,6 +91,8 @@ def export_bundle(
         force: whether to replace a bundle or an empty folder at `output`.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
         ignore_generation_config: whether to leave out the checkpoint's settings of generating.
+        verify: which experts of each layer are compared with the checkpoint's: a few that are chosen by the
+            layer's name, or all of them, which takes as long again as writing them.
         revision: of a hub id.
         token: for a hub id.
 
@@ -134,7 +138,7 @@ def export_bundle(
             fingerprinted = Fingerprinted(reader)
             builds = [Build(derivation.architecture, form, Precision.of(dtype), limit) for form in forms]
             weights = _write_weights(builds[0], fingerprinted, folder)
-            variants = _write_variants(builds, reader, weights, folder)
+            variants = _write_variants(builds, reader, weights, folder, verify)
             manifest = Manifest(
                 schema=SCHEMA,
                 producer=installed_versions(PACKAGES),
@@ -220,14 +224,14 @@ def _write_weights(build: Build, reader: TensorReader, folder: Path) -> WeightFi
 
 
 def _write_variants(
-    builds: Sequence[Build], reader: TensorReader, weights: WeightFile, folder: Path
+    builds: Sequence[Build], reader: TensorReader, weights: WeightFile, folder: Path, experts: Experts
 ) -> dict[str, Variant]:
     """Write each form's graphs beside the weights, and check all forms at once."""
     record = FileRecord(
         path=weights.path.relative_to(folder).as_posix(), bytes=weights.path.stat().st_size, sha256=weights.sha256
     )
     written = [_write_graphs(build, weights) for build in builds]
-    parities = _verified(written, reader)
+    parities = _verified(written, reader, experts)
     variants = (_variant(graphs, parity, record, folder) for graphs, parity in zip(written, parities, strict=True))
     return {f"{variant.form}-{variant.precision}": variant for variant in variants}
 
@@ -239,11 +243,11 @@ def _write_graphs(build: Build, weights: WeightFile) -> Written:
     return Written(build, encoder, decoder)
 
 
-def _verified(written: Sequence[Written], reader: TensorReader) -> list[Parity]:
+def _verified(written: Sequence[Written], reader: TensorReader, experts: Experts) -> list[Parity]:
     architecture = written[0].build.architecture
     steps = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
     with tqdm(total=steps, desc="parity", disable=None) as bar:
-        return verify(written, reader, progress=lambda _: bar.update())
+        return verify(written, reader, progress=lambda _: bar.update(), experts=experts)
 
 
 def _variant(written: Written, parity: Parity, weights: FileRecord, folder: Path) -> Variant:
