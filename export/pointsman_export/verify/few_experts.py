@@ -1,10 +1,11 @@
-"""The portable encoder's experts, of which a few are multiplied: their stack can be larger than memory.
+"""Graphs of which a few experts are run: a layer of all can be larger than memory, and takes long to get ready.
 
-It runs every expert on the tokens of its bucket. Buckets of experts that no token is sent to hold zeros, and nobody
-reads what comes out of them.
+The portable encoder runs every expert on the tokens of its bucket; buckets of experts that no token is sent to hold
+zeros, and nobody reads what comes out of them. The fused form asks for each expert whether it has tokens.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,52 @@ import onnx_ir as ir
 from pointsman.bundle import names
 
 _STACKED = 3  # axes of the weights of all experts
+_TAKEN, _SKIPPED = "then_branch", "else_branch"
+
+
+@contextlib.contextmanager
+def pruned(graph: ir.Graph, layer: str, experts: Collection[int]) -> Iterator[None]:
+    """Let the fused form's branches of other experts be what they are when these have no tokens.
+
+    Args:
+        graph: changed, and changed back at the end.
+        layer: path of the experts.
+        experts: their numbers.
+    """
+    idle = list(_idle(graph, layer, frozenset(experts)))
+    taken = [node.attributes[_TAKEN] for node in idle]
+    for node in idle:
+        node.attributes[_TAKEN] = ir.AttrGraph(_TAKEN, node.attributes[_SKIPPED].as_graph())
+    try:
+        yield
+    finally:
+        for node, attribute in zip(idle, taken, strict=True):
+            node.attributes[_TAKEN] = attribute
+
+
+def _idle(nodes: Iterable[ir.Node], layer: str, experts: frozenset[int]) -> Iterator[ir.Node]:
+    """The questions about other experts alone: the outermost ones."""
+    for node in nodes:
+        if node.op_type != "If":
+            continue
+        branch = node.attributes[_TAKEN].as_graph()
+        found = _experts_in(branch, layer)
+        if found and not found & experts:
+            yield node
+        elif found:
+            yield from _idle(branch, layer, experts)
+
+
+def _experts_in(branch: ir.Graph, layer: str) -> set[int]:
+    """The experts of a layer whose weights a branch reads."""
+    weights = (
+        names.expert_of(value.name or "")
+        for node in ir.traversal.RecursiveGraphIterator(branch)
+        if node.op_type == "MatMul"
+        for value in node.inputs
+        if value is not None
+    )
+    return {found[1] for found in weights if found is not None and found[0] == layer}
 
 
 def multiplied(graph: ir.Graph, layer: str) -> Sequence[ir.Node]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pointsman.bundle import Dtype, names
-from pointsman_export.verify.few_experts import multiplied, restrict
+from pointsman_export.verify.few_experts import multiplied, pruned, restrict
 from pointsman_export.verify.widening import widen
 
 Array = NDArray[np.generic]
@@ -43,9 +43,12 @@ class Pieces:
             output: the value behind them.
             feeds: the value before them, and the choice of experts, int64 [rows, tokens].
         """
-        piece, choice = self._cut([output], feeds), feeds[names.expert_choice(layer)]
+        choice = feeds[names.expert_choice(layer)]
+        experts = np.unique(choice.numpy()).tolist()
+        with pruned(self.model.graph, layer, experts):
+            piece = self._cut([output], feeds)
         if stacks := multiplied(piece.graph, layer):
-            restrict(piece.graph, stacks, np.unique(choice.numpy()).tolist())
+            restrict(piece.graph, stacks, experts)
             (value,) = _run(self._session(piece), [output], feeds)
             return value
         # Row by row, since the portable step fetches the weights of every token's expert at once.
