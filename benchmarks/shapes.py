@@ -36,8 +36,11 @@ def switch(
     d_ff: int = 3072,
     num_heads: int = 12,
     vocab_size: int = 32128,
+    sparse_step: int = 2,
+    gated: bool = False,
+    tied_head: bool = True,
 ) -> Architecture:
-    """A Switch Transformer like the released base models: every second block sparse, tied head.
+    """A Switch Transformer, by default like the released base models: every second block sparse, tied head.
 
     Args:
         layers: blocks of the encoder, and of the decoder.
@@ -46,8 +49,12 @@ def switch(
         d_ff: inner width of feed-forward networks.
         num_heads: attention heads.
         vocab_size: rows of the embedding.
+        sparse_step: the last of so many blocks is sparse.
+        gated: whether feed-forward networks are gated, by gelu.
+        tied_head: whether the head is the embedding.
     """
-    stack = Stack(layers=layers, sparse_layers=tuple(range(1, layers, 2)) if num_experts else ())
+    sparse = tuple(range(sparse_step - 1, layers, sparse_step))
+    stack = Stack(layers=layers, sparse_layers=sparse if num_experts else ())
     return Architecture(
         vocab_size=vocab_size,
         d_model=d_model,
@@ -57,10 +64,10 @@ def switch(
         num_experts=num_experts,
         encoder=stack,
         decoder=stack,
-        gated=False,
-        activation="relu",
+        gated=gated,
+        activation="gelu_tanh" if gated else "relu",
         router_bias=False,
-        tied_head=True,
+        tied_head=tied_head,
         relative_buckets=32,
         relative_max_distance=128,
         layer_norm_epsilon=1e-6,
@@ -71,6 +78,32 @@ def switch(
     )
 
 
+def xxl(*, layers: int, num_experts: int) -> Architecture:
+    """As wide as switch-xxl-128, which has 24 blocks a stack and 128 experts."""
+    return switch(
+        layers=layers,
+        num_experts=num_experts,
+        d_model=4096,
+        d_ff=10240,
+        num_heads=64,
+        gated=True,
+        tied_head=False,
+    )
+
+
+def c(*, layers: int, num_experts: int, fraction: int = 1) -> Architecture:
+    """As wide as switch-c-2048, which has 15 blocks a stack and 2,048 experts, or a fraction of it."""
+    return switch(
+        layers=layers,
+        num_experts=num_experts,
+        d_model=2080 // fraction,
+        d_ff=6144 // fraction,
+        num_heads=-(-30 // fraction),
+        sparse_step=1,
+        tied_head=False,
+    )
+
+
 SHAPES: dict[str, Architecture] = {
     "switch-base-8": switch(),
     "dense-base": switch(num_experts=0),
@@ -78,10 +111,14 @@ SHAPES: dict[str, Architecture] = {
     "8GB-by-blocks": switch(layers=40),
     "2GB-by-experts": switch(layers=10),
     "8GB-by-experts": switch(layers=10, num_experts=40),
+    "xxl-16-experts": xxl(layers=2, num_experts=16),
+    "c-64-experts": c(layers=1, num_experts=64),
+    "c-2048-narrow-experts": c(layers=1, num_experts=2048, fraction=8),
     # For smoke tests of the scripts.
     "tiny": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-dense": switch(layers=2, num_experts=0, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-by-experts": switch(layers=2, num_experts=24, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
+    "tiny-gated": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256, gated=True, tied_head=False),
 }
 
 
@@ -107,7 +144,7 @@ def write_checkpoint(
         `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(expected_tensors(architecture), dtype, shard_bytes)
+    shards = _shards(_published(expected_tensors(architecture)), dtype, shard_bytes)
     weight_map: dict[str, str] = {}
     for number, shapes in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -119,6 +156,11 @@ def write_checkpoint(
     # Last, since its presence says that the rest is complete.
     (folder / "config.json").write_text(json.dumps(_config(architecture), indent=2))
     return folder
+
+
+def _published(shapes: Shapes) -> Shapes:
+    """Under the names that xxl-128 and c-2048 were published with, whose head is the decoder's."""
+    return {f"decoder.{name}" if name == names.HEAD else name: shape for name, shape in shapes.items()}
 
 
 def _shards(shapes: Shapes, dtype: Dtype, shard_bytes: int) -> list[Shapes]:
@@ -187,13 +229,13 @@ def _config(architecture: Architecture) -> dict[str, Any]:
         "num_sparse_decoder_layers": sparse,
         "encoder_sparse_step": step,
         "decoder_sparse_step": step,
-        "feed_forward_proj": "relu",
-        "dense_act_fn": "relu",
-        "is_gated_act": False,
+        "feed_forward_proj": "gated-gelu" if architecture.gated else "relu",
+        "dense_act_fn": "gelu_new" if architecture.gated else "relu",
+        "is_gated_act": architecture.gated,
         "router_bias": False,
         "router_dtype": "float32",
         "router_jitter_noise": 0.0,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": architecture.tied_head,
         "relative_attention_num_buckets": architecture.relative_buckets,
         "relative_attention_max_distance": architecture.relative_max_distance,
         "is_encoder_decoder": True,

@@ -21,6 +21,7 @@ class Watched:
         peak_bytes: the largest resident memory, as the kernel counts it: no sample can miss it.
         anonymous_peak_bytes: the largest sample of memory that belongs to no file.
         stages: for each stage the largest samples, in bytes, of `resident`, `anonymous` and `file` memory.
+        stage_seconds: for each stage how long it took, as well as samples tell.
     """
 
     exit_code: int = 0
@@ -28,9 +29,11 @@ class Watched:
     peak_bytes: int = 0
     anonymous_peak_bytes: int = 0
     stages: dict[str, dict[str, int]] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
-    def note(self, stage: str, sample: dict[str, int]) -> None:
-        """Take a sample into account."""
+    def note(self, stage: str, sample: dict[str, int], seconds: float) -> None:
+        """Take a sample into account, and the seconds since the one before."""
+        self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
         highest = self.stages.setdefault(stage, dict.fromkeys(sample, 0))
         for kind, size in sample.items():
             highest[kind] = max(highest[kind], size)
@@ -46,10 +49,12 @@ def watch(command: Sequence[str], stage: Callable[[], str]) -> Watched:
     """
     watched, began = Watched(), time.perf_counter()
     process = subprocess.Popen(command)
-    finished = 0
+    finished, last = 0, began
     while not finished:
         if sample := _memory(process.pid):
-            watched.note(stage(), sample)
+            now = time.perf_counter()
+            watched.note(stage(), sample, now - last)
+            last = now
         time.sleep(_INTERVAL)
         finished, status, usage = os.wait4(process.pid, os.WNOHANG)
     process.returncode = watched.exit_code = os.waitstatus_to_exitcode(status)

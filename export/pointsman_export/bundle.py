@@ -36,13 +36,21 @@ from pointsman.errors import OptionsError, OutputExistsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman.wording import as_text, first_few
 from pointsman_export.architecture import Derivation, derive_from, expected_tensors, generation_from, refuse_unused
-from pointsman_export.checkpoint import NUMPY_DTYPES, CanonicalReader, Checkpoint, vocabulary
+from pointsman_export.checkpoint import (
+    NUMPY_DTYPES,
+    CanonicalReader,
+    Checkpoint,
+    Fingerprinted,
+    TensorReader,
+    vocabulary,
+)
 from pointsman_export.graphs.decoder import decoder_graph
 from pointsman_export.graphs.encoder import encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
 from pointsman_export.network import Build, Precision
 from pointsman_export.network.ambient import pinned
 from pointsman_export.verify.parity import Written, verify
+from pointsman_export.verify.sample import Experts
 
 Capacity = Literal["reference", "none"] | int
 FEWEST_TOKENS = 2
@@ -62,6 +70,7 @@ def export_bundle(
     force: bool = False,
     ignore_unused: bool = False,
     ignore_generation_config: bool = False,
+    verify: Experts = "sample",
     revision: str | None = None,
     token: str | None = None,
 ) -> Manifest:
@@ -82,6 +91,8 @@ def export_bundle(
         force: whether to replace a bundle or an empty folder at `output`.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
         ignore_generation_config: whether to leave out the checkpoint's settings of generating.
+        verify: which experts of each layer are compared with the checkpoint's: a few that are chosen by the
+            layer's name, or all of them, which takes as long again as writing them.
         revision: of a hub id.
         token: for a hub id.
 
@@ -123,11 +134,15 @@ def export_bundle(
         loaded.check_model(derivation.architecture)
         with replacing(target) as folder:
             records = _write_vocabulary(loaded, folder)
-            variants = _write_variants(checkpoint, derivation, folder, forms, Precision.of(dtype), limit)
+            reader = CanonicalReader(checkpoint, derivation.names)
+            fingerprinted = Fingerprinted(reader)
+            builds = [Build(derivation.architecture, form, Precision.of(dtype), limit) for form in forms]
+            weights = _write_weights(builds[0], fingerprinted, folder)
+            variants = _write_variants(builds, reader, weights, folder, verify)
             manifest = Manifest(
                 schema=SCHEMA,
                 producer=installed_versions(PACKAGES),
-                source=_source(source, checkpoint, derivation),
+                source=_source(source, checkpoint, derivation, fingerprinted.sha256),
                 architecture=derivation.architecture,
                 limits=Limits(tokens=max_tokens),
                 extra_ids=len(loaded.sentinel_ids),
@@ -198,36 +213,27 @@ def _capacity_notes(capacity: Capacity | None, architecture: Architecture) -> It
         yield "T5X has no capacity for a sequence: experts accept every token (--capacity none)"
 
 
-def _write_variants(
-    checkpoint: Checkpoint,
-    derivation: Derivation,
-    folder: Path,
-    forms: Sequence[Form],
-    precision: Precision,
-    capacity: int | None,
-) -> dict[str, Variant]:
-    """Write the weights once, each form's graphs beside them, and check all forms at once."""
-    reader, architecture = CanonicalReader(checkpoint, derivation.names), derivation.architecture
-    place = folder / names.variant_folder(precision.name)
+def _write_weights(build: Build, reader: TensorReader, folder: Path) -> WeightFile:
+    """Write the weights that all forms share."""
+    place = folder / names.variant_folder(build.precision.name)
     place.mkdir(parents=True)
-    weights = _write_weights(architecture, precision, reader, place)
-    record = FileRecord(
-        path=weights.path.relative_to(folder).as_posix(), bytes=weights.path.stat().st_size, sha256=weights.sha256
-    )
-    builds = [Build(architecture, form, precision, capacity) for form in forms]
-    written = [_write_graphs(build, weights) for build in builds]
-    parities = _verified(written, reader)
-    variants = (_variant(graphs, parity, record, folder) for graphs, parity in zip(written, parities, strict=True))
-    return {f"{variant.form}-{variant.precision}": variant for variant in variants}
-
-
-def _write_weights(
-    architecture: Architecture, precision: Precision, reader: CanonicalReader, place: Path
-) -> WeightFile:
-    entries = plan(architecture, precision.name)
+    entries = plan(build.architecture, build.precision.name)
     total = sum(entry.bytes for entry in entries)
     with tqdm(total=total, desc="weights", unit="B", unit_scale=True, disable=None) as bar:
         return write_weights(entries, reader, place / names.WEIGHTS, progress=bar.update)
+
+
+def _write_variants(
+    builds: Sequence[Build], reader: TensorReader, weights: WeightFile, folder: Path, experts: Experts
+) -> dict[str, Variant]:
+    """Write each form's graphs beside the weights, and check all forms at once."""
+    record = FileRecord(
+        path=weights.path.relative_to(folder).as_posix(), bytes=weights.path.stat().st_size, sha256=weights.sha256
+    )
+    written = [_write_graphs(build, weights) for build in builds]
+    parities = _verified(written, reader, experts)
+    variants = (_variant(graphs, parity, record, folder) for graphs, parity in zip(written, parities, strict=True))
+    return {f"{variant.form}-{variant.precision}": variant for variant in variants}
 
 
 def _write_graphs(build: Build, weights: WeightFile) -> Written:
@@ -237,11 +243,11 @@ def _write_graphs(build: Build, weights: WeightFile) -> Written:
     return Written(build, encoder, decoder)
 
 
-def _verified(written: Sequence[Written], reader: CanonicalReader) -> list[Parity]:
+def _verified(written: Sequence[Written], reader: TensorReader, experts: Experts) -> list[Parity]:
     architecture = written[0].build.architecture
     steps = architecture.encoder.layers + 2 * architecture.decoder.layers + 1
     with tqdm(total=steps, desc="parity", disable=None) as bar:
-        return verify(written, reader, progress=lambda _: bar.update())
+        return verify(written, reader, progress=lambda _: bar.update(), experts=experts)
 
 
 def _variant(written: Written, parity: Parity, weights: FileRecord, folder: Path) -> Variant:
@@ -266,14 +272,14 @@ def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, .
     return tuple(record_of(folder, file) for file in tokenizer.save(place))
 
 
-def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation) -> Source:
+def _source(source: str | Path, checkpoint: Checkpoint, derivation: Derivation, sha256: str) -> Source:
     # A folder's name says enough; where it lay on the exporting machine is nobody's business.
     name = Path(source).resolve().name if Path(source).exists() else str(source)
     if checkpoint.adapter not in (None, checkpoint.path):
         name = f"{name} on {checkpoint.path.resolve().name}"
     return Source(
         name=as_text(name),
-        sha256=checkpoint.fingerprint(),
+        sha256=sha256,
         disagreements=derivation.disagreements,
         unused=tuple(sorted([*derivation.unneeded, *derivation.unused])),
     )

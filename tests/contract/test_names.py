@@ -39,7 +39,7 @@ PARTS = (
 )
 SUFFIXES = (".onnx", ".plan")
 # Spelled alone: as words they may stand in a sentence.
-WORDS = (names.INPUT_IDS, names.ATTENTION_MASK, names.BEAM_ROWS, names.LOGITS)
+WORDS = (names.INPUT_IDS, names.ATTENTION_MASK, names.LENGTHS, names.ATTENDING_ROWS, names.ROW_PLACES, names.LOGITS)
 PROSE = {"help", "description"}  # arguments that a person reads
 
 
@@ -111,7 +111,7 @@ def test_written_graphs_have_the_values_that_others_look_for(export, role):
 
 def test_written_graphs_have_the_inputs_and_outputs_of_the_contract(export):
     encoder, decoder = (ir.load(export.graph(role)).graph for role in ("encoder", "decoder"))
-    layers = range(export.spec.decoder_layers)
+    layers, names_of_tokens = range(export.spec.decoder_layers), [names.INPUT_IDS, names.ATTENTION_MASK]
     cross, past, present = (
         [name for layer in layers for name in names_of(layer)]
         for names_of in (names.cross_names, names.past_names, names.present_names)
@@ -120,9 +120,9 @@ def test_written_graphs_have_the_inputs_and_outputs_of_the_contract(export):
         [value.name for value in values] for graph in (encoder, decoder) for values in (graph.inputs, graph.outputs)
     ]
     assert found == [
-        [names.INPUT_IDS, names.ATTENTION_MASK],
+        names_of_tokens,
         cross,
-        [names.INPUT_IDS, names.ATTENTION_MASK, names.BEAM_ROWS, *cross, *past],
+        [*names_of_tokens, names.LENGTHS, names.ATTENDING_ROWS, names.ROW_PLACES, *cross, *past],
         [names.LOGITS, *present],
     ]
 

@@ -176,6 +176,7 @@ EXPORTER = {
             "force",
             "ignore_unused",
             "ignore_generation_config",
+            "verify",
             "revision",
             "token",
         ],

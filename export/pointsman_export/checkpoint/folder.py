@@ -1,6 +1,5 @@
 """A checkpoint in a folder, its tensors listed and none read."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ from pointsman_export.checkpoint.merging import merged
 from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
 from pointsman_export.checkpoint.wrappers import plain_names
 
-_CHUNK_BYTES = 1 << 22
 _CONFIG = "config.json"
 MODEL_TYPE = "switch_transformers"
 
@@ -42,14 +40,13 @@ class Checkpoint:
         self.path, self.adapter = path, adapter
         self.is_t5x = _is_t5x(path)
         self.config: Mapping[str, object]
-        self._weight_files: list[Path]
         self._stored: Mapping[str, Stored]
         if self.is_t5x:
-            self._weight_files, self._stored = t5x.listing(path)
+            self._stored = t5x.listing(path)
             self.config = MappingProxyType(t5x.config(self._stored) | _config_if_any(path))
         else:
             self.config = MappingProxyType(_config(path))
-            self._weight_files, stored = _listing(path)
+            stored = _listing(path)
             self._stored = {plain: stored[name].named(plain) for name, plain in plain_names(stored).items()}
         self._files = OpenFiles()
         self._merge_adapter()
@@ -128,9 +125,8 @@ class Checkpoint:
             return
         config = AdapterConfig.read(self.adapter)
         self._stored = base
-        adapter = adapter_of(config, self._weight_files[0], own) if own else _adapter_in(self.adapter, config)
+        adapter = adapter_of(config, self.path, own) if own else _adapter_in(self.adapter, config)
         self._stored, self.config = merged(base, self.config, adapter, self.same_values)
-        self._weight_files = list(dict.fromkeys([*self._weight_files, adapter.file]))
 
     def close(self) -> None:
         """Close the files that are open; a later read opens them anew."""
@@ -160,21 +156,6 @@ class Checkpoint:
             np.array_equal(left.read(self._files).astype(np.float32), right.read(self._files).astype(np.float32))
             for left, right in zip(one.row_blocks(), other.row_blocks(), strict=True)
         )
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the weight files, in the order of their names, as ``cat FILES | sha256sum`` prints it.
-
-        Reads every byte once, in constant memory. For a single file it is the hash that the hub shows for it.
-
-        Raises:
-            CheckpointError: A file cannot be read.
-        """
-        digest = hashlib.sha256()
-        for path in self._weight_files:
-            with _one_sentence(path), path.open("rb", buffering=0) as file:
-                while block := file.read(_CHUNK_BYTES):
-                    digest.update(block)
-        return digest.hexdigest()
 
 
 @contextmanager
@@ -270,8 +251,8 @@ def _config(folder: Path) -> dict[str, object]:
     return config
 
 
-def _listing(folder: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
-    """The weight files in the order of their names, and every tensor's place."""
+def _listing(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor's place."""
     present = [path.name for path in folder.iterdir()]
     name = layout.preferred(present)
     if name is None:
@@ -279,10 +260,10 @@ def _listing(folder: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
     path = folder / name
     if name.endswith(layout.INDEX_SUFFIX):
         return _sharded(path)
-    return [path], _tensors_in(path)
+    return _tensors_in(path)
 
 
-def _sharded(index: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
+def _sharded(index: Path) -> dict[str, StoredTensor]:
     shard_of = layout.shard_of(index)
     shards = [index.parent / name for name in sorted(set(shard_of.values()))]
     if absent := [shard.name for shard in shards if not shard.is_file()]:
@@ -291,7 +272,7 @@ def _sharded(index: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
     if lost := [name for name, shard in shard_of.items() if name not in tensors_of[shard]]:
         where = first_few(f"{name} in {shard_of[name]}" for name in lost)
         raise CheckpointError(f"{index} names tensors that are not there: {where}; fetch the files again")
-    return shards, {name: tensors_of[shard][name] for name, shard in shard_of.items()}
+    return {name: tensors_of[shard][name] for name, shard in shard_of.items()}
 
 
 def _tensors_in(path: Path) -> dict[str, StoredTensor]:

@@ -84,6 +84,12 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         "--ignore-generation-config", action="store_true", help="leave out the checkpoint's settings of generating"
     )
     bundle.add_argument("--ignore-unused", action="store_true", help="leave out tensors that no Switch Transformer has")
+    bundle.add_argument(
+        "--verify",
+        choices=("sample", "all"),
+        default="sample",
+        help="which experts of each layer to compare with the checkpoint's: some, or all (default: sample)",
+    )
     bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
     bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
@@ -112,6 +118,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         base=parsed.base,
         ignore_unused=parsed.ignore_unused,
         ignore_generation_config=parsed.ignore_generation_config,
+        verify=parsed.verify,
         revision=parsed.revision,
         token=parsed.token,
     )

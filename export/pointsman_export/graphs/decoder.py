@@ -34,6 +34,7 @@ def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[i
         hidden, present = self_attention(block.at("layer.0"), build, hidden, bias, cache)
         grown |= zip(names.present_names(number), present, strict=True)
         hidden = cross_attention(block.at("layer.1"), build, hidden, padding, cross, grid)
+        hidden.name = names.attended("decoder", number)
         hidden = feed_forward_layer(block.at("layer.2"), build, hidden, sparse=number in stack.sparse_layers)
         hidden.name = names.block_path("decoder", number)
     return norm(graph.module(names.final_norm("decoder")), build, hidden), grown

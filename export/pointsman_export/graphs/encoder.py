@@ -41,6 +41,7 @@ def _encoded(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Va
     for number in range(stack.layers):
         block = graph.module(names.block_path("encoder", number))
         hidden, _ = self_attention(block.at("layer.0"), build, hidden, bias)
+        hidden.name = names.attended("encoder", number)
         sparse = number in stack.sparse_layers
         hidden = feed_forward_layer(block.at("layer.1"), build, hidden, sparse=sparse, into=into)
         hidden.name = names.block_path("encoder", number)

@@ -26,7 +26,7 @@ _OF_WHOLE_NUMBERS = {"ArgMax", "Shape"}
 _OF_TRUTHS = {"Equal", "Greater", "Less", "LessOrEqual"}
 
 Tensors = Mapping[str, ir.TensorProtocol]
-Attribute = int | float | str | Sequence[int] | ir.TensorProtocol | ir.Graph
+Attribute = int | float | str | Sequence[int] | ir.TensorProtocol | ir.Attr
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,9 @@ class Scope:
 
     def choice(self, condition: ir.Value, taken: "Branch", skipped: "Branch") -> ir.Value:
         """An `If`: the result of one branch or of the other, which are of one type."""
-        output = self.op("If", condition, then_branch=taken.graph, else_branch=skipped.graph)
+        branches = {"then_branch": taken.graph, "else_branch": skipped.graph}
+        # As attributes of a known type: finding out what they are takes longer than all else where there are many.
+        output = self.op("If", condition, **{name: ir.AttrGraph(name, graph) for name, graph in branches.items()})
         output.type = taken.type
         return output
 
@@ -125,7 +127,7 @@ class Scope:
         """
         array = values if isinstance(values, np.ndarray) else np.array(list(values), np.int64)
         if self.branch:
-            return self.op("Constant", value=ir.tensor(array))
+            return self.op("Constant", value=ir.AttrTensor("value", ir.Tensor(array)))
         return self.construction.constant(array)
 
     def scalar(self, number: int) -> ir.Value:

@@ -4,6 +4,7 @@ Every tensor starts on a page, so that engines can map it. The experts of a laye
 reads them as one stacked tensor, the fused form one by one, from the same bytes.
 """
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from pointsman.bundle import ROLES, Architecture, Dtype, names
 from pointsman.bundle.writing import TensorFile, what_to_do
-from pointsman.errors import CheckpointError, OutputError
+from pointsman.errors import OutputError
 from pointsman_export.architecture import expected_tensors
-from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader, check_finite, not_finite
-
-WIDER = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
-"""For each dtype, those that hold larger values."""
-
+from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
+from pointsman_export.graphs.conversion import in_order
 
 _MATRIX = 2
 _LOOKED_UP = {*names.EMBEDDINGS, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
@@ -119,42 +116,19 @@ def write_weights(
         CheckpointError: a weight is NaN or infinite, or its stored dtype cannot hold it.
         OutputError: the file cannot be written.
     """
-    tensors: dict[str, ir.ExternalTensor] = {}
+    offsets: dict[str, list[int]] = defaultdict(list)
     try:
-        with path.open("wb") as file:
+        with path.open("wb") as file, contextlib.closing(in_order(entries, checkpoint)) as parts:
             writer = TensorFile(file)
-            for entry in entries:
-                tensors.update(_external(entry, _write_entry(writer, entry, checkpoint, progress), path))
+            for entry, source, array in parts:
+                if source == entry.sources[0]:
+                    writer.align()
+                offsets[entry.name].append(writer.append(array.reshape(-1).view(np.uint8).data))
+                progress(array.nbytes)
     except OSError as error:
         raise OutputError(f"cannot write {path.name} ({error.strerror}); {what_to_do(error)}") from error
+    tensors = dict(pair for entry in entries for pair in _external(entry, offsets[entry.name], path))
     return WeightFile(path, writer.sha256, tensors)
-
-
-def _write_entry(
-    writer: TensorFile, entry: Entry, checkpoint: TensorReader, progress: Callable[[int], object]
-) -> list[int]:
-    """Write an entry's sources side by side; return their offsets."""
-    writer.align()
-    offsets = []
-    for source in entry.sources:
-        array = converted(checkpoint.read(source), entry, source)
-        offsets.append(writer.append(array.reshape(-1).view(np.uint8).data))
-        progress(array.nbytes)
-    return offsets
-
-
-def converted(array: NDArray[np.generic], entry: Entry, source: str) -> NDArray[np.generic]:
-    """One source tensor as it is stored: oriented, cast, contiguous, finite. Copied once at most."""
-    check_finite(array, source)
-    oriented = array.T if entry.transposed else array
-    with np.errstate(over="ignore"):  # the check below names the tensor
-        stored = np.ascontiguousarray(oriented, NUMPY_DTYPES[entry.dtype])
-    if entry.dtype in WIDER and (past := not_finite(stored)):
-        raise CheckpointError(
-            f"{source} has {past} values of {stored.size} that {entry.dtype} cannot hold; "
-            f"export with --dtype {WIDER[entry.dtype]}"
-        )
-    return stored
 
 
 def _external(entry: Entry, offsets: list[int], path: Path) -> Iterator[tuple[str, ir.ExternalTensor]]:

@@ -32,9 +32,9 @@ class DenseFeedForward(nn.Module):
         self.wo = Linear(architecture.d_ff, architecture.d_model)
         self.activation = activation_function(architecture.activation)
 
-    def forward(self, normed: Tensor) -> tuple[Tensor, None]:
+    def forward(self, normed: Tensor) -> Tensor:
         inputs = tuple(self.get_parameter(f"{name}.weight") for name in self.inputs)
-        return moe.feed_forward(normed, moe.ExpertWeights(inputs, self.wo.weight), self.activation), None
+        return moe.feed_forward(normed, moe.ExpertWeights(inputs, self.wo.weight), self.activation)
 
 
 class Classifier(Linear):
@@ -78,10 +78,15 @@ class SparseFeedForward(nn.Module):
         self.capacity, self.experts = capacity, experts
         self.activation = activation_function(architecture.activation)
 
-    def forward(self, normed: Tensor) -> tuple[Tensor, moe.Routing]:
-        routing = moe.route(self.router(normed))
-        output = moe.dispatch(normed, routing.expert, self.experts, self.activation)
-        return output * moe.kept_probability(routing, self.capacity).unsqueeze(-1), routing
+    def route(self, normed: Tensor) -> moe.Routing:
+        """Where the router sends tokens."""
+        return moe.route(self.router(normed))
+
+    def forward(self, normed: Tensor, expert: Tensor) -> Tensor:
+        """Tokens through these experts, int64 [batch, tokens], scaled by the probability of the router's choice."""
+        output = moe.dispatch(normed, expert, self.experts, self.activation)
+        routing = self.route(normed)._replace(expert=expert)
+        return output * moe.kept_probability(routing, self.capacity).unsqueeze(-1)
 
 
 class FeedForwardLayer(nn.Module):
@@ -92,7 +97,13 @@ class FeedForwardLayer(nn.Module):
         self.mlp = mlp
         self.layer_norm = RMSNorm(architecture.d_model, architecture.layer_norm_epsilon)
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, moe.Routing | None]:
-        """The residual stream behind the layer, and where its tokens went if it has experts."""
-        output, routing = self.mlp(self.layer_norm(hidden))
-        return hidden + output, routing
+    def chosen(self, hidden: Tensor) -> Tensor | None:
+        """The expert of each token, int64 [batch, tokens], by the router; None where there are no experts."""
+        if isinstance(self.mlp, DenseFeedForward):
+            return None
+        return self.mlp.route(self.layer_norm(hidden)).expert
+
+    def forward(self, hidden: Tensor, *expert: Tensor) -> Tensor:
+        """The residual stream behind the layer, whose tokens go through these experts if it has any."""
+        output: Tensor = self.mlp(self.layer_norm(hidden), *expert)
+        return hidden + output

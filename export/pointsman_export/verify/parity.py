@@ -6,21 +6,22 @@ everything that it hands on. Errors are relative to the largest magnitude of the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, product
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pointsman.bundle import Parity, Role
 from pointsman.errors import CheckpointError, ParityError
 from pointsman_export.checkpoint import TensorReader
-from pointsman_export.graphs.weights import WIDER
+from pointsman_export.graphs.conversion import WIDER
 from pointsman_export.network import Build
 from pointsman_export.verify.pieces import Array, Pieces
 from pointsman_export.verify.reference import Reference
-from pointsman_export.verify.sample import Sample
+from pointsman_export.verify.sample import Experts, Sample
 from pointsman_export.verify.steps import Step, steps
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-4, "float16": 2e-2}
@@ -58,8 +59,8 @@ class Measured:
     agreeing: int = 0
     routed: int = 0
 
-    def compare(self, name: str, got: Array, wanted: Tensor, same: NDArray[np.bool_] | None = None) -> None:
-        """Take a value into account; `same` marks [rows, tokens] whose experts agree, where that matters."""
+    def compare(self, name: str, got: Array, wanted: Tensor) -> None:
+        """Take a value into account."""
         expected = wanted.numpy()
         if not np.isfinite(expected).all():
             raise CheckpointError(
@@ -67,20 +68,16 @@ class Measured:
                 "use one with smaller weights"
             )
         difference = np.abs(got.astype(np.float32) - expected)
-        if same is not None:
-            difference = difference[same]
         error = float(difference.max(initial=0.0) / max(float(np.abs(expected).max()), 1e-30))
         if not np.isfinite(got.astype(np.float32)).all():
             error = float("inf")
         if error >= self.error:
             self.error, self.worst = error, name
 
-    def route(self, got: Array, wanted: Tensor) -> NDArray[np.bool_]:
-        """Count agreement; return where experts agree."""
-        same: NDArray[np.bool_] = got == wanted.numpy()
-        self.agreeing += int(same.sum())
-        self.routed += same.size
-        return same
+    def route(self, got: Array, wanted: Tensor) -> None:
+        """Count agreement."""
+        self.agreeing += int(np.count_nonzero(got == wanted.numpy()))
+        self.routed += got.size
 
 
 class Comparison:
@@ -99,16 +96,24 @@ class Comparison:
         }
 
     def take(self, step: Step) -> None:
-        """Run a step; where experts differ, only the difference is counted, and not what they do to the stream."""
+        """Run a step. What experts do is compared apart from their choice, so that a near tie spoils no value."""
+        pieces = self.pieces[step.role]
+        if step.layer is not None:
+            ((name, wanted),) = step.wanted.items()
+            self.measured.compare(name, pieces.run_experts(step.layer, name, step.feeds), wanted)
+            return
         choices = [step.routed[0]] if step.routed else []
-        got = self.pieces[step.role].run([*step.wanted, *choices], step.feeds)
-        same = self.measured.route(got[-1], step.routed[1]) if step.routed else None
+        got = pieces.run([*step.wanted, *choices], step.feeds)
+        if step.routed:
+            self.measured.route(got[-1], step.routed[1])
         for (name, wanted), value in zip(step.wanted.items(), got, strict=False):
-            self.measured.compare(name, value, wanted, same)
-            same = None
+            self.measured.compare(name, value, wanted)
 
-    def parity(self) -> Parity:
+    def parity(self, experts: str) -> Parity:
         """What was measured.
+
+        Args:
+            experts: which were compared, in words.
 
         Raises:
             ParityError: naming the worst value, its error and the tolerance.
@@ -127,7 +132,7 @@ class Comparison:
                 f"{agreement:.1%} of tokens; nothing was written, please report this"
             )
         return Parity(
-            reference=f"torch {torch.__version__} modules in float32, block by block",
+            reference=f"torch {torch.__version__} modules in float32, block by block{experts}",
             max_error=measured.error,
             worst=measured.worst,
             tolerance=TOLERANCES[dtype],
@@ -135,13 +140,20 @@ class Comparison:
         )
 
 
-def verify(variants: Sequence[Written], checkpoint: TensorReader, *, progress: Callable[[str], object]) -> list[Parity]:
+def verify(
+    variants: Sequence[Written],
+    checkpoint: TensorReader,
+    *,
+    progress: Callable[[str], object],
+    experts: Experts = "sample",
+) -> list[Parity]:
     """Compare the graphs of variants with the reference, which computes every block once for all of them.
 
     Args:
         variants: forms of one architecture at one precision and capacity.
         checkpoint: what they were written from, read under canonical names.
-        progress: called with the name of each step before it is compared.
+        progress: called with the name of each block, and of what follows the blocks, before it is compared.
+        experts: whether all of a layer are compared, or a few that its path seeds.
 
     Returns:
         what was measured of each.
@@ -152,9 +164,10 @@ def verify(variants: Sequence[Written], checkpoint: TensorReader, *, progress: C
     """
     build = variants[0].build
     comparisons = [Comparison(written) for written in variants]
+    sample = Sample.draw(build, experts)
     with torch.inference_mode():
-        for step in steps(Reference(build, checkpoint), Sample.draw(build)):
-            progress(step.name)
-            for comparison in comparisons:
+        for name, parts in groupby(steps(Reference(build, checkpoint, sample.assignments), sample), attrgetter("name")):
+            progress(name)
+            for step, comparison in product(parts, comparisons):
                 comparison.take(step)
-    return [comparison.parity() for comparison in comparisons]
+    return [comparison.parity(sample.described) for comparison in comparisons]

@@ -4,7 +4,7 @@ Nothing here goes through the external-data file, and no more than one block is 
 expert.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,13 @@ from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
 from pointsman_export.network import Build, input_names
 from pointsman_export.network.attention import Pair, masked
 from pointsman_export.network.block import Block
+from pointsman_export.network.feed_forward import FeedForwardLayer
 from pointsman_export.network.layers import Linear, RMSNorm
 from pointsman_export.network.moe import ExpertWeights
 from pointsman_export.network.positions import RelativeBias
 
 Array = NDArray[np.generic]
+Assign = Callable[[str, int, int], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,32 @@ class BlockResult:
     """What a block makes of its input.
 
     Attributes:
-        hidden: float32 [rows, tokens, d_model].
+        attended: the residual stream before the feed-forward network, float32 [rows, tokens, d_model].
         key: of self-attention, past included, [rows, heads, tokens, d_kv].
         value: likewise.
-        expert: int64 [rows, tokens] that the router chose; None in a dense block.
+        hidden: the residual stream behind the block, which the next one is given.
+        experts: of a sparse block, what its experts do.
     """
 
-    hidden: Tensor
+    attended: Tensor
     key: Tensor
     value: Tensor
-    expert: Tensor | None
+    hidden: Tensor
+    experts: "ExpertsResult | None"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsResult:
+    """What the experts of a block do.
+
+    Attributes:
+        chosen: int64 [rows, tokens], by the router.
+        outputs: assignments of tokens to experts, int64 [rows, tokens], and for each the residual stream behind the
+            block; the first one is handed on.
+    """
+
+    chosen: Tensor
+    outputs: Sequence[tuple[Tensor, Tensor]]
 
 
 class Reference:
@@ -47,10 +65,12 @@ class Reference:
     Args:
         build: of the variants that are checked; computation is in float32 whatever their precision.
         checkpoint: read under canonical names; weights are rounded to the variants' dtype first.
+        assign: where the tokens of a sparse layer go, of its path, rows and tokens.
     """
 
-    def __init__(self, build: Build, checkpoint: TensorReader) -> None:
+    def __init__(self, build: Build, checkpoint: TensorReader, assign: Assign) -> None:
         self.build, self.architecture, self.checkpoint = build, build.architecture, checkpoint
+        self.assign = assign
 
     def tensor(self, name: str, *, rounded: bool = True) -> Tensor:
         """A tensor in float32, as the checkpoint orients it."""
@@ -85,6 +105,15 @@ class Reference:
         *inputs, wo = (self.tensor(names.expert_weight(layer, number, name)).T for name in projections)
         return ExpertWeights(tuple(inputs), wo)
 
+    def fed(self, layer: str, feed_forward: nn.Module, attended: Tensor) -> tuple[Tensor, ExpertsResult | None]:
+        """The residual stream behind a feed-forward network, or behind the experts that tokens are assigned to."""
+        assert isinstance(feed_forward, FeedForwardLayer)
+        chosen = feed_forward.chosen(attended)
+        if chosen is None:
+            return feed_forward(attended), None
+        outputs = [(expert, feed_forward(attended, expert)) for expert in self.assign(layer, *chosen.shape)]
+        return outputs[0][1], ExpertsResult(chosen, outputs)
+
     def bias(self, role: Role, queries: Tensor, keys: Tensor) -> Tensor:
         """The relative bias of a stack, [1, heads, queries, keys]."""
         module = RelativeBias(self.architecture, bidirectional=role == "encoder")
@@ -99,9 +128,9 @@ class Reference:
         hidden = self.embed("encoder", input_ids)
         for number in range(self.architecture.encoder.layers):
             attention, feed_forward = self.block("encoder", number).layer
-            hidden, key, value = attention(hidden, bias)
-            hidden, routing = feed_forward(hidden)
-            yield BlockResult(hidden, key, value, None if routing is None else routing.expert)
+            attended, key, value = attention(hidden, bias)
+            hidden, experts = self.fed(names.sparse_layer("encoder", number), feed_forward, attended)
+            yield BlockResult(attended, key, value, hidden, experts)
 
     def cross(self, hidden: Tensor) -> Iterator[Pair]:
         """Cross-attention key (transposed) and value of every decoder layer, from the last encoder block's result."""
@@ -124,8 +153,9 @@ class Reference:
         for number in range(self.architecture.decoder.layers):
             self_attention, cross_attention, feed_forward = self.block("decoder", number).layer
             hidden, key, value = self_attention(hidden, self_bias, past[number])
-            hidden, routing = feed_forward(cross_attention(hidden, cross_bias, *cross[number]))
-            yield BlockResult(hidden, key, value, None if routing is None else routing.expert)
+            attended = cross_attention(hidden, cross_bias, *cross[number])
+            hidden, experts = self.fed(names.sparse_layer("decoder", number), feed_forward, attended)
+            yield BlockResult(attended, key, value, hidden, experts)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, tokens, vocab] from the last decoder block's result."""

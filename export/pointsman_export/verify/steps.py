@@ -20,10 +20,12 @@ class Step:
 
     Attributes:
         role: which graph.
-        name: of the part.
+        name: of the part; a sparse block has several parts.
         feeds: what the reference was given; more than the part may need.
-        wanted: what it made of that; of a block, the residual stream first.
-        routed: of a sparse block, the name of the value that holds its router's choice, and int64 [rows, tokens].
+        wanted: what it made of that.
+        routed: of a sparse block's attention, the name of the value that holds the router's choice, and int64
+            [rows, tokens].
+        layer: path of the experts, where the part is nothing but them; feeds say which are meant.
     """
 
     role: Role
@@ -31,6 +33,7 @@ class Step:
     feeds: Values
     wanted: Values
     routed: tuple[str, Tensor] | None = None
+    layer: str | None = None
 
 
 def steps(reference: Reference, sample: Sample) -> Iterator[Step]:
@@ -69,16 +72,21 @@ def _with_room(cached: Tensor) -> Tensor:
 
 
 def _blocks(role: Role, results: Iterator[BlockResult], feeds: Values) -> Generator[Step, None, Values]:
-    """A step for each block, fed what the block before it handed on; returns what the last one handed on."""
+    """Steps for each block, fed what the block before it handed on; returns what the last one handed on."""
     stream: Values = {}
     for number, result in enumerate(results):
-        name = names.block_path(role, number)
-        wanted = {name: result.hidden}
+        name, caches = names.block_path(role, number), dict[str, Tensor]()
         if role == "decoder":
             pair = map(_with_room, (result.key, result.value))
-            wanted |= zip(names.present_names(number), pair, strict=True)
-        choice = names.expert_choice(names.sparse_layer(role, number))
-        routed = None if result.expert is None else (choice, result.expert)
-        yield Step(role, name, {**feeds, **stream}, wanted, routed)
+            caches |= zip(names.present_names(number), pair, strict=True)
+        if result.experts is None:
+            yield Step(role, name, {**feeds, **stream}, {name: result.hidden, **caches})
+        else:
+            layer, attended = names.sparse_layer(role, number), names.attended(role, number)
+            wanted, routed = {attended: result.attended, **caches}, (names.expert_choice(layer), result.experts.chosen)
+            yield Step(role, name, {**feeds, **stream}, wanted, routed)
+            fed = {names.INPUT_IDS: feeds[names.INPUT_IDS], attended: result.attended}
+            for assigned, hidden in result.experts.outputs:
+                yield Step(role, name, {**fed, names.expert_choice(layer): assigned}, {name: hidden}, layer=layer)
         stream = {name: result.hidden}
     return stream

@@ -108,6 +108,11 @@ def block_path(role: "Role", number: int) -> str:
     return f"{role}.block.{number}"
 
 
+def attended(role: "Role", number: int) -> str:
+    """The residual stream between a block's attention and its feed-forward network, float32 [rows, tokens, d_model]."""
+    return f"{block_path(role, number)}.attended"
+
+
 def block_of(name: str) -> tuple["Role", int] | None:
     """The stack and number of the block that a weight belongs to; None where it belongs to none."""
     found = _BLOCK.match(name)

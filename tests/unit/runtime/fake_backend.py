@@ -21,19 +21,21 @@ class FakeBackend:
         self.encoded: list[list[Ids]] = []
         self.fed: list[tuple[int, int]] = []  # rows and positions of each step
 
-    def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int) -> "FakeState":
+    def encode(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
+    ) -> "FakeState":
         assert input_ids.shape == attention_mask.shape
         assert rows % len(input_ids) == 0
         sources = [tuple(ids[mask == 1].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
         self.encoded.append(sources)
-        return FakeState(self, [source for source in sources for _ in range(rows // len(sources))])
+        return FakeState(self, [source for source in sources for _ in range(rows // len(sources))], room)
 
 
 class FakeState:
     """The rows of one request."""
 
-    def __init__(self, backend: FakeBackend, sources: list[Ids]) -> None:
-        self.backend, self.sources = backend, sources
+    def __init__(self, backend: FakeBackend, sources: list[Ids], room: int) -> None:
+        self.backend, self.sources, self.room = backend, sources, room
         self.prefixes: list[Ids] = [()] * len(sources)
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -41,6 +43,7 @@ class FakeState:
         before = [self.prefixes[row] for row in beam_rows]
         self.prefixes = [(*prefix, *ids) for prefix, ids in zip(before, token_ids.tolist(), strict=True)]
         first = len(before[0]) + 1
+        assert len(self.prefixes[0]) <= self.room
         return np.stack(
             [
                 [self.backend.logits(source, prefix[:end]) for end in range(first, len(prefix) + 1)]

@@ -62,7 +62,8 @@ PROFILE = Profile(
         "batch": AxisRange(min=1, opt=1, max=1),
         "positions": AxisRange(min=1, opt=1, max=1),
         "source": AxisRange(min=1, opt=64, max=128),
-        "past": AxisRange(min=0, opt=16, max=127),
+        "width": AxisRange(min=1, opt=1, max=1),
+        "capacity": AxisRange(min=32, opt=64, max=128),
     },
 )
 PARITY = Parity(reference="nothing", max_error=2.5e-7, worst="decoder.block.1", tolerance=1e-4, expert_agreement=1.0)

@@ -99,10 +99,6 @@ class ZarrArray:
         """Chunks along each axis."""
         return tuple(-(-size // step) for size, step in zip(self.shape, self.chunks, strict=True))
 
-    def files(self) -> list[Path]:
-        """``.zarray`` and all chunks."""
-        return [self.folder / METADATA, *(self._file(place) for place in _places(self.grid))]
-
     def read(self, files: OpenFiles) -> FloatArray:
         """All of it."""
         if self.shape:

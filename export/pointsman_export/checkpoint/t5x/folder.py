@@ -11,7 +11,7 @@ from pointsman.bundle.names import HEAD
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint.stored import NUMPY_DTYPES, Stored, TensorInfo
 from pointsman_export.checkpoint.t5x import tree
-from pointsman_export.checkpoint.t5x.arrays import InlineArray, StoredArray, ZarrArray, open_array, sizes
+from pointsman_export.checkpoint.t5x.arrays import InlineArray, StoredArray, open_array, sizes
 from pointsman_export.checkpoint.t5x.chunks import ChunkReader
 from pointsman_export.checkpoint.t5x.names import Keys, is_scanned, place_of
 from pointsman_export.checkpoint.t5x.tensors import T5xTensor, tensors_of
@@ -50,8 +50,8 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name) and path.is_dir())
 
 
-def listing(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
-    """The files that hold parameters, arrays before the msgpack file, and every tensor.
+def listing(folder: Path) -> dict[str, Stored]:
+    """Every tensor.
 
     Arrays that a Switch model has no place for go by the names of their folders.
 
@@ -72,10 +72,7 @@ def listing(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
         )
     reader = ChunkReader()
     arrays = {keys: _array(folder, keys, leaf, reader) for keys, leaf in leaves.items()}
-    files = [path for array in arrays.values() if isinstance(array, ZarrArray) for path in array.files()]
-    return [*sorted(files), file], {
-        tensor.info.name: tensor for keys, array in arrays.items() for tensor in _tensors(keys, array)
-    }
+    return {tensor.info.name: tensor for keys, array in arrays.items() for tensor in _tensors(keys, array)}
 
 
 def config(names: Collection[str]) -> dict[str, Any]:

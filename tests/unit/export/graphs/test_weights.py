@@ -15,26 +15,28 @@ from pointsman.bundle.writing import ALIGNMENT
 from pointsman.errors import CheckpointError, OutputError
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.checkpoint import NUMPY_DTYPES
-from pointsman_export.graphs.weights import Entry, converted, plan, write_weights
+from pointsman_export.graphs.conversion import converted
+from pointsman_export.graphs.weights import Entry, plan, write_weights
 
 SPECS = {name: CHECKPOINTS[name] for name in ("tied", "untied", "gated", "router-bias", "all-sparse", "dense-decoder")}
+AHEAD = 5  # one being read, one waiting, one being converted, one converted, one being written
 EXPERT = "encoder.block.1.layer.1.mlp.experts.expert_5.wi.weight"
 
 
 class Reader:
-    """A checkpoint in memory, which notes what is read, and whether what it gave is still held when it is asked."""
+    """A checkpoint in memory, which notes what is read, and how many of the arrays it gave are held at most."""
 
     def __init__(self, tensors):
         self.tensors = {name: tensor.numpy() for name, tensor in tensors.items()}
         self.read_names: list[str] = []
-        self.held = 0
-        self._last = None
+        self.most_held = 0
+        self._given: list[weakref.ref] = []
 
     def read(self, name: str) -> np.ndarray:
-        self.held += self._last is not None and self._last() is not None
         self.read_names.append(name)
         array = self.tensors[name].copy()
-        self._last = weakref.ref(array)
+        self._given = [weakref.ref(array), *(given for given in self._given if given() is not None)]
+        self.most_held = max(self.most_held, len(self._given))
         return array
 
 
@@ -114,11 +116,11 @@ def test_the_experts_of_a_layer_lie_side_by_side(tmp_path):
         np.testing.assert_array_equal(alone, together[number])
 
 
-def test_tensors_are_read_one_at_a_time_in_order_and_let_go(tmp_path):
+def test_tensors_are_read_in_order_a_few_ahead_and_let_go(tmp_path):
     done: list[int] = []
     _, reader, entries = written(SPECS["tied"], tmp_path / "weights.bin", progress=done.append)
     assert reader.read_names == [source for entry in entries for source in entry.sources]
-    assert reader.held == 0
+    assert reader.most_held <= AHEAD
     assert sum(done) == sum(entry.bytes for entry in entries)
     assert len(done) == len(reader.read_names)
 

@@ -15,11 +15,12 @@ def test_an_encoder_has_a_profile_for_one_input_and_one_for_many():
     assert full.axes == one.axes | {"batch": AxisRange(min=1, opt=8, max=8)}
 
 
-def test_a_decoder_step_takes_one_position_and_a_cache_from_empty_to_nearly_full():
+def test_a_decoder_step_takes_one_position_and_a_cache_of_one_capacity():
     one, full = profiles_for("decoder", Limits(tokens=512), 4)
     assert one.axes["positions"] == full.axes["positions"] == one.axes["rows"] == one.axes["batch"] == ONE
-    assert full.axes["rows"] == full.axes["batch"] == AxisRange(min=1, opt=4, max=4)
-    assert full.axes["past"] == AxisRange(min=0, opt=32, max=511)
+    assert one.axes["width"] == ONE
+    assert full.axes["rows"] == full.axes["batch"] == full.axes["width"] == AxisRange(min=1, opt=4, max=4)
+    assert one.axes["capacity"] == full.axes["capacity"] == AxisRange(min=512, opt=512, max=512)
 
 
 def test_a_single_row_needs_one_profile():

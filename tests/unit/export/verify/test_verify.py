@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 
 from checkpoints import CHECKPOINTS, expressible, write_checkpoint
 from exports import FORMS
+from pointsman.bundle import names
 from pointsman.errors import ParityError
 from pointsman_export.architecture import derive_from
 from pointsman_export.bundle import export_bundle
 from pointsman_export.checkpoint import CanonicalReader, Checkpoint
 from pointsman_export.network import Build, Precision
 from pointsman_export.verify.parity import TOLERANCES, Written, verify
-from pointsman_export.verify.reference import Reference
-from pointsman_export.verify.sample import Sample
+from pointsman_export.verify.sample import AT_A_TIME, Experts, Sample
 
 Damage = Callable[[bytearray, dict[str, ir.ExternalTensor]], None]
 
@@ -34,7 +35,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def checked(export, folder: Path, form: str):
+def checked(export, folder: Path, form: str, experts: Experts = "sample"):
     """Verify the written graphs in `folder` against the checkpoint."""
     variant = export.manifest.variants[f"{form}-float32"]
     with Checkpoint.open(export.checkpoint) as checkpoint:
@@ -43,7 +44,7 @@ def checked(export, folder: Path, form: str):
         reader = CanonicalReader(checkpoint, derivation.names)
         seen: list[str] = []
         written = Written(build, folder / variant.encoder.file, folder / variant.decoder.file)
-        (parity,) = verify([written], reader, progress=seen.append)
+        (parity,) = verify([written], reader, progress=seen.append, experts=experts)
         return parity, seen
 
 
@@ -56,11 +57,24 @@ def damaged(export, folder: Path, damage: Damage) -> Path:
         for name, value in ir.load(export.graph(side)).graph.initializers.items()
         if isinstance(value.const_value, ir.ExternalTensor)
     }
+    stacks = [name for name in tensors if names.expert_of(name) is None and names.experts_layer(name)]
+    tensors |= {name: part for stack in stacks for name, part in experts_of(stack, tensors[stack])}
     (weights,) = copy.glob("variants/*/weights.bin")
     content = bytearray(weights.read_bytes())
     damage(content, tensors)
     weights.write_bytes(content)
     return copy
+
+
+def experts_of(stack: str, tensor: ir.ExternalTensor) -> Iterator[tuple[str, ir.ExternalTensor]]:
+    """The weights of each expert, under the names that they have in the fused form."""
+    experts, *shape = tuple(tensor.shape)
+    length = tensor.nbytes // experts
+    layer, _, projection = stack.rpartition(".experts.")
+    for number in range(experts):
+        name = names.expert_weight(layer, number, projection)
+        offset = tensor.offset + number * length
+        yield name, ir.ExternalTensor(tensor.location, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name)
 
 
 def floats(content: bytearray, tensor: ir.ExternalTensor) -> np.ndarray:
@@ -146,25 +160,20 @@ EXPERT_DAMAGES: dict[str, Callable[[list[int]], Damage]] = {
 }
 
 
-def experts_hit(export) -> list[int]:
-    """Experts of the damaged layer that tokens of the sample choose, the most chosen first."""
-    with Checkpoint.open(export.checkpoint) as checkpoint:
-        derivation = derive_from(checkpoint)
-        build = Build(derivation.architecture, "fused", Precision.of("float32"), None)
-        sample = Sample.draw(build)
-        results = Reference(build, CanonicalReader(checkpoint, derivation.names)).encode(
-            sample.input_ids, sample.attention_mask
-        )
-        expert = next(result.expert for result in results if result.expert is not None)
-    numbers, tokens = np.unique(expert, return_counts=True)
-    return numbers[np.argsort(-tokens)].tolist()
+def experts_compared(export, experts: Experts = "sample") -> list[list[int]]:
+    """Experts of the damaged layer that the sample sends tokens to at a time."""
+    build = Build(export.spec.architecture, "fused", Precision.of("float32"), None)
+    return [np.unique(assigned).tolist() for assigned in Sample.draw(build, experts).assignments(MLP, 2, 24)]
 
 
 def refused(export, tmp_path: Path, form: str, damage: Damage, value: str) -> None:
     with pytest.raises(ParityError) as raised:
         checked(export, damaged(export, tmp_path, damage), form)
     sentence = str(raised.value)
-    assert re.search(rf"do not compute what the checkpoint does: (?:{value}) is off by (?:\d\S*|inf) \(toler", sentence)
+    assert re.search(
+        rf"do not compute what the checkpoint does: (?:{value})(?:\.attended)? is off by (?:\d\S*|inf) \(toler",
+        sentence,
+    )
     assert sentence.endswith("; nothing was written, please report this")
     assert "\n" not in sentence
     assert raised.value.exit_code == 1
@@ -176,12 +185,38 @@ def test_damage_is_named_by_the_value_that_shows_it(exports, tmp_path, form, dam
     refused(exports("tied", form), tmp_path, form, damage, value)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("damage", EXPERT_DAMAGES.values(), ids=EXPERT_DAMAGES.keys())
-def test_damage_of_experts_that_the_sample_reaches(exports, tmp_path, damage):
-    export = exports("tied", "fused")
-    hit = experts_hit(export)
-    assert len(hit) > 1
-    refused(export, tmp_path, "fused", damage(hit), r"encoder\.block\.1")
+def test_damage_of_experts_that_are_compared(exports, tmp_path, form, damage):
+    export = exports("tied", form)
+    (compared,) = experts_compared(export)
+    assert len(compared) == AT_A_TIME
+    refused(export, tmp_path, form, damage(compared), r"encoder\.block\.1")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_experts_are_compared_where_that_is_asked_for(exports, tmp_path, form):
+    """The sample leaves some out, and passes what is wrong with them."""
+    export = exports("tied", form)
+    sampled, others = experts_compared(export, "all")
+    assert sorted([*sampled, *others]) == list(range(export.spec.num_experts))
+    copy = damaged(export, tmp_path, one_byte(f"{MLP}.experts.expert_{others[0]}.wo.weight"))
+    parity, _ = checked(export, copy, form)
+    assert parity.reference.endswith(", 4 of 8 experts of each layer")
+    with pytest.raises(ParityError, match=r"encoder\.block\.1 is off by"):
+        checked(export, copy, form, "all")
+    parity, _ = checked(export, export.folder, form, "all")
+    assert parity.reference.endswith(", all 8 experts of each layer")
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(2, 24), (2, 4), (4, 3)])
+@pytest.mark.parametrize("experts", [1, 3, 4, 8, 10])
+def test_every_expert_is_assigned_once_and_one_has_a_whole_row(exports, rows, tokens, experts):
+    build = Build(exports("tied", "fused").spec.architecture, "fused", Precision.of("float32"), None)
+    sample = replace(Sample.draw(build, "all"), num_experts=experts)
+    assignments = list(sample.assignments("a.layer", rows, tokens))
+    assert sorted(number for each in assignments for number in np.unique(each)) == list(range(experts))
+    assert all(each.shape == (rows, tokens) and len(np.unique(each[1])) == 1 for each in assignments)
 
 
 def test_another_choice_of_experts_is_noticed(exports, tmp_path):

@@ -1,29 +1,79 @@
-"""Shapes that follow from a graph's interface."""
+"""What follows from a graph's interface: shapes, caches, which rows attend to which input."""
 
 import numpy as np
 import pytest
 from small_bundles import ARCHITECTURE
 
-from pointsman.bundle import Graph, TensorSpec, decoder_specs, empty_cache, encoder_specs, names
+from pointsman.bundle import (
+    CAPACITY_MULTIPLE,
+    Graph,
+    TensorSpec,
+    attending,
+    cache_capacity,
+    decoder_specs,
+    empty_cache,
+    encoder_specs,
+    names,
+    side_by_side,
+    whole_targets,
+)
 
 
 def test_a_shape_takes_the_sizes_of_its_dynamic_axes():
-    spec = TensorSpec(name="x", dtype="float32", axes=(names.ROWS, 4, names.PAST, 8))
-    assert spec.shape({names.PAST: 5, names.ROWS: 3, names.BATCH: 7}) == (3, 4, 5, 8)
+    spec = TensorSpec(name="x", dtype="float32", axes=(names.ROWS, 4, names.CAPACITY, 8))
+    assert spec.shape({names.CAPACITY: 5, names.ROWS: 3, names.BATCH: 7}) == (3, 4, 5, 8)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("float32", "float32"), ("float16", "float16"), ("bfloat16", "uint16")])
-def test_an_empty_cache_has_an_array_without_tokens_for_each_key_and_value(dtype, stored):
+def test_an_empty_cache_has_zeros_for_each_key_and_value(dtype, stored):
     inputs, _ = decoder_specs(ARCHITECTURE, dtype)
-    cache = empty_cache(inputs, rows=6)
+    cache = empty_cache(inputs, rows=6, capacity=64)
     layers = range(ARCHITECTURE.decoder.layers)
     assert list(cache) == [name for layer in layers for name in names.past_names(layer)]
-    assert {array.shape for array in cache.values()} == {(6, ARCHITECTURE.num_heads, 0, ARCHITECTURE.d_kv)}
+    assert {array.shape for array in cache.values()} == {(6, ARCHITECTURE.num_heads, 64, ARCHITECTURE.d_kv)}
     assert {array.dtype for array in cache.values()} == {np.dtype(stored)}
+    assert not any(array.any() for array in cache.values())
 
 
 def test_caches_are_inputs_of_decoders_alone():
-    (inputs, outputs), (fed, grown) = encoder_specs(ARCHITECTURE, "float32"), decoder_specs(ARCHITECTURE, "float32")
+    (inputs, outputs), (fed, results) = encoder_specs(ARCHITECTURE, "float32"), decoder_specs(ARCHITECTURE, "float32")
     assert Graph(file="encoder.onnx", inputs=inputs, outputs=outputs).caches == ()
-    caches = Graph(file="decoder.onnx", inputs=fed, outputs=grown).caches
-    assert [spec.name for spec in caches] == list(empty_cache(fed, rows=1))
+    caches = Graph(file="decoder.onnx", inputs=fed, outputs=results).caches
+    assert [spec.name for spec in caches] == list(empty_cache(fed, rows=1, capacity=32))
+    assert [spec.axes for spec in caches] == [spec.axes for spec in results[1:]]
+
+
+@pytest.mark.parametrize(("tokens", "capacity"), [(0, 32), (1, 32), (32, 32), (33, 64), (512, 512), (513, 544)])
+def test_a_capacity_is_the_least_multiple_that_suffices(tokens, capacity):
+    assert cache_capacity(tokens) == capacity
+    assert capacity % CAPACITY_MULTIPLE == 0
+
+
+def test_rows_side_by_side():
+    rows = side_by_side(2, 6)
+    assert rows[names.ATTENDING_ROWS].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert rows[names.ROW_PLACES].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_of_any_inputs_are_found_again_in_the_grid(seed):
+    """Gathering rows into the grid, and out of it, gives each row what belongs to its input."""
+    random = np.random.default_rng(seed)
+    batch, inputs = 5, random.integers(0, 5, random.integers(1, 12))
+    rows = attending(inputs, batch)
+    grid, places = rows[names.ATTENDING_ROWS], rows[names.ROW_PLACES]
+    assert grid.shape == (batch, np.bincount(inputs).max())
+    assert grid.min() >= 0
+    assert grid.max() < len(inputs)
+    assert grid.ravel()[places].tolist() == list(range(len(inputs)))
+    assert (places // grid.shape[1]).tolist() == inputs.tolist()
+
+
+def test_whole_targets_have_a_row_for_each_input_and_room_for_all_positions():
+    inputs, _ = decoder_specs(ARCHITECTURE, "float32")
+    fed = whole_targets(inputs, 3, 40)
+    assert fed[names.LENGTHS].tolist() == [0, 0, 0]
+    assert fed[names.ATTENDING_ROWS].tolist() == [[0], [1], [2]]
+    assert {array.shape[2] for name, array in fed.items() if name in dict.fromkeys(empty_cache(inputs, 3, 64))} == {64}
+    taken = {names.INPUT_IDS, names.ATTENTION_MASK, *(spec.name for spec in inputs if names.SOURCE in spec.axes)}
+    assert fed.keys() | taken == {spec.name for spec in inputs}

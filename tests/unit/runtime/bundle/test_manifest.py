@@ -95,15 +95,15 @@ def test_a_plan_is_out_of_date_when_what_it_was_built_from_was_written_anew(tmp_
 @pytest.mark.parametrize(
     ("sizes", "admitted"),
     [
-        ({"rows": 1, "source": 128, "past": 0}, True),
-        ({"rows": 1, "source": 129, "past": 0}, False),
-        ({"rows": 2, "source": 5, "past": 0}, False),
-        ({"rows": 1, "source": 5, "past": 128}, False),
-        ({"rows": 1, "source": 0, "past": 3}, False),
+        ({"rows": 1, "source": 128, "capacity": 64}, True),
+        ({"rows": 1, "source": 129, "capacity": 64}, False),
+        ({"rows": 2, "source": 5, "capacity": 64}, False),
+        ({"rows": 1, "source": 5, "capacity": 160}, False),
+        ({"rows": 1, "source": 0, "capacity": 64}, False),
     ],
 )
 def test_a_profile_admits(sizes, admitted):
-    assert PROFILE.admits(sizes | {"batch": 1, "positions": 1}) is admitted
+    assert PROFILE.admits(sizes | {"batch": 1, "positions": 1, "width": 1}) is admitted
 
 
 def test_a_profile_gives_the_shapes_of_inputs():
@@ -111,7 +111,7 @@ def test_a_profile_gives_the_shapes_of_inputs():
     shapes = {spec.name: PROFILE.shapes(spec) for spec in inputs}
     assert shapes["input_ids"] == ((1, 1), (1, 1), (1, 1))
     assert shapes["cross_key.1"] == ((1, 4, 8, 1), (1, 4, 8, 64), (1, 4, 8, 128))
-    assert shapes["past_value.0"] == ((1, 4, 0, 8), (1, 4, 16, 8), (1, 4, 127, 8))
+    assert shapes["past_value.0"] == ((1, 4, 32, 8), (1, 4, 64, 8), (1, 4, 128, 8))
 
 
 def test_a_disk_that_is_full_leaves_the_manifest_as_it_was(bundle):
@@ -216,24 +216,21 @@ def test_a_manifest_without_a_checksum_is_refused_with_all_else(bundle):
 
 
 def test_newer_schema_is_refused_before_its_keys(bundle):
-    edited(bundle, lambda document: document.update(schema=3, novelty=True))
-    with pytest.raises(BundleError, match="has schema 3 and this pointsman reads up to 2; upgrade pointsman") as caught:
+    edited(bundle, lambda document: document.update(schema=4, novelty=True))
+    with pytest.raises(BundleError, match="has schema 4 and this pointsman reads 3; upgrade pointsman") as caught:
         read_manifest(bundle)
     assert "novelty" not in str(caught.value)
 
 
-def test_schema_1_is_read(bundle):
-    """As it was written before embeddings could be apart and settings of generation were kept."""
-
-    def age(document):
-        document["schema"] = 1
-        del document["generation"]
-        for name in ("separate_embeddings", "scaled_head"):
-            del document["architecture"][name]
-
-    new = read_manifest(bundle)
-    assert (new.schema, new.generation) == (2, None)
-    assert read_manifest(edited(bundle, age)) == replace(new, schema=1)
+@pytest.mark.parametrize("schema", [0, 1, 2])
+def test_earlier_schemas_are_refused(bundle, schema):
+    edited(bundle, lambda document: document.update(schema=schema))
+    sentence = (
+        f"has schema {schema} and this pointsman reads 3, in which decoder steps have another interface; "
+        "export the bundle again with `pointsman-export bundle`"
+    )
+    with pytest.raises(BundleError, match=sentence):
+        read_manifest(bundle)
 
 
 def test_all_problems_at_once_in_one_line(bundle):
@@ -276,7 +273,6 @@ FUSED = ("variants", "fused-float32")
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (set_in("schema", 0), "schema must be from 1 to 2, not 0"),
         (
             set_in("generation", {"source": "generation_config.json", "bad_words_ids": [[3, 128]]}),
             "generation has the id 128, and ids are from 0 to 127",
@@ -334,11 +330,10 @@ def test_a_manifest_that_contradicts_itself(bundle, edit, problem):
 
 def test_all_contradictions_at_once(bundle):
     def spoil(document):
-        document["schema"] = 0
         document["limits"]["tokens"] = -1
         document["variants"] = {}
 
-    with pytest.raises(BundleError, match=r"schema must be .*; limits.tokens must .*; variants has none; export"):
+    with pytest.raises(BundleError, match=r"limits.tokens must .*; variants has none; export"):
         read_manifest(edited(bundle, spoil))
 
 
