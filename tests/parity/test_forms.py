@@ -13,6 +13,7 @@ import torch
 from checkpoints import CHECKPOINTS, expressible, reference, weights, write_checkpoint
 from exports import FORMS
 from parity.numpy_reference import NumpySwitch, bucket
+from pointsman.bundle import attending, empty_cache, names
 from pointsman.errors import DeviceError
 from pointsman.model import SwitchModel, padded
 from pointsman_export.network import relative_buckets
@@ -145,6 +146,36 @@ def test_beams_that_continue_other_beams(exports, name, capacity, form):
     states = [oracle.encode(source) for source in sources]
     wanted = [oracle.decode(states[row // beams], *([t] for t in prefix))[-1] for row, prefix in enumerate(prefixes)]
     LOGITS.check(got, wanted, f"{name}, capacity {capacity}, {form}")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["tied", "gated", "capacity-2"])
+def test_rows_of_different_ages_and_different_numbers_share_a_step(exports, name, form):
+    """Rows of three inputs, which begin one after the other; one input has three of them, out of order."""
+    model, oracle = exports.model(name, form), plain(name)
+    inputs, begins, tokens = np.array([0, 1, 1, 2, 1]), np.array([0, 3, 1, 0, 5]), 6
+    sources, targets = SOURCES[:3], np.random.default_rng(2).integers(2, 128, (len(inputs), tokens))
+    (variant,) = model.manifest.variants.values()
+    ids, mask = padded(sources, pad_id=0)
+    encoded = model.backend.encoder.run(None, {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
+    fixed = {names.ATTENTION_MASK: mask, **attending(inputs, len(sources))}
+    fixed |= {spec.name: value for spec, value in zip(variant.encoder.outputs, encoded, strict=True)}
+    cache, lengths = empty_cache(variant.decoder.inputs, len(inputs), 32), np.zeros(len(inputs), np.int64)
+    got: list[list[np.ndarray]] = [[] for _ in inputs]
+    for step in range(max(begins) + tokens):
+        running = np.flatnonzero((begins <= step) & (lengths < tokens))
+        fed = np.full((len(inputs), 1), 99)  # to rows that are not there: the next token is written over it
+        fed[running, 0] = targets[running, lengths[running]]
+        logits, *present = model.backend.decoder.run(
+            None, {names.INPUT_IDS: fed, names.LENGTHS: lengths, **fixed, **cache}
+        )
+        cache = dict(zip(cache, present, strict=True))
+        for row in running:
+            got[row].append(logits[row, 0])
+        lengths[running] += 1
+    for row, (number, target) in enumerate(zip(inputs, targets, strict=True)):
+        wanted = oracle.decode(oracle.encode(sources[number]), *([token] for token in target))
+        LOGITS.check(np.stack(got[row]), wanted, f"{name}, {form}, row {row}")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -40,6 +40,22 @@ Result cuMemcpyAsync(unsigned long long to, unsigned long long from, size_t size
     } else memcpy((void*)to, (void*)from, size);
     return stream == (void*)0x5000 ? 0 : 1;
 }
+Result cuMemsetD8Async(unsigned long long to, unsigned char value, size_t size, void* stream) {
+    DO(cuMemsetD8Async);
+    memset((void*)to, value, size);
+    return stream == (void*)0x5000 ? 0 : 1;
+}
+typedef struct { size_t x, y, z, lod; int type; void* host; unsigned long long device; void* array; void* reserved; size_t pitch, height; } Box;
+typedef struct { Box from, to; size_t width, height, depth; } Copy3D;
+Result cuMemcpy3DAsync_v2(const Copy3D* copy, void* stream) {
+    const Box *to = &copy->to, *from = &copy->from;
+    DO(cuMemcpy3DAsync_v2);
+    if (to->type != 2 || from->type != 2 || to->x || to->y || to->z || from->x || from->y || from->z) return 1;
+    for (size_t z = 0; z < copy->depth; ++z)
+        for (size_t y = 0; y < copy->height; ++y)
+            memcpy((char*)to->device + (z * to->height + y) * to->pitch, (char*)from->device + (z * from->height + y) * from->pitch, copy->width);
+    return stream == (void*)0x5000 ? 0 : 1;
+}
 Result cuStreamBeginCapture_v2(void* stream, int mode) { capturing = 1; return mode == 1 && stream ? 0 : 1; }
 Result cuStreamEndCapture(void* stream, void** graph) { DO(cuStreamEndCapture); capturing = 0; *graph = (void*)0x6000; return stream ? 0 : 1; }
 Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) { *executable = (void*)0x7000; return graph == (void*)0x6000 ? (int)flags : 1; }

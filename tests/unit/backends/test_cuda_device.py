@@ -80,6 +80,21 @@ del one, two, three
     assert run(driver, code) == ["Host GPU 8.9 0x5000 8.9", "b'AAA' 100"]
 
 
+def test_pieces_are_copied_and_memory_is_cleared(driver):
+    """Two groups of three pieces of two bytes, 4 bytes apart in groups that are 16 apart."""
+    code = """
+device = CudaDevice()
+one, two = device.allocate(32), device.allocate(32)
+ctypes.memmove(one.address, bytes(range(65, 97)), 32)
+device.clear(two.address, 31)
+ctypes.memset(two.address + 31, 46, 1)
+device.copy_pieces(two.address, one.address + 1, 2, counts=(2, 3), strides=(16, 4))
+device.wait()
+print(ctypes.string_at(two.address, 32).replace(bytes(1), b"-").decode())
+"""
+    assert run(driver, code) == ["BC--FG--JK------RS--VW--Z[-----."]
+
+
 def test_what_is_captured_happens_when_it_is_replayed(driver):
     code = """
 device = CudaDevice()
