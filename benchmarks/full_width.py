@@ -202,11 +202,8 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Export slices of the giants. Needs 30 GB of disk.")
+    parser = measurements.parser("Export slices of the giants. Needs 30 GB of disk.", folder="full_width")
     parser.add_argument("slices", nargs="*", metavar="SLICE", help=f"of {', '.join(SLICES)} (default: all)")
-    parser.add_argument("--folder", type=Path, default=BUILD / "full_width", help="made, used and removed")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")
     return parser
 
 
