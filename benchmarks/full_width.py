@@ -108,8 +108,9 @@ def measure(shape: str, folder: Path) -> Measured:
         forget(checkpoint)
         export = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle)]
         steps["export, bfloat16"] = watched([*export, "--dtype", "bfloat16"], lambda: newest_file(bundle))
+        shutil.rmtree(bundle)
         # The calibrator reads float32.
-        steps["export, float32"] = watched([*export, "--form", "fused", "--force"], lambda: newest_file(bundle))
+        steps["export, float32"] = watched([*export, "--form", "fused"], lambda: newest_file(bundle))
         shutil.rmtree(checkpoint)
         steps["int4"] = watched([CALIBRATOR, "quantize", str(bundle), "--scheme", "int4"])
         decode = [RUNTIME, "infill", str(bundle), TEXT, "--variant", "fused-int4", "--max-new-tokens", "8"]
