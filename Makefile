@@ -60,6 +60,7 @@ coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they 
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/export_memory.py
+	$(BIN)/python benchmarks/full_width.py
 	$(BIN)/python benchmarks/calib_memory.py $(if $(C4),--corpus $(C4))
 	$(BIN)/python benchmarks/compare_memory.py
 	$(BIN)/python benchmarks/engine_build.py

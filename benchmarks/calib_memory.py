@@ -127,11 +127,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure the memory that quantizing takes. Needs 19 GB of disk.")
+    parser = measurements.parser(
+        "Measure the memory that quantizing takes. Needs 19 GB of disk.", folder="calib_memory"
+    )
     parser.add_argument("--corpus", nargs="+", default=[], metavar="C4", help=f"files with at least {MANY} documents")
-    parser.add_argument("--folder", type=Path, default=BUILD / "calib_memory", help="made, used and removed")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="a tiny bundle: a smoke test that checks no bars")
     return parser
 
 

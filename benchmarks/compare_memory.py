@@ -93,11 +93,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure the memory that comparing takes. Needs 7 GB of disk.")
+    parser = measurements.parser(
+        "Measure the memory that comparing takes. Needs 7 GB of disk.", folder="compare_memory"
+    )
     parser.add_argument("--documents", type=int, default=8, help="documents compared on (default: 8)")
-    parser.add_argument("--folder", type=Path, default=BUILD / "compare_memory", help="made, used and removed")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="a tiny bundle: a smoke test that checks no bar")
     return parser
 
 

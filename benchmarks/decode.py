@@ -236,14 +236,12 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure decode speed against transformers and a dense floor.")
+    parser = measurements.parser("Measure decode speed against transformers and a dense floor.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case in a round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="of the bundle, with commas")
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")
     return parser
 
 

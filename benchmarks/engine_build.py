@@ -106,12 +106,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure building of plans. Needs 9 GB of disk.")
+    parser = measurements.parser("Measure building of plans. Needs 9 GB of disk.")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--compute-capability", default="8.9", metavar="X.Y")
     parser.add_argument("--keep", type=Path, default=BUILD, help="where the checkpoint is kept for the next run")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="a tiny model: a smoke test")
     return parser
 
 

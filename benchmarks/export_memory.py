@@ -113,11 +113,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure the memory that exporting takes. Needs 17 GB of disk.")
-    parser.add_argument("--folder", type=Path, default=BUILD / "export_memory", help="made, used and removed")
+    parser = measurements.parser(
+        "Measure the memory that exporting takes. Needs 17 GB of disk.", folder="export_memory"
+    )
     parser.add_argument("--bars-only", action="store_true", help="leave out the models that grow by experts")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")
     return parser
 
 

@@ -1,5 +1,6 @@
 """JSON files of measurements: what was measured, on what, with which versions, and every raw sample."""
 
+import argparse
 import datetime
 import json
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,21 @@ class Bar:
         """For the file of the measurement."""
         kind = "at_least" if self.at_least else "at_most"
         return {"name": self.name, "value": round(self.value, 3), kind: self.limit, "held": self.held}
+
+
+def parser(description: str, *, folder: str | None = None) -> argparse.ArgumentParser:
+    """What every script is told: where to write, and whether to be quick.
+
+    Args:
+        description: of the script.
+        folder: name of the one that it works in and removes; None where it keeps what it makes.
+    """
+    made = argparse.ArgumentParser(description=description)
+    if folder is not None:
+        made.add_argument("--folder", type=Path, default=BUILD / folder, help="made, used and removed")
+    made.add_argument("--output", type=Path, metavar="FILE", help="where to write the measurements")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")
+    return made
 
 
 def write(path: Path, started: Mapping[str, Any], body: Mapping[str, Any]) -> None:

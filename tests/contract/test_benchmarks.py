@@ -235,6 +235,20 @@ def test_export_memory_runs_and_cleans_up(tmp_path):
 
 
 @pytest.mark.slow
+def test_full_width_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "full_width.json", tmp_path / "work"
+    ran = script("full_width", "--quick", "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    slices = json.loads(output.read_text())["slices"]
+    assert set(slices) == {"tiny-gated", "tiny-by-experts"}
+    for each in slices.values():
+        assert set(each["steps"]) == {"export, bfloat16", "export, float32", "int4", "decode, int4"}
+        assert all(step["peak_bytes"] > 0 for step in each["steps"].values())
+        assert each["cp_seconds"] > 0
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_engine_build_runs_and_cleans_up(tmp_path):
     output = tmp_path / "engine_build.json"
     ran = script("engine_build", "--quick", "--dtype", "bfloat16", "--keep", tmp_path, "--output", output)

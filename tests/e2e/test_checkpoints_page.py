@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from t5x_checkpoints import SPIECE, unpack
 PAGE = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 SECTIONS = {section.partition("\n")[0]: section for section in PAGE.split("\n## ")[1:]}
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = {title: "".join(BLOCK.findall(section)).splitlines() for title, section in SECTIONS.items()}
 
 
@@ -32,7 +34,13 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess:
 
 def test_which_sections_have_commands():
     counts = {section: len(commands) for section, commands in COMMANDS.items() if commands}
-    assert counts == {"T5X originals": 1, "Names": 1, "Fine-tuned checkpoints": 2, "Generation settings": 4}
+    assert counts == {
+        "T5X originals": 1,
+        "Names": 1,
+        "Fine-tuned checkpoints": 2,
+        "Generation settings": 4,
+        "What is checked": 1,
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS["T5X originals"])
@@ -77,3 +85,17 @@ def test_generation_settings(tmp_path):
     outputs = [run(tmp_path, command).stdout for command in COMMANDS["Generation settings"]]
     assert "as generation_config.json says: max_new_tokens 19, num_beams 3\n" in outputs[1]
     assert read_manifest(tmp_path / "bundles" / "strange").generation is None
+
+
+def test_what_is_checked(tmp_path):
+    """The program prints the hash that the command has put into the manifest."""
+    write_checkpoint(tmp_path / "switch-base", CHECKPOINTS["tied"], tokenizer=True)
+    for command in COMMANDS["What is checked"]:
+        run(tmp_path, command)
+    manifest = read_manifest(tmp_path / "bundles" / "verified")
+    assert all(
+        variant.parity.reference.endswith(", all 8 experts of each layer") for variant in manifest.variants.values()
+    )
+    (program,) = PROGRAM.findall(SECTIONS["What is checked"])
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == manifest.source.sha256

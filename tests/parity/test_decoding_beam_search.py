@@ -27,15 +27,6 @@ BATCH = Inputs.random([5, 9, 3], seed=7)
 BEAMS, LENGTH_PENALTIES, EARLY_STOPPINGS = (2, 4, 8), (0, 0.6, 1, 2, -1), (False, True, "never")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads spend their time waiting for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @cache
 def model(eos_bias: float, seed: int = 0) -> SwitchTransformersForConditionalGeneration:
     return tiny_model(seed=seed, eos_bias=eos_bias)

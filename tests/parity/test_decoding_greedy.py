@@ -10,15 +10,6 @@ from pointsman.decoding import DecodingOptions, Generation, stream
 BATCH = Inputs.random([5, 9, 3], seed=7)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads spend their time waiting for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=[(0, 0.0), (0, 9.0), (1, 12.0), (2, 12.0)], ids=str)
 def model(request):
     seed, eos_bias = request.param

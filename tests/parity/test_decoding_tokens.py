@@ -6,7 +6,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from transformers import SwitchTransformersForConditionalGeneration
 
 from parity.decoding_reference import TOKENS, VOCABULARY, Inputs, TorchState, is_same_search, ours, theirs, tiny_model
@@ -65,15 +64,6 @@ OPTIONS = (
     {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 2.0, "early_stopping": True},
     {"num_beams": 2, "min_new_tokens": 6, "early_stopping": "never"},
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Two threads spend their time waiting for each other on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

@@ -7,7 +7,7 @@ reads them as one stacked tensor, the fused form one by one, from the same bytes
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pointsman.bundle import ROLES, Architecture, Dtype, names
-from pointsman.bundle.writing import TensorFile, what_to_do
+from pointsman.bundle.writing import ALIGNMENT, TensorFile, what_to_do
 from pointsman.errors import OutputError
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
@@ -116,30 +116,50 @@ def write_weights(
         CheckpointError: a weight is NaN or infinite, or its stored dtype cannot hold it.
         OutputError: the file cannot be written.
     """
-    offsets: dict[str, list[int]] = defaultdict(list)
     try:
         with path.open("wb") as file, contextlib.closing(in_order(entries, checkpoint)) as parts:
             writer = TensorFile(file)
             for entry, source, array in parts:
                 if source == entry.sources[0]:
                     writer.align()
-                offsets[entry.name].append(writer.append(array.reshape(-1).view(np.uint8).data))
+                writer.append(array.reshape(-1).view(np.uint8).data)
                 progress(array.nbytes)
     except OSError as error:
         raise OutputError(f"cannot write {path.name} ({error.strerror}); {what_to_do(error)}") from error
-    tensors = dict(pair for entry in entries for pair in _external(entry, offsets[entry.name], path))
-    return WeightFile(path, writer.sha256, tensors)
+    return WeightFile(path, writer.sha256, places(entries, path))
 
 
-def _external(entry: Entry, offsets: list[int], path: Path) -> Iterator[tuple[str, ir.ExternalTensor]]:
-    def tensor(name: str, offset: int, shape: tuple[int, ...]) -> tuple[str, ir.ExternalTensor]:
-        dtype = NUMPY_DTYPES[entry.dtype]
-        length, element = math.prod(shape) * dtype.itemsize, ir.DataType.from_numpy(dtype)
-        return name, ir.ExternalTensor(
+def places(entries: list[Entry], path: Path) -> dict[str, ir.ExternalTensor]:
+    """Where each tensor lies in a file that holds these entries: of experts, all of a layer and each by itself.
+
+    Args:
+        entries: in their order.
+        path: of the file.
+    """
+    tensors: dict[str, ir.ExternalTensor] = {}
+    end = 0
+    for entry in entries:
+        start = end + -end % ALIGNMENT
+        tensors |= _external(entry, start, path)
+        end = start + entry.bytes
+    return tensors
+
+
+def _external(entry: Entry, start: int, path: Path) -> dict[str, ir.ExternalTensor]:
+    dtype = NUMPY_DTYPES[entry.dtype]
+    element = ir.DataType.from_numpy(dtype)
+
+    def tensor(name: str, offset: int, shape: tuple[int, ...]) -> ir.ExternalTensor:
+        length = math.prod(shape) * dtype.itemsize
+        return ir.ExternalTensor(
             path.name, offset, length, element, shape=ir.Shape(shape), name=name, base_dir=path.parent
         )
 
-    yield tensor(entry.name, offsets[0], entry.shape)
+    tensors = {entry.name: tensor(entry.name, start, entry.shape)}
     if entry.sources != (entry.name,):
-        for source, offset in zip(entry.sources, offsets, strict=True):
-            yield tensor(source, offset, entry.shape[1:])
+        size = entry.bytes // len(entry.sources)
+        tensors |= {
+            source: tensor(source, start + number * size, entry.shape[1:])
+            for number, source in enumerate(entry.sources)
+        }
+    return tensors

@@ -14,6 +14,7 @@ from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, 
 from pointsman.bundle.manifest import SCHEMA, Manifest
 from pointsman.bundle.records import from_json, to_json
 from pointsman.bundle.variants import Variant
+from pointsman.bundle.writing import what_to_do
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 
 _CHECKSUM: Final = "sha256"  # the key beside the manifest's own
@@ -33,9 +34,8 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
         fresh.write_text(text + "\n", encoding="utf-8")
         fresh.replace(folder / names.MANIFEST)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {folder / names.MANIFEST} ({error.strerror or error}); free some space"
-        ) from error
+        # Without the folder: while a bundle is made, it has a name that nobody knows.
+        raise OutputError(f"cannot write {names.MANIFEST} ({error.strerror or error}); {what_to_do(error)}") from error
     finally:
         fresh.unlink(missing_ok=True)  # there only where it did not take its place
 

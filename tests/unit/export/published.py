@@ -3,36 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from architectures import BASE_8
 from checkpoints import CHECKPOINTS
 from pointsman.bundle import Architecture, Stack
 from pointsman_export.architecture import Derivation, derive, expected_tensors
 from pointsman_export.checkpoint import TensorInfo
 
 ODD_BLOCKS = tuple(range(1, 24, 2))
-PUBLISHED = Architecture(
-    vocab_size=32128,
-    d_model=768,
-    d_kv=64,
-    d_ff=3072,
-    num_heads=12,
-    num_experts=8,
-    encoder=Stack(layers=12, sparse_layers=ODD_BLOCKS[:6]),
-    decoder=Stack(layers=12, sparse_layers=ODD_BLOCKS[:6]),
-    gated=False,
-    activation="relu",
-    router_bias=False,
-    tied_head=True,
-    relative_buckets=32,
-    relative_max_distance=128,
-    layer_norm_epsilon=1e-6,
-    expert_capacity=64,
-    pad_token_id=0,
-    eos_token_id=1,
-    decoder_start_token_id=0,
-)
 ALL_15 = Stack(layers=15, sparse_layers=tuple(range(15)))
 C_2048 = replace(
-    PUBLISHED,
+    BASE_8,
     d_model=2080,
     d_ff=6144,
     num_heads=30,
@@ -42,7 +22,7 @@ C_2048 = replace(
     tied_head=False,
 )
 LARGE = Stack(layers=24, sparse_layers=ODD_BLOCKS)
-LARGE_128 = replace(PUBLISHED, d_model=1024, d_ff=4096, num_heads=16, num_experts=128, encoder=LARGE, decoder=LARGE)
+LARGE_128 = replace(BASE_8, d_model=1024, d_ff=4096, num_heads=16, num_experts=128, encoder=LARGE, decoder=LARGE)
 XXL_128 = replace(
     LARGE_128, d_model=4096, d_ff=10240, num_heads=64, gated=True, activation="gelu_tanh", tied_head=False
 )

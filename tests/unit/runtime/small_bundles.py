@@ -6,10 +6,10 @@ from typing import Any
 
 from fake_backend import FakeBackend, Logits
 
+from architectures import BASE_8
 from pointsman.backends.choice import Choice
 from pointsman.bundle import (
     SCHEMA,
-    Architecture,
     AxisRange,
     Graph,
     Limits,
@@ -34,26 +34,15 @@ from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import write_tiny_vocabulary
 
 EXTRA_IDS = 20
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    BASE_8,
     vocab_size=128,
     d_model=32,
     d_kv=8,
     d_ff=48,
     num_heads=4,
-    num_experts=8,
     encoder=Stack(layers=4, sparse_layers=(1, 3)),
     decoder=Stack(layers=2, sparse_layers=(1,)),
-    gated=False,
-    activation="relu",
-    router_bias=False,
-    tied_head=True,
-    relative_buckets=32,
-    relative_max_distance=128,
-    layer_norm_epsilon=1e-6,
-    expert_capacity=64,
-    pad_token_id=0,
-    eos_token_id=1,
-    decoder_start_token_id=0,
 )
 PROFILE = Profile(
     name="one-row",

@@ -7,16 +7,15 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import pytest
 
+from hub_server import HubHandler, serving
 from pointsman.errors import CorpusError
 from pointsman_calib.cli.main import main
 from pointsman_calib.corpus.c4 import read_documents
@@ -50,34 +49,24 @@ class Hub:
     fetched: list[str] = field(default_factory=list)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(HubHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._serve(body=False)
-
-    def do_GET(self) -> None:
-        self._serve(body=True)
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep quiet."""
-
-    def _serve(self, *, body: bool) -> None:
+    def answer(self, *, body: bool) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
         listing, files = f"/api/datasets/{DATASET}/tree/", f"/datasets/{DATASET}/resolve/"
         if self.hub.error:
-            return self._send(403 if self.hub.error == "GatedRepo" else 404, b"", {"X-Error-Code": self.hub.error})
+            return self.send(403 if self.hub.error == "GatedRepo" else 404, b"", {"X-Error-Code": self.hub.error})
         if path.removeprefix(f"/api/datasets/{DATASET}") in ("", "/revision/main"):
-            return self._send(200, json.dumps({"id": DATASET}).encode(), {})
+            return self.send(200, json.dumps({"id": DATASET}).encode(), {})
         if self.hub.unavailable:
-            return self._send(503, b"", {})
+            return self.send(503, b"", {})
         if path.startswith(listing):
             return self._tree(path.removeprefix(f"{listing}main/"), second="cursor" in url.query)
         if path.startswith(files):
             return self._file(path.removeprefix(files).split("/", 1)[1], body=body)
-        return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
 
     def _tree(self, folder: str, *, second: bool) -> None:
         entries = [
@@ -86,43 +75,26 @@ class Handler(BaseHTTPRequestHandler):
             if name.startswith(folder + "/")
         ]
         if not entries:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         page = entries[1:] if second else entries[:1]
         more = {"Link": f'<{self.hub.url}{self.path}&cursor=1>; rel="next"'}
-        return self._send(200, json.dumps(page).encode(), {} if second else more)
+        return self.send(200, json.dumps(page).encode(), {} if second else more)
 
     def _file(self, name: str, *, body: bool) -> None:
         data = self.hub.files[name]
         if body:
             self.hub.fetched.append(name)
         if body and self.hub.refused:
-            return self._send(403, b"", {})  # huggingface_hub tries again for half a minute after a 500
-        return self._send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(data))} | headers).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
+            return self.send(403, b"", {})  # huggingface_hub tries again for half a minute after a 500
+        return self.send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with serving(Handler, monkeypatch, hub=hub) as hub.url:
+        yield hub
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from codes import dequantized
 from text import corpus, random_examples
 
-from pointsman.bundle import Architecture, Stack, names, read_manifest, verify_files
+from architectures import BASE_8
+from pointsman.bundle import names, read_manifest, verify_files
 from pointsman.model import SwitchModel
 from pointsman_calib import CoverageRule, Limits, quantize
 from pointsman_calib.graphs.external_data import in_file_order
@@ -186,35 +187,10 @@ def test_what_is_looked_up_comes_in_small_blocks():
     assert block_format(replace(head, name="shared.weight", gathered=True), "int4").block_size == 32
 
 
-def base_8() -> Architecture:
-    stack = Stack(layers=12, sparse_layers=tuple(range(1, 12, 2)))
-    return Architecture(
-        vocab_size=32128,
-        d_model=768,
-        d_kv=64,
-        d_ff=3072,
-        num_heads=12,
-        num_experts=8,
-        encoder=stack,
-        decoder=stack,
-        gated=False,
-        activation="relu",
-        router_bias=False,
-        tied_head=True,
-        relative_buckets=32,
-        relative_max_distance=128,
-        layer_norm_epsilon=1e-6,
-        expert_capacity=64,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
-
-
 @pytest.mark.parametrize(("scheme", "largest"), [("int8", 0.27), ("int4", 0.16)])
 def test_size_of_base_8(scheme, largest):
     exact = quantized = 0
-    for name, shape in expected_tensors(base_8()).items():
+    for name, shape in expected_tensors(BASE_8).items():
         size = math.prod(shape)
         exact += 4 * size
         quantized += (

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from published import C_2048, LARGE_128, PUBLISHED, XXL_128, derived, different, infos, unasked
+from published import C_2048, LARGE_128, XXL_128, derived, different, infos, unasked
 
+from architectures import BASE_8
 from checkpoints import CHECKPOINTS, EMBEDDING_NAMES, expressible, weights, write_checkpoint
 from places import SHARED_DATA
 from pointsman.bundle import Stack
@@ -59,10 +60,10 @@ def test_expected_tensors_are_those_of_transformers(name):
 @pytest.mark.parametrize(
     ("file", "architecture", "disagreements"),
     [
-        ("reconstructed.switch-base-8.config.json", PUBLISHED, ()),
-        ("verified.switch-base-32.config.json", replace(PUBLISHED, num_experts=32), ()),
-        ("verified.switch-base-64.config.json", replace(PUBLISHED, num_experts=64), ()),
-        ("verified.switch-base-256.config.json", replace(PUBLISHED, num_experts=256), ()),
+        ("reconstructed.switch-base-8.config.json", BASE_8, ()),
+        ("verified.switch-base-32.config.json", replace(BASE_8, num_experts=32), ()),
+        ("verified.switch-base-64.config.json", replace(BASE_8, num_experts=64), ()),
+        ("verified.switch-base-256.config.json", replace(BASE_8, num_experts=256), ()),
         (
             "verified.switch-c-2048.config.json",
             C_2048,
@@ -75,7 +76,7 @@ def test_expected_tensors_are_those_of_transformers(name):
         (
             "verified.hf-internal-testing.tiny-random-SwitchTransformersModel.config.json",
             replace(
-                PUBLISHED,
+                BASE_8,
                 vocab_size=32100,
                 d_model=32,
                 d_kv=8,
@@ -106,8 +107,8 @@ def test_published_configs(file, architecture, disagreements):
 @pytest.mark.parametrize(
     ("architecture", "parameters"),
     [
-        (PUBLISHED, 619_339_008),
-        (replace(PUBLISHED, num_experts=256), 14_655_000_000),
+        (BASE_8, 619_339_008),
+        (replace(BASE_8, num_experts=256), 14_655_000_000),
         (LARGE_128, 26_300_000_000),
         (XXL_128, 394_700_000_000),
         (C_2048, 1_571_000_000_000),
@@ -147,7 +148,7 @@ def test_gated_feed_forward(config, activation, sentences):
     ],
 )
 def test_plain_feed_forward(config, activation, sentences):
-    found = derive(infos(PUBLISHED), config, same_values=different)
+    found = derive(infos(BASE_8), config, same_values=different)
     assert found.architecture.activation == activation
     assert found.disagreements == sentences
 
@@ -156,7 +157,7 @@ def test_plain_feed_forward(config, activation, sentences):
 @pytest.mark.parametrize("decoder", [(), (1,), (0, 1, 4)])
 def test_any_set_of_blocks_can_be_sparse(encoder, decoder):
     architecture = replace(
-        PUBLISHED,
+        BASE_8,
         num_experts=3 if encoder or decoder else 0,
         encoder=Stack(layers=4, sparse_layers=encoder),
         decoder=Stack(layers=5, sparse_layers=decoder),
@@ -205,9 +206,9 @@ def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
         "eos_token_id": [4],
         "decoder_start_token_id": 5,
     }
-    architecture = derive(infos(PUBLISHED), hints, same_values=unasked).architecture
+    architecture = derive(infos(BASE_8), hints, same_values=unasked).architecture
     assert architecture == replace(
-        PUBLISHED,
+        BASE_8,
         expert_capacity=7,
         layer_norm_epsilon=1e-5,
         relative_max_distance=64,
@@ -215,10 +216,10 @@ def test_hints_are_taken_from_the_config_and_default_as_in_transformers():
         eos_token_id=4,
         decoder_start_token_id=5,
     )
-    assert derive(infos(PUBLISHED), dict.fromkeys(hints), same_values=unasked).architecture == PUBLISHED
+    assert derive(infos(BASE_8), dict.fromkeys(hints), same_values=unasked).architecture == BASE_8
 
 
 @pytest.mark.parametrize(("ids", "own"), [([4], 4), ([4, 1], 1), ([5, 4], 5), (1, 1)])
 def test_of_several_ends_the_model_s_own_is_t5_s(ids, own):
-    found = derive(infos(PUBLISHED), {"eos_token_id": ids}, same_values=unasked).architecture
-    assert found == replace(PUBLISHED, eos_token_id=own)
+    found = derive(infos(BASE_8), {"eos_token_id": ids}, same_values=unasked).architecture
+    assert found == replace(BASE_8, eos_token_id=own)

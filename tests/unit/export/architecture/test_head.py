@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from published import PUBLISHED, different, equal, infos, unasked
+from published import different, equal, infos, unasked
 
+from architectures import BASE_8
 from checkpoints import CHECKPOINTS, EMBEDDING_NAMES, weights, write_checkpoint, write_tensors, write_tokenizer
 from pointsman.bundle import names
 from pointsman.errors import CheckpointError
@@ -22,7 +23,7 @@ NO_HEAD = (
 
 def with_head(*heads: str) -> dict[str, TensorInfo]:
     """The shapes of a published model, and heads under these names."""
-    tensors = infos(PUBLISHED)
+    tensors = infos(BASE_8)
     return tensors | {name: TensorInfo(name, tensors[names.EMBEDDING].shape, "float32") for name in heads}
 
 
@@ -41,7 +42,7 @@ HEADS = {
 @pytest.mark.parametrize(("present", "config", "same_values", "tied", "said"), HEADS.values(), ids=HEADS.keys())
 def test_whether_the_head_is_tied(present, config, same_values, tied, said, name):
     found = derive(with_head(*([name] if present else [])), config, same_values=same_values)
-    assert found.architecture == replace(PUBLISHED, tied_head=tied)
+    assert found.architecture == replace(BASE_8, tied_head=tied)
     assert found.names.get(names.HEAD) == (None if tied else name)
     assert found.disagreements == tuple(
         f"{sentence}, and {name} is not the embedding: the head is not tied." for sentence in said
@@ -54,7 +55,7 @@ def test_another_head_that_is_said_to_be_tied(name):
     """transformers, which knows the first name alone, scales what such a head reads."""
     found = derive(with_head(name), {"tie_word_embeddings": True}, same_values=different)
     scaled = name == names.HEAD
-    assert found.architecture == replace(PUBLISHED, tied_head=False, scaled_head=scaled)
+    assert found.architecture == replace(BASE_8, tied_head=False, scaled_head=scaled)
     assert found.disagreements == (
         f"config.json says tie_word_embeddings is true, and {name} is not the embedding: the head is not tied"
         + (", and its input is scaled as a tied one's." if scaled else "."),

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from published import PUBLISHED, derived, different, infos, unasked
+from published import derived, different, infos, unasked
 
+from architectures import BASE_8
 from checkpoints import CHECKPOINTS, EMBEDDING_NAMES, weights, write_checkpoint, write_tensors
 from pointsman.bundle import Architecture
 from pointsman.errors import CheckpointError
@@ -22,7 +23,7 @@ TYPES = {
 
 @pytest.mark.parametrize(("dtypes", "named"), TYPES.values(), ids=TYPES.keys())
 def test_dtypes_that_are_not_supported_are_named_where_the_model_uses_them(dtypes, named):
-    tensors = infos(replace(PUBLISHED, tied_head=False))
+    tensors = infos(replace(BASE_8, tied_head=False))
     tensors |= {name: TensorInfo(name, tensors[name].shape, dtype) for name, dtype in dtypes.items()}
     with pytest.raises(CheckpointError) as raised:
         derive(tensors, {}, same_values=unasked if set(dtypes) & set(EMBEDDING_NAMES) else different)
@@ -154,7 +155,7 @@ def test_a_hint_that_cannot_be_meant(key, value, sentence):
 
 def with_buckets(buckets: int, distance: int) -> Architecture:
     config = {"relative_attention_max_distance": distance}
-    return derive(infos(replace(PUBLISHED, relative_buckets=buckets)), config, same_values=unasked).architecture
+    return derive(infos(replace(BASE_8, relative_buckets=buckets)), config, same_values=unasked).architecture
 
 
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 17), (5, 3), (4, 3)])

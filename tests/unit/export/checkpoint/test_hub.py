@@ -4,10 +4,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +17,7 @@ from digests import digest
 from safetensors.torch import save
 
 from checkpoints import CHECKPOINTS, weights, write_checkpoint
+from hub_server import HubHandler, serving
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import Checkpoint, vocabulary
 
@@ -41,34 +40,24 @@ class Hub:
     requests: int = 0
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(HubHandler):
     hub: Hub
-    protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._serve(body=False)
-
-    def do_GET(self) -> None:
-        self._serve(body=True)
-
-    def log_message(self, *arguments: object) -> None:
-        """Keep quiet."""
-
-    def _serve(self, *, body: bool) -> None:
+    def answer(self, *, body: bool) -> None:
         hub = self.hub
         hub.requests += 1
         path = unquote(urlsplit(self.path).path)
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             error = "GatedRepo" if hub.gated else "RepoNotFound"
-            return self._send(403 if hub.gated else 401, b"{}", {"X-Error-Code": error}, body=body)
+            return self.send(403 if hub.gated else 401, b"{}", {"X-Error-Code": error})
         if path.startswith(f"/api/models/{MODEL}/revision/"):
-            return self._revision(path.rsplit("/", 1)[1], body=body)
+            return self._revision(path.rsplit("/", 1)[1])
         if path.startswith(f"/api/models/{MODEL}/tree/"):
-            return self._tree(path.rsplit("/", 1)[1], body=body)
+            return self._tree(path.rsplit("/", 1)[1])
         if path.startswith(f"/{MODEL}/resolve/"):
             revision, name = path.removeprefix(f"/{MODEL}/resolve/").split("/", 1)
             return self._file(revision, name, body=body)
-        return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
+        return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     def _commit(self, revision: str) -> str | None:
         return revision if revision in COMMITS.values() else COMMITS.get(revision)
@@ -77,43 +66,35 @@ class Handler(BaseHTTPRequestHandler):
         commit = self._commit(revision)
         return next(files for name, files in self.hub.revisions.items() if COMMITS[name] == commit)
 
-    def _revision(self, revision: str, *, body: bool) -> None:
+    def _revision(self, revision: str) -> None:
         commit = self._commit(revision)
         if commit is None:
-            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
+            return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         siblings = [{"rfilename": name} for name in self._files(revision)]
-        return self._json({"id": MODEL, "sha": commit, "siblings": siblings}, body=body)
+        return self._json({"id": MODEL, "sha": commit, "siblings": siblings})
 
-    def _tree(self, revision: str, *, body: bool) -> None:
+    def _tree(self, revision: str) -> None:
         if self._commit(revision) is None:
-            return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
+            return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         entries = [
             {"type": "file", "path": name, "size": len(data), "oid": f"{hash(data) & (2**160 - 1):040x}"}
             for name, data in self._files(revision).items()
         ]
-        return self._json(entries, body=body)
+        return self._json(entries)
 
     def _file(self, revision: str, name: str, *, body: bool) -> None:
         data = self._files(revision).get(name)
         if data is None:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
+            return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         if body:
             self.hub.fetched.append(name)
         if name in self.hub.refused:
-            return self._send(403, b"", {}, body=body)  # huggingface_hub tries again for half a minute after a 500
+            return self.send(403, b"", {})  # huggingface_hub tries again for half a minute after a 500
         headers = {"ETag": f'"{hash(data) & (2**160 - 1):040x}"', "X-Repo-Commit": str(self._commit(revision))}
-        return self._send(200, data, headers, body=body)
+        return self.send(200, data, headers)
 
-    def _json(self, value: object, *, body: bool) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str], *, body: bool) -> None:
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(data))} | headers).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
+    def _json(self, value: object) -> None:
+        self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -131,18 +112,8 @@ def published(tmp_path) -> dict[str, bytes]:
 @pytest.fixture
 def hub(published, monkeypatch) -> Iterator[Hub]:
     hub = Hub({"main": published})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(
-        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler, monkeypatch, hub=hub) as hub.url:
+        yield hub
 
 
 def test_the_same_weights_arrive(hub, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from published import PUBLISHED
 
+from architectures import BASE_8
 from pointsman.bundle import encoder_specs, names
 from pointsman_export.graphs.scope import Branch, Scope, finished, graph_inputs, new_graph
 
@@ -17,7 +17,7 @@ def layer() -> Scope:
 
 @pytest.fixture
 def ids() -> ir.Value:
-    inputs, _ = encoder_specs(PUBLISHED, "float32")
+    inputs, _ = encoder_specs(BASE_8, "float32")
     return graph_inputs(inputs)[names.INPUT_IDS]
 
 
@@ -86,7 +86,7 @@ def test_branches_have_nodes_and_constants_of_their_own(layer, ids):
 
 
 def test_a_finished_graph_has_the_names_and_axes_of_its_interface(ids):
-    inputs, _ = encoder_specs(PUBLISHED, "float32")
+    inputs, _ = encoder_specs(BASE_8, "float32")
     graph, values = new_graph({}), graph_inputs(inputs)
     doubled = graph.op("Add", values[names.INPUT_IDS], values[names.INPUT_IDS])
     model = finished(graph, "encoder", values, {names.ATTENTION_MASK: doubled}, inputs[1:])

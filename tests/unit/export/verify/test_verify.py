@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
 
 from checkpoints import CHECKPOINTS, expressible, write_checkpoint
 from exports import FORMS
@@ -25,14 +24,6 @@ from pointsman_export.verify.parity import TOLERANCES, Written, verify
 from pointsman_export.verify.sample import AT_A_TIME, Experts, Sample
 
 Damage = Callable[[bytearray, dict[str, ir.ExternalTensor]], None]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def checked(export, folder: Path, form: str, experts: Experts = "sample"):
