@@ -101,6 +101,6 @@ def test_a_cache_on_a_device_has_its_room_from_the_beginning(bundle):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_are_gathered_by_a_graph_of_ours(dtype):
     onnx.checker.check_model(onnx.load_from_string(_model(1)), full_check=True)
-    values = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(dtype)
+    values = np.random.default_rng(0).standard_normal((5, 3, 4, 2)).astype(dtype)
     gathered = Gathering(dtype, "cpu").run(onnxruntime.OrtValue.ortvalue_from_numpy(values), np.array([4, 0, 0]))
     np.testing.assert_array_equal(gathered.numpy(), values[[4, 0, 0]])

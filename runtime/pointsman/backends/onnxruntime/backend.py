@@ -91,7 +91,7 @@ class OnnxRuntimeState:
     def _place(self, rows: int, positions: int) -> None:
         """Have ids and logits of so many positions."""
         self._ids = _Bound(np.zeros((rows, positions), np.int64))
-        self._logits = _Bound(np.zeros((rows, positions, self._vocabulary), np.float32))
+        self._logits = _Bound(np.empty((rows, positions, self._vocabulary), np.float32))
         self._binding.bind_ortvalue_output(names.LOGITS, self._logits.value)
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ _INT64 = 7  # onnx.TensorProto.DataType
 _MODEL_IR, _MODEL_GRAPH, _MODEL_OPSETS, _OPSET_VERSION = 1, 7, 8, 2
 _GRAPH_NODES, _GRAPH_NAME, _GRAPH_INPUTS, _GRAPH_OUTPUTS = 1, 2, 11, 12
 _NODE_INPUTS, _NODE_OUTPUTS, _NODE_OPERATOR = 1, 2, 4
-_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_ELEMENT = 1, 2, 1, 1
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_ELEMENT, _TENSOR_SHAPE, _SHAPE_AXES = 1, 2, 1, 1, 2, 1
 _VARINT, _BYTES = 0, 2  # how a field is stored
 
 
@@ -57,13 +57,13 @@ def _model(element: int) -> bytes:
     """The file that onnx would write."""
     node = _text(_NODE_INPUTS, "from") + _text(_NODE_INPUTS, "rows") + _text(_NODE_OUTPUTS, "to")
     graph = _field(_GRAPH_NODES, node + _text(_NODE_OPERATOR, "Gather")) + _text(_GRAPH_NAME, "gathering")
-    for place, name, kind in (
-        (_GRAPH_INPUTS, "from", element),
-        (_GRAPH_INPUTS, "rows", _INT64),
-        (_GRAPH_OUTPUTS, "to", element),
+    for place, name, kind, axes in (
+        (_GRAPH_INPUTS, "from", element, 4),
+        (_GRAPH_INPUTS, "rows", _INT64, 1),
+        (_GRAPH_OUTPUTS, "to", element, 4),
     ):
-        tensor = _field(_TYPE_TENSOR, _number(_TENSOR_ELEMENT, kind))
-        graph += _field(place, _text(_VALUE_NAME, name) + _field(_VALUE_TYPE, tensor))
+        tensor = _number(_TENSOR_ELEMENT, kind) + _field(_TENSOR_SHAPE, axes * _field(_SHAPE_AXES, b""))  # of any sizes
+        graph += _field(place, _text(_VALUE_NAME, name) + _field(_VALUE_TYPE, _field(_TYPE_TENSOR, tensor)))
     opset = _field(_MODEL_OPSETS, _number(_OPSET_VERSION, _OPSET))
     return _number(_MODEL_IR, _IR_VERSION) + _field(_MODEL_GRAPH, graph) + opset
 

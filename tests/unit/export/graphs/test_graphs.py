@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from exports import FORMS
+from pointsman.bundle import names
 from pointsman.bundle.writing import ALIGNMENT
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.graphs.scope import OPSET
@@ -133,14 +134,20 @@ def test_the_product_of_every_linear_module_carries_its_name(graphs, export):
         assert products[f"{path}.weight"] == f"{slashed(path)}/MatMul"
 
 
-def test_self_attention_is_one_node_in_the_fused_form_in_float32(graphs, export, case):
-    architecture = export.spec.architecture
-    for side in SIDES:
-        attentions = [node for node in all_nodes(graphs[side]) if node.op_type == "Attention"]
-        layers = getattr(architecture, side).layers if case[2:] == ("float32", "fused") else 0
-        assert [node.name for node in attentions] == [f"/{side}/block.{i}/layer.0/Attention" for i in range(layers)]
-        outputs = 3 if side == "decoder" else 1  # with the grown cache, and never the scores
-        assert all(len(node.outputs) == outputs for node in attentions)
+def test_the_encoders_self_attention_is_one_node_in_the_fused_form_in_float32(graphs, export, case):
+    attentions = {side: [n.name for n in all_nodes(graphs[side]) if n.op_type == "Attention"] for side in SIDES}
+    layers = export.spec.architecture.encoder.layers if case[2:] == ("float32", "fused") else 0
+    assert attentions == {"encoder": [f"/encoder/block.{i}/layer.0/Attention" for i in range(layers)], "decoder": []}
+
+
+def test_caches_are_updated_where_they_come_in_and_go_out(graphs, export):
+    """Nothing stands between the input, the update and the output, so that all can be the same memory."""
+    graph, layers = graphs["decoder"].graph, range(export.spec.architecture.decoder.layers)
+    updates = [node for node in graph if node.op_type == "TensorScatter"]
+    pairs = [pair for i in layers for pair in zip(names.past_names(i), names.present_names(i), strict=True)]
+    assert [(node.inputs[0].name, node.outputs[0].name) for node in updates] == pairs
+    assert {node.inputs[2].name for node in updates} == {names.LENGTHS}
+    assert all(len(graph_input.uses()) == 1 for graph_input in graph.inputs if names.CAPACITY in graph_input.shape)
 
 
 def test_blocks_hand_on_values_named_after_them(graphs, export):
