@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from pointsman.backends.onnxruntime import backend, session
+from pointsman.backends.onnxruntime import session
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.caches import DeviceCache
 from pointsman.backends.onnxruntime.gathering import Gathering, _model
@@ -81,7 +81,7 @@ def test_a_cache_on_a_device_follows_beams_as_one_on_the_host(bundle, monkeypatc
     """The CPU in the place of the device: graph, bindings and order are those of CUDA."""
     model, random = opened(bundle), np.random.default_rng(3)
     on_host = model.encode(SOURCES, MASK, rows=6, room=12)
-    monkeypatch.setattr(backend, "HostCache", lambda decoder, rows: DeviceCache(decoder, rows, 12, "cpu"))
+    monkeypatch.setattr(model, "_gathering", Gathering("float32", "cpu"))
     on_device = model.encode(SOURCES, MASK, rows=6, room=12)
     for step in range(12):
         rows = np.arange(6) if step == 0 else random.integers(0, 3, 6) + np.repeat([0, 3], 3)
@@ -92,7 +92,7 @@ def test_a_cache_on_a_device_follows_beams_as_one_on_the_host(bundle, monkeypatc
 def test_a_cache_on_a_device_has_its_room_from_the_beginning(bundle):
     (variant,) = bundle.manifest.variants.values()
     for room, capacity in ((1, 64), (64, 64), (65, 128), (300, 512)):
-        cache = DeviceCache(variant.decoder, 3, room, "cpu")
+        cache = DeviceCache(variant.decoder, 3, room, Gathering("float32", "cpu"))
         like = empty_cache(variant.decoder.caches, 3, capacity)
         for value, zeros in zip(cache._values, like.values(), strict=True):
             np.testing.assert_array_equal(value.numpy(), zeros)

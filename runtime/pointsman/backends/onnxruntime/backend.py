@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import DeviceCache, HostCache
+from pointsman.backends.onnxruntime.gathering import Gathering
 from pointsman.backends.onnxruntime.session import Device, load_cuda, run, session
 from pointsman.bundle import Variant, names, side_by_side
 
@@ -39,6 +40,16 @@ class OnnxRuntimeBackend:
         with ThreadPoolExecutor(len(graphs)) as pool:
             sessions = pool.map(lambda graph: session(bundle / graph.file, device, threads), graphs)
             self.encoder, self.decoder = sessions
+        self._gathering: Gathering | None = None
+        if device == "cuda":
+            (dtype,) = {spec.dtype for spec in variant.decoder.caches}
+            self._gathering = Gathering(dtype, device)
+
+    def new_cache(self, rows: int, room: int) -> HostCache | DeviceCache:
+        """A cache without tokens; arguments are those of `encode`."""
+        if self._gathering is None:
+            return HostCache(self.variant.decoder, rows)
+        return DeviceCache(self.variant.decoder, rows, room, self._gathering)
 
     def encode(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
@@ -80,8 +91,7 @@ class OnnxRuntimeState:
             self._binding.bind_ortvalue_input(name, value)
         for spec, value in zip(backend.variant.encoder.outputs, cross, strict=True):
             self._binding.bind_ortvalue_input(spec.name, value)
-        on_host = backend.device == "cpu"
-        self._cache = HostCache(decoder, rows) if on_host else DeviceCache(decoder, rows, room, backend.device)
+        self._cache = backend.new_cache(rows, room)
         self._cache.bind(self._binding)
         self._rows, self._length = CacheRows(rows), 0
         self._lengths = _Bound(np.zeros(rows, np.int64))

@@ -7,8 +7,7 @@ import numpy as np
 import onnxruntime
 
 from pointsman.backends.cache_rows import Move
-from pointsman.backends.onnxruntime.gathering import gathering
-from pointsman.backends.onnxruntime.session import Device
+from pointsman.backends.onnxruntime.gathering import Gathering
 from pointsman.bundle import Graph, cache_capacity, empty_cache, names
 
 _LEAST_BUCKET: Final = 64  # tokens
@@ -21,6 +20,12 @@ class HostCache:
     """
 
     def __init__(self, decoder: Graph, rows: int) -> None:
+        """Make it, without tokens.
+
+        Args:
+            decoder: whose.
+            rows: of the decoder.
+        """
         self._decoder, self._rows = decoder, rows
         self._arrays = empty_cache(decoder.caches, rows, cache_capacity(1))
 
@@ -56,14 +61,20 @@ class HostCache:
 class DeviceCache:
     """A cache on a device, which has from the beginning the room that the request may need."""
 
-    def __init__(self, decoder: Graph, rows: int, room: int, device: Device) -> None:
-        self._decoder, self._device = decoder, device
-        (kind,) = {spec.dtype for spec in decoder.caches}
-        self._gathering = gathering(kind, device)
+    def __init__(self, decoder: Graph, rows: int, room: int, gathering: Gathering) -> None:
+        """Make it, without tokens.
+
+        Args:
+            decoder: whose.
+            rows: of the decoder.
+            room: tokens that will be fed to each, at most.
+            gathering: on the device.
+        """
+        self._decoder, self._gathering = decoder, gathering
         (shape,) = {spec.shape({names.ROWS: 1, names.CAPACITY: _bucket(room)}) for spec in decoder.caches}
-        zero = self._gathering.value(shape)
+        row = gathering.zeros(shape)
         self._own = np.arange(rows)
-        self._values = [self._gathering.run(zero, np.zeros_like(self._own)) for _ in decoder.caches]
+        self._values = [gathering.run(row, np.zeros_like(self._own)) for _ in decoder.caches]
 
     def bind(self, binding: Any) -> None:  # noqa: ANN401 - untyped engine
         """See `HostCache.bind`."""

@@ -4,7 +4,6 @@ The runtime has no library that writes graphs, and needs none for this one: ONNX
 a length and bytes.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,16 @@ class Gathering:
     """The graph, loaded."""
 
     def __init__(self, dtype: Dtype, device: Device) -> None:
+        """Load it.
+
+        Args:
+            dtype: of the tensors.
+            device: where they are gathered.
+        """
         self._element, self._device = ELEMENT_TYPES[dtype], device
         self._session = session_of(_model(self._element), device)
 
-    def value(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - untyped engine
+    def zeros(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - untyped engine
         """Zeros, in host memory."""
         zeros = np.zeros(shape, np.uint16 if self._element != ELEMENT_TYPES["float32"] else np.float32)
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros, self._element)
@@ -45,12 +50,6 @@ class Gathering:
         self._session.run_with_iobinding(binding)
         (gathered,) = binding.get_outputs()
         return gathered
-
-
-@cache
-def gathering(dtype: Dtype, device: Device) -> Gathering:
-    """The graph of a dtype on a device, loaded once."""
-    return Gathering(dtype, device)
 
 
 def _model(element: int) -> bytes:

@@ -81,8 +81,10 @@ def session(path: Path, device: Device, threads: int | None) -> Any:  # noqa: AN
 
 
 def session_of(graph: bytes, device: Device) -> Any:  # noqa: ANN401 - untyped engine
-    """Load a graph of ours, on a device that is there."""
-    return _loaded(graph, _options(), device)
+    """Load a small graph, on a device that is there; it gets no threads of its own."""
+    options = _options()
+    options.intra_op_num_threads = 1
+    return _loaded(graph, options, device)
 
 
 def _options() -> Any:  # noqa: ANN401 - untyped engine
