@@ -21,6 +21,8 @@ from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.inspection import counted
 from pointsman.model import decoding_defaults
 
+_TEXTS_AT_ONCE: Final = 8
+_LINES_AT_ONCE: Final = 32
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
@@ -31,7 +33,10 @@ def add_infill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text with blanks, or - for each line of stdin")
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive, default=8, help="texts decoded together (default: 8)"
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {_LINES_AT_ONCE})",
     )
     _add_lines(parser.add_argument_group("lines of a file"))
     _add_decoding(parser.add_argument_group("decoding"))
@@ -108,7 +113,9 @@ def _infill(parsed: argparse.Namespace) -> int:
     texts = list(_texts(parsed.texts))
     infiller = _loaded(parsed)
     began = time.perf_counter()
-    filled = infiller.infill_in_batches([text for text in texts if text], parsed.batch_size, **decoding)
+    filled = infiller.infill_in_batches(
+        [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
+    )
     results: list[dict[str, Any]] = []
     for text in texts:
         fills = next(filled) if text else []
@@ -138,9 +145,9 @@ def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
             stack.enter_context(output)
         source = _stdin() if parsed.input == "-" else stack.enter_context(_opened(parsed.input))
         progress = lines.Progress(_line_count(parsed.input), done, sys.stderr)
-        job = lines.Job(_loaded(parsed), parsed.batch_size, decoding, skip=parsed.on_error == "skip")
+        job = lines.Job(_loaded(parsed), parsed.batch_size or _LINES_AT_ONCE, decoding, skip=parsed.on_error == "skip")
         try:
-            for record in job.records(islice(lines.read_lines(source), done, None)):
+            for record in job.records(lines.read_lines(source), done):
                 write(json.dumps(record) + "\n", output)
                 progress.count()
         except KeyboardInterrupt:

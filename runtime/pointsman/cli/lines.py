@@ -88,15 +88,23 @@ class Job:
     decoding: DecodingFields
     skip: bool
 
-    def records(self, lines: Iterable[Line]) -> Iterator[Record]:
+    def records(self, lines: Iterable[Line], done: int = 0) -> Iterator[Record]:
         """A record for each line, in order.
+
+        Args:
+            lines: All there are.
+            done: How many need none. Those that were filled with the first that does are filled with it again, so
+                that its record is to the last digit what it would have been.
 
         Raises:
             PointsmanError: A line cannot be filled, unless such lines are skipped; those before it were given.
         """
-        lines = iter(lines)
-        while window := list(islice(lines, BATCHES_AHEAD * self.batch_size)):
+        together = BATCHES_AHEAD * self.batch_size
+        lines = islice(lines, done - done % together, None)
+        while window := list(islice(lines, together)):
             for line, outcome in zip(window, self._outcomes(window), strict=True):
+                if line.number <= done:
+                    continue
                 head = {"line": line.number} | ({} if line.id is None else {"id": line.id})
                 if not isinstance(outcome, str):
                     yield head | {"fills": [asdict(fill) for fill in outcome]}
