@@ -57,11 +57,32 @@ def test_the_command_without_json(tiny_bundle, infiller):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_file_of_lines_whose_run_is_killed_and_resumed(tiny_bundle, tmp_path):
+    """After SIGKILL in the middle of a record, too, the output is that of one run."""
+    texts, output, whole = tmp_path / "texts", tmp_path / "records", tmp_path / "whole"
+    texts.write_text("".join(f"{TEXT} {'word ' * (number % 7)}\n" for number in range(400)))
+    job = ("infill", tiny_bundle, "--input", texts, "--jsonl", "--batch-size", 2)
+    assert pointsman(*job, "--output", whole).returncode == 0
+    process = subprocess.Popen([COMMAND, *map(str, job), "--output", output], stderr=subprocess.DEVNULL)
+    while not output.exists() or output.stat().st_size < 10_000:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    left = output.read_bytes()
+    assert whole.read_bytes().startswith(left)
+    assert left != whole.read_bytes()
+    output.write_bytes(left[:-7])
+    done = pointsman(*job, "--output", output, "--resume")
+    assert done.returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert done.stderr.startswith("pointsman: 400 of 400 lines, ")
+
+
 def test_lines_from_a_pipe(tiny_bundle):
     done = pointsman(
         "infill", tiny_bundle, "-", "--json", "--batch-size", 2, input="\n".join(TEXTS[:2]) + "\n\n" + TEXT
     )
-    assert [result["text"] for result in json.loads(done.stdout)["results"]] == [*TEXTS[:2], TEXT]
+    assert [result["text"] for result in json.loads(done.stdout)["results"]] == [*TEXTS[:2], "", TEXT]
 
 
 def test_filling_needs_no_training_framework(tiny_bundle):

@@ -8,7 +8,7 @@ from typing import Self, Unpack
 from pointsman.bundle import Manifest, names, verify_files
 from pointsman.decoding import DecodingFields, DecodingOptions, Generation, SentinelConstraint, TokenEvent
 from pointsman.errors import OptionsError, TextError
-from pointsman.infill.requests import Batch, batches_of, templates_of
+from pointsman.infill.requests import Batch, Request, batches_of, grouped, request_of, templates_of
 from pointsman.infill.results import Fill, Span
 from pointsman.infill.spans import SpanReader
 from pointsman.model import SwitchModel
@@ -110,6 +110,49 @@ class Infiller:
             OptionsError: As for `infill`, at once; also where `batch_size` is below 1.
         """
         return self._filled(self._batches(texts, batch_size, options, fields))
+
+    def request(
+        self,
+        text: str,
+        options: DecodingOptions | None = None,
+        *,
+        number: int = 0,
+        **fields: Unpack[DecodingFields],
+    ) -> Request:
+        """Check a text and its options, to be filled by `fill_requests`.
+
+        Args:
+            text: As for `infill`.
+            options: As for `infill`.
+            number: Of the text among others: samples follow from it.
+            fields: As for `infill`.
+
+        Raises:
+            TextError: As for `infill`.
+            OptionsError: As for `infill`.
+        """
+        return request_of(self.model, self.tokenizer, text, options, fields, number=number)
+
+    def fill_requests(self, requests: Sequence[Request], batch_size: int) -> list[list[Fill]]:
+        """Fill what `request` has checked, texts of about the same length together.
+
+        Args:
+            requests: In any order; options may differ.
+            batch_size: The most texts to fill at once.
+
+        Returns:
+            For each request its fills, best first. They do not depend on the other requests.
+
+        Raises:
+            OptionsError: The options of a request leave no possible token.
+        """
+        fills: dict[int, list[Fill]] = {}
+        places = {id(request): place for place, request in enumerate(requests)}
+        for group in grouped(requests, batch_size):
+            templates, ids = [request.template for request in group], [request.ids for request in group]
+            batch = Batch(group[0].number, templates, ids, group[0].options)
+            fills |= zip((places[id(request)] for request in group), self._filled([batch]), strict=True)
+        return [fills[place] for place in range(len(requests))]
 
     def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]

@@ -3,6 +3,7 @@
 What passes here is not checked again on its way to the engine.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -68,6 +69,67 @@ def options_for(
         return model.options(options, fields)
     room = max(_LEAST_ROOM, _ROOM_PER_BLANK * len(template.sentinels) + _ROOM_TO_END)
     return model.options(None, fields, room=room)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A text that has been checked, with how it is to be filled.
+
+    Attributes:
+        number: Among the texts that it came with: samples follow from it, and errors name it.
+        template: The text.
+        ids: Its own.
+        options: How to decode.
+    """
+
+    number: int
+    template: Template
+    ids: list[int]
+    options: DecodingOptions
+
+
+def request_of(
+    model: SwitchModel,
+    tokenizer: Tokenizer,
+    text: str,
+    options: DecodingOptions | None,
+    fields: DecodingFields,
+    *,
+    number: int = 0,
+) -> Request:
+    """A text and its options, checked.
+
+    Raises:
+        TextError: It has no blanks, bad ones, or too many tokens.
+        OptionsError: The options ask for what cannot be.
+    """
+    (template,) = templates_of([text], len(tokenizer.sentinel_ids))
+    ids = tokenizer.encode(text)
+    model.check_ids([ids], "input")
+    chosen = options_for(template, options, fields, model)
+    if chosen.constrain is not False:
+        check_room(len(template.sentinels), chosen.max_new_tokens, number)
+    model.check_options(chosen, 1)
+    return Request(number, template, ids, chosen)
+
+
+def grouped(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Requests to fill together: of the same options, and of about the same length, so that little is padding.
+
+    Those that are sampled stay beside their neighbours, since their random streams follow from where they are.
+    """
+    of_options: dict[DecodingOptions, list[Request]] = defaultdict(list)
+    for request in requests:
+        of_options[request.options].append(request)
+    for options, group in of_options.items():
+        if not options.do_sample:
+            group.sort(key=lambda request: len(request.ids))
+        start = 0
+        for end in range(1, len(group) + 1):
+            follows = end < len(group) and (not options.do_sample or group[end].number == group[end - 1].number + 1)
+            if end - start == batch_size or not follows:
+                yield group[start:end]
+                start = end
 
 
 def batches_of(

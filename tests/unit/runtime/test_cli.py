@@ -17,7 +17,9 @@ from small_bundles import engine, fake_infiller, write_small_bundle
 from pointsman import DecodingOptions
 from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 from pointsman.cli import main as cli
+from pointsman.cli.infill import _decoding as decoding_of
 from pointsman.errors import ParityError
+from pointsman.infill import Infiller
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
 VOCAB = 128
@@ -35,7 +37,7 @@ def loaded(manifest, tokenizer, monkeypatch):
             asked.append((arguments, keywords))
             return infiller
 
-        monkeypatch.setattr(cli.Infiller, "load", load)
+        monkeypatch.setattr(Infiller, "load", load)
         return infiller
 
     use.asked = asked
@@ -136,8 +138,8 @@ def test_every_decoding_option_has_a_flag():
     line = ["infill", "b", TEXT]
     for name, (given, _) in values.items():
         line += ["--" + name.replace("_", "-"), *([given] if given else [])]
-    assert cli._decoding(cli._parser().parse_args(line)) == {name: value for name, (_, value) in values.items()}
-    assert cli._decoding(cli._parser().parse_args(["infill", "b", TEXT])) == {}
+    assert decoding_of(cli._parser().parse_args(line)) == {name: value for name, (_, value) in values.items()}
+    assert decoding_of(cli._parser().parse_args(["infill", "b", TEXT])) == {}
 
 
 def test_many_blanks_leave_room_for_more_tokens_than_the_librarys_default(loaded):
@@ -151,10 +153,11 @@ def test_a_dash_reads_lines(loaded, script, monkeypatch, capsys):
     stdin(monkeypatch, b"<extra_id_0> and <extra_id_1>\r\n\n\xc3\xa9 <extra_id_0> and <extra_id_1>")
     assert cli.main(["infill", "b", TEXT, "-", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
-    assert [result["fills"][0]["text"] for result in results] == [
-        "The cute dog walks in the park.",
-        "cute dog and the",
-        "é cute dog and the",
+    assert [[fill["text"] for fill in result["fills"]] for result in results] == [
+        ["The cute dog walks in the park."],
+        ["cute dog and the"],
+        [],
+        ["é cute dog and the"],
     ]
 
 
@@ -171,7 +174,7 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
         ([], "the following arguments are required: COMMAND; see pointsman --help"),
         (["fill"], "argument COMMAND: invalid choice: 'fill'"),
         (["infill"], "the following arguments are required: BUNDLE, TEXT; see pointsman infill --help"),
-        (["infill", "b"], "the following arguments are required: TEXT"),
+        (["infill", "b"], "there is no text; give one, or a file of them with --input; see pointsman infill --help"),
         (["infill", "b", TEXT, "--beams", "4"], "unrecognized arguments: --beams 4; see pointsman --help"),
         (["infill", "b", TEXT, "--num-beams", "four"], "argument --num-beams: invalid int value: 'four'"),
         (
@@ -278,9 +281,9 @@ def test_other_exit_codes(loaded, monkeypatch):
         return load
 
     for error, code in ((KeyboardInterrupt(), 130), (ParityError("off"), 1)):
-        monkeypatch.setattr(cli.Infiller, "load", raising(error))
+        monkeypatch.setattr(Infiller, "load", raising(error))
         assert cli.main(["infill", "b", TEXT]) == code
-    monkeypatch.setattr(cli.Infiller, "load", raising(ZeroDivisionError()))
+    monkeypatch.setattr(Infiller, "load", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["infill", "b", TEXT])
 

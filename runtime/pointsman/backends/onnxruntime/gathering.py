@@ -11,7 +11,6 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.session import ELEMENT_TYPES, Device, session_of
-from pointsman.bundle import Dtype
 
 _IR_VERSION, _OPSET = 10, 23
 _INT64 = 7  # onnx.TensorProto.DataType
@@ -26,11 +25,11 @@ _VARINT, _BYTES = 0, 2  # how a field is stored
 class Gathering:
     """The graph, loaded."""
 
-    def __init__(self, dtype: Dtype, device: Device) -> None:
+    def __init__(self, dtype: str, device: Device) -> None:
         """Load it.
 
         Args:
-            dtype: of the tensors.
+            dtype: of the tensors, a floating-point one of an interface.
             device: where they are gathered.
         """
         self._element, self._device = ELEMENT_TYPES[dtype], device

@@ -1,0 +1,231 @@
+"""`pointsman infill`: texts from the command line, or the lines of a file."""
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pointsman.bundle import read_manifest
+from pointsman.cli import lines
+from pointsman.cli.arguments import add_bundle, positive
+from pointsman.cli.output import report, write, write_json
+from pointsman.decoding import DecodingOptions
+from pointsman.errors import OptionsError, PointsmanError, TextError
+from pointsman.infill import DecodingFields, Fill, Infiller, Span
+from pointsman.inspection import counted
+from pointsman.model import decoding_defaults
+
+_TEXTS_AT_ONCE: Final = 8
+_LINES_AT_ONCE: Final = 32
+_EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
+
+
+def add_infill(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.description = "Fill the blanks of texts. Write <extra_id_0>, <extra_id_1>, ... where something is missing."
+    add_bundle(parser)
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text with blanks, or - for each line of stdin")
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=positive,
+        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {_LINES_AT_ONCE})",
+    )
+    _add_lines(parser.add_argument_group("lines of a file"))
+    _add_decoding(parser.add_argument_group("decoding"))
+    parser.set_defaults(run=_infill)
+
+
+def _add_lines(group: argparse._ArgumentGroup) -> None:
+    group.description = (
+        "Every line is a text with blanks or, where the first one is, a JSON object with a text and, if it has one, an "
+        "id. Each gives one JSON object, in order and as soon as it is filled: its line from 1, its id, its fills."
+    )
+    group.add_argument("--input", metavar="FILE", help="where the texts are, one a line; - is stdin")
+    group.add_argument("--jsonl", action="store_true", help="print one JSON object for each line")
+    group.add_argument("--output", metavar="FILE", help="where the objects go (default: stdout)")
+    group.add_argument("--resume", action="store_true", help="go on where an interrupted run has left --output")
+    group.add_argument(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what a line that cannot be filled does: end the run, or give an object that says why (default: fail)",
+    )
+
+
+def _add_decoding(group: argparse._ArgumentGroup) -> None:
+    """An option for every field of `DecodingOptions`; those left out of the command line stay out of the result."""
+    group.description = "What the checkpoint itself says (pointsman inspect shows it) goes before these defaults."
+    for name, kind, meaning in (
+        ("max_new_tokens", int, "most tokens to generate for a text (default: 8 a blank and 2, at least 32)"),
+        ("min_new_tokens", int, "fewest tokens to generate for a text"),
+        ("num_beams", int, "beams to search with; 1 is greedy (default: 1)"),
+        ("num_return_sequences", int, "fills to return for each text (default: 1)"),
+        ("length_penalty", float, "above 0 favours longer output (default: 1.0)"),
+        ("temperature", float, "of sampling (default: 1.0)"),
+        ("top_k", int, "sample from this many of the likeliest tokens; 0 from all (default: 50)"),
+        ("top_p", float, "sample from the likeliest tokens that reach this probability (default: 1.0)"),
+        ("seed", int, "the same seed gives the same samples"),
+        ("repetition_penalty", float, "above 1 makes repeated tokens less likely (default: 1.0)"),
+        ("no_repeat_ngram_size", int, "no sequence of this many tokens occurs twice; 0 allows it (default: 0)"),
+    ):
+        metavar = "N" if kind is int else "X"
+        group.add_argument(_flag(name), type=kind, metavar=metavar, default=argparse.SUPPRESS, help=meaning)
+    group.add_argument(
+        "--early-stopping",
+        choices=_EARLY_STOPPING,
+        default=argparse.SUPPRESS,
+        help="when beam search stops (default: false)",
+    )
+    group.add_argument(
+        "--do-sample",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="draw tokens instead of taking the likeliest (default: no)",
+    )
+    group.add_argument(
+        "--constrain",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="fill every blank, with text only (default: yes)",
+    )
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _infill(parsed: argparse.Namespace) -> int:
+    decoding = _decoding(parsed)
+    if parsed.input is not None or parsed.jsonl:
+        return _infill_lines(parsed, decoding)
+    if parsed.output or parsed.resume or parsed.on_error != "fail":
+        raise OptionsError("--output, --resume and --on-error are for the lines of a file; use them with --jsonl")
+    if not parsed.texts:
+        raise OptionsError("there is no text; give one, or a file of them with --input; see pointsman infill --help")
+    texts = list(_texts(parsed.texts))
+    infiller = _loaded(parsed)
+    began = time.perf_counter()
+    filled = infiller.infill_in_batches(
+        [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
+    )
+    results: list[dict[str, Any]] = []
+    for text in texts:
+        fills = next(filled) if text else []
+        if parsed.json:
+            results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
+        else:
+            write("".join(map(_shown, fills)) or "\n")
+    choice = infiller.model.choice
+    if parsed.json:
+        write_json({"variant": choice.variant, "device": choice.device, "results": results})
+    seconds = time.perf_counter() - began
+    report(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
+    return 0
+
+
+def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
+    """Fill the lines of a file.
+
+    Raises:
+        KeyboardInterrupt: Interrupted, after it was said how far the run came.
+    """
+    if parsed.input is None or not parsed.jsonl or parsed.texts or parsed.json:
+        raise OptionsError("lines of a file are filled with --input FILE --jsonl, and without other texts or --json")
+    output, done = lines.opened(parsed.output, resume=parsed.resume)
+    with contextlib.ExitStack() as stack:
+        if output is not sys.stdout:
+            stack.enter_context(output)
+        source = _stdin() if parsed.input == "-" else stack.enter_context(_opened(parsed.input))
+        progress = lines.Progress(_line_count(parsed.input), done, sys.stderr)
+        job = lines.Job(_loaded(parsed), parsed.batch_size or _LINES_AT_ONCE, decoding, skip=parsed.on_error == "skip")
+        try:
+            for record in job.records(lines.read_lines(source), done):
+                write(json.dumps(record) + "\n", output)
+                progress.count()
+        except KeyboardInterrupt:
+            progress.close()
+            again = "; go on with --resume" if parsed.output else ""
+            report(f"interrupted after {counted(done + progress.answered, 'line')}{again}")
+            raise
+        finally:
+            progress.close()
+    report(f"{progress.sentence}: done")
+    return 0
+
+
+def _loaded(parsed: argparse.Namespace) -> Infiller:
+    return Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise TextError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _line_count(path: str) -> int | None:
+    """Lines of a file that can be read twice; counting them takes a moment for a gigabyte."""
+    if not Path(path).is_file():
+        return None
+    with _opened(path) as file:
+        return sum(1 for _ in file)
+
+
+def _decoding(parsed: argparse.Namespace) -> DecodingFields:
+    """The decoding options of the command line; bad ones are refused here, before anything is loaded."""
+    names = {field.name for field in fields(DecodingOptions)}
+    given: Any = {name: value for name, value in vars(parsed).items() if name in names}
+    if "early_stopping" in given:
+        given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
+    decoding: DecodingFields = given
+    # The default of `max_new_tokens` depends on the texts.
+    DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
+    return decoding
+
+
+def _defaults(bundle: str) -> DecodingFields:
+    """What the bundle says of decoding; nothing if it cannot be read, which loading it reports."""
+    try:
+        return decoding_defaults(read_manifest(Path(bundle)))
+    except PointsmanError:
+        return {}
+
+
+def _texts(arguments: Sequence[str]) -> Iterator[str]:
+    """The texts to fill; `-` stands for the lines of stdin."""
+    for argument in arguments:
+        if argument != "-":
+            yield argument
+            continue
+        for line in _stdin():
+            # Bytes that are not UTF-8 become lone surrogates, which the tokenizer refuses with a sentence.
+            yield line.decode("utf-8", errors="surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise TextError("stdin is closed; send the texts to it as lines, or give them in place of -")
+    return sys.stdin.buffer
+
+
+def _shown(fill: Fill) -> str:
+    """A fill for people: the text as it is, then its score and spans indented."""
+    width = max(len(_sentinel(span)) for span in fill.spans)
+    lines = [fill.text, f"    {'score':{width}}  {fill.score:8.3f}"]
+    for span in fill.spans:
+        state = "" if span.state == "complete" else f"  ({span.state})"
+        quoted = json.dumps(span.text, ensure_ascii=False)
+        lines.append(f"    {_sentinel(span):{width}}  {span.score:8.3f}  {quoted}{state}")
+    return "\n".join(lines) + "\n"
+
+
+def _sentinel(span: Span) -> str:
+    return f"<extra_id_{span.index}>"

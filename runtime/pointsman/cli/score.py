@@ -1,0 +1,38 @@
+"""`pointsman score`: how likely given spans are."""
+
+import argparse
+
+from pointsman.cli.arguments import add_bundle, positive
+from pointsman.cli.output import write, write_json
+from pointsman.infill import Infiller
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.description = (
+        "Say how likely given spans are in the blanks of a text: natural log-likelihoods, the highest is the likeliest."
+    )
+    add_bundle(parser)
+    parser.add_argument("text", metavar="TEXT", help="a text with blanks")
+    parser.add_argument(
+        "--spans",
+        metavar="SPAN",
+        nargs="+",
+        action="append",
+        required=True,
+        help="one span for each blank, in the order of the text; give it once for each candidate",
+    )
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.set_defaults(run=_score)
+
+
+def _score(parsed: argparse.Namespace) -> int:
+    infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
+    scores = infiller.score(parsed.text, parsed.spans)
+    if parsed.json:
+        candidates = [{"spans": spans, "score": score} for spans, score in zip(parsed.spans, scores, strict=True)]
+        write_json({"text": parsed.text, "candidates": candidates})
+    else:
+        for spans, score in zip(parsed.spans, scores, strict=True):
+            write(f"{score:10.3f}  {' | '.join(spans)}\n")
+    return 0

@@ -1,0 +1,56 @@
+"""The commands and the program of docs/batch.md, run one after the other as they stand there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from places import ROOT
+
+PAGE = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def ran(demo, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder in which all of it has been run, and what each block printed."""
+    folder, printed = tmp_path_factory.mktemp("batch"), []
+    (folder / "build").symlink_to(demo / "build")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for language, block in BLOCKS:
+        command = ["sh", "-ec", block] if language == "sh" else [sys.executable, "-c", block]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}{done.stderr}"
+        printed.append(done.stdout)
+    return folder, printed
+
+
+def test_records(ran):
+    folder, printed = ran
+    records = [json.loads(line) for line in (folder / "fills.jsonl").read_text().splitlines()]
+    assert [record["line"] for record in records] == [1, 2, 3, 4]
+    assert printed[1].split() == ["1", "1", "0", "1"]
+    assert [len(record["fills"][0]["spans"]) for record in records if record["fills"]] == [1, 2, 1]
+
+
+def test_objects(ran):
+    first, second = (json.loads(line) for line in ran[1][2].splitlines())
+    assert (first["id"], second["id"]) == ("a7", "a8")
+    assert first["fills"]
+    assert second["error"].startswith("the text has no blank")
+
+
+def test_the_program_gives_what_the_command_gives(ran):
+    folder, printed = ran
+    records = [json.loads(line) for line in (folder / "fills.jsonl").read_text().splitlines()]
+    assert printed[4].splitlines() == [record["fills"][0]["text"] for record in records if record["fills"]]
+
+
+def test_scores(ran):
+    scores = [float(line.split()[0]) for line in ran[1][5].splitlines()]
+    assert len(scores) == 2
+    assert all(score < 0 for score in scores)
