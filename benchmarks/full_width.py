@@ -128,7 +128,7 @@ def graphs_built(architecture: Architecture, folder: Path) -> float:
     try:
         for form, make in product(FORMS, (encoder_graph, decoder_graph)):
             build = Build(architecture, form, Precision.of("bfloat16"), architecture.expert_capacity)
-            ir.save(make(build, tensors), folder / f"{form}.onnx")
+            ir.save(make(build, tensors), folder / names.graph_name(form, "decoder"))
     finally:
         shutil.rmtree(folder)
     return time.perf_counter() - began

@@ -79,7 +79,7 @@ def test_what_it_asks_for(wheel):
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx"}
     unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
-    assert unconditional == {"numpy>=2.0", "sentencepiece>=0.2.0"}
+    assert unconditional == {"numpy>=2.0", "sentencepiece!=0.2.1,>=0.2.0"}
 
 
 def test_no_training_framework_comes_with_it(clean_python):
