@@ -6,6 +6,7 @@ judges one graph alone. Tolerances are twice the errors that were measured: the 
 a machine changes what was measured, and say nothing about whether that was good.
 """
 
+import functools
 import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
@@ -24,12 +25,14 @@ from pointsman.bundle.writing import replacing
 from pointsman.errors import OutputExistsError
 from pointsman_calib.comparison.polygraphy_runner import Arrays, decoder_feeds
 from pointsman_calib.corpus.batches import Batch
+from pointsman_calib.graphs.pieces import whole_session
 
 COMMANDS: Final = "commands.sh"
 _HEADER: Final = """\
 #!/bin/sh
 # Each graph on one document, beside the baseline's outputs. Tolerances are twice the errors that were measured when
 # this was written: a line that fails shows a change, and one that passes says nothing of quality. All lines are run.
+# ONNX Runtime warns of the caches that it copies: nothing binds them here, as serving does.
 failed=0
 """
 _HEADROOM: Final = 2.0  # over the error measured here: other machines round otherwise
@@ -80,7 +83,7 @@ def _write_role(
     partial: Path, folder: Path, role: Role, graphs: Mapping[str, str], feeds: Arrays
 ) -> tuple[Arrays, list[str]]:
     """Run the graphs, and write what they were given and what the baseline's gave, and return that and the lines."""
-    runners = [OnnxrtRunner(SessionFromOnnx(path), name=name) for name, path in graphs.items()]
+    runners = [OnnxrtRunner(functools.partial(whole_session, Path(path)), name=name) for name, path in graphs.items()]
     outputs = {
         name: OrderedDict(iterations[0].items()) for name, iterations in Comparator.run(runners, data_loader=[feeds])
     }

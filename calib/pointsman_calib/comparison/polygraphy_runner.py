@@ -6,19 +6,21 @@
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from polygraphy.backend.base import BaseRunner
-from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.backend.onnxrt import OnnxrtRunner
 from polygraphy.common import TensorMetadata
 
 from pointsman.bundle import Variant, names, read_manifest, whole_targets
 from pointsman.errors import BundleError
 from pointsman_calib.comparison.measuring.probes import rows_of_tokens
 from pointsman_calib.corpus.batches import Batch
+from pointsman_calib.graphs.pieces import whole_session
 
 Arrays = OrderedDict[str, NDArray[Any]]
 
@@ -51,7 +53,7 @@ class TeacherForcingRunner(BaseRunner):  # type: ignore[misc]  # untyped
             raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(variants)}")
         self._variant = variants[variant]
         self._encoder, self._decoder = (
-            OnnxrtRunner(SessionFromOnnx(str(Path(bundle) / graph.file)), name=f"{variant} {role}")
+            OnnxrtRunner(partial(whole_session, Path(bundle) / graph.file), name=f"{variant} {role}")
             for role, graph in (("encoder", self._variant.encoder), ("decoder", self._variant.decoder))
         )
 

@@ -133,6 +133,16 @@ class Piece:
         return dict(zip(self.outputs, found, strict=True))
 
 
+def whole_session(path: Path) -> onnxruntime.InferenceSession:
+    """A graph's file, loaded whole.
+
+    The engine's warnings are left out: it has one for every cache that it copies, and here none is bound in place.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def _session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
