@@ -91,7 +91,7 @@ clean: ## remove .venv and build
 	rm -rf $(VENV) build
 
 $(DEMO)/manifest.json: $(VENV)/.packages $(wildcard $(DEMO_MODEL)/*) $(EXPORTER)
-	$(BIN)/pointsman-export bundle $(DEMO_MODEL) -o $(DEMO) --force
+	$(BIN)/pointsman-export bundle $(DEMO_MODEL) -o $(DEMO) --force --discard
 
 # Quantizing rewrites the manifest, so what it makes is compared with the weights that it reads.
 $(QUANTIZED): $(DEMO)/variants/%/weights.bin: $(DEMO)/variants/float32/weights.bin

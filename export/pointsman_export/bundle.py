@@ -47,6 +47,7 @@ from pointsman_export.checkpoint import (
 from pointsman_export.graphs.decoder import decoder_graph
 from pointsman_export.graphs.encoder import encoder_graph
 from pointsman_export.graphs.weights import WeightFile, plan, write_weights
+from pointsman_export.kept import Replaced
 from pointsman_export.network import Build, Precision
 from pointsman_export.network.ambient import pinned
 from pointsman_export.verify.parity import Written, verify
@@ -68,6 +69,7 @@ def export_bundle(
     tokenizer: str | Path | None = None,
     base: str | Path | None = None,
     force: bool = False,
+    discard: bool = False,
     ignore_unused: bool = False,
     ignore_generation_config: bool = False,
     verify: Experts = "sample",
@@ -88,7 +90,9 @@ def export_bundle(
         max_tokens: longest input and output that requests may have.
         tokenizer: the vocabulary, as a file, a folder or a hub id; the one in the checkpoint's folder by default.
         base: of an adapter, as a folder or hub id; the weights beside it by default, or what its configuration names.
-        force: whether to replace a bundle or an empty folder at `output`.
+        force: whether to replace a bundle or an empty folder at `output`. Quantized variants and plans of the bundle
+            are kept where the variants that they were made from come out the same.
+        discard: whether those that do not may be lost.
         ignore_unused: whether to leave out tensors that no Switch Transformer has.
         ignore_generation_config: whether to leave out the checkpoint's settings of generating.
         verify: which experts of each layer are compared with the checkpoint's: a few that are chosen by the
@@ -104,7 +108,8 @@ def export_bundle(
         TokenizerError: it has no usable vocabulary.
         OptionsError: `capacity` or `max_tokens` is too small, `capacity` is a checkpoint's own that has none, or
             `output` and the checkpoint hold each other.
-        OutputExistsError: `output` is there and `force` is not given, or it is neither a bundle nor empty.
+        OutputExistsError: `output` is there and `force` is not given, or it is neither a bundle nor empty, or holds
+            what would be lost.
         OutputError: the bundle cannot be written.
         ParityError: the graphs do not compute what the checkpoint does; nothing is left behind.
     """
@@ -115,6 +120,9 @@ def export_bundle(
     if max_tokens < FEWEST_TOKENS:
         raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
     check_writable(target)
+    replaced = Replaced.at(target, discard=discard) if force else None
+    if replaced is not None:
+        replaced.check([f"{form}-{dtype}" for form in forms])
     with pinned(), Checkpoint.open(source, base=base, revision=revision, token=token) as checkpoint:
         for place in checkpoint.folders:
             _check_apart(target, place)
@@ -150,6 +158,8 @@ def export_bundle(
                 variants=variants,
                 generation=generation,
             )
+            if replaced is not None:
+                manifest = replaced.kept(manifest, folder)
             write_manifest(manifest, folder)
     return manifest
 

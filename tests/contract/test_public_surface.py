@@ -174,6 +174,7 @@ EXPORTER = {
             "tokenizer",
             "base",
             "force",
+            "discard",
             "ignore_unused",
             "ignore_generation_config",
             "verify",

@@ -32,7 +32,7 @@ def test_what_make_compare_holds_variants_to(given, limits):
 
 
 def test_the_demo_is_exported_first():
-    assert COMMANDS[0] == "pointsman-export bundle examples/demo_model -o build/demo"
+    assert COMMANDS[0] == "pointsman-export bundle examples/demo_model -o build/demo --force"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

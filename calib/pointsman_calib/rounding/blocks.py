@@ -5,6 +5,9 @@ are B uint8 [out, blocks, bytes], codes packed along the block with the first in
 (schema of com.microsoft.MatMulNBits).
 """
 
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -91,13 +94,18 @@ def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQ
     codes = np.empty((out, count, form.block_size), np.uint8)
     scales = np.empty((out, count), np.float32)
     slab = max(1, _SLAB // inputs)
-    for start in range(0, out, slab):
+
+    def fill(start: int) -> None:
         part = slice(start, start + slab)
         blocks = np.zeros((min(slab, out - start), count * form.block_size), np.float32)
         blocks[:, :inputs] = weight[:, part].T
         blocks = blocks.reshape(-1, count, form.block_size)
         scales[part] = fit(blocks, form)
         codes[part] = nearest(blocks, scales[part][..., None], form)
+
+    # NumPy lets the interpreter go while it computes, so each core has a slab of its own.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        deque(pool.map(fill, range(0, out, slab)), maxlen=0)
     return BlockQuantized(format=form, inputs=inputs, codes=codes, scales=scales)
 
 

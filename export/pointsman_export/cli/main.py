@@ -76,7 +76,12 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
     bundle.add_argument(
         "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
     )
-    bundle.add_argument("--force", action="store_true", help="replace BUNDLE if it is a bundle, or empty")
+    bundle.add_argument(
+        "--force",
+        action="store_true",
+        help="replace BUNDLE if it is a bundle, or empty; quantized variants and plans stay where they are still right",
+    )
+    bundle.add_argument("--discard", action="store_true", help="with --force, lose those that are not")
     bundle.add_argument(
         "--base", metavar="CHECKPOINT", help="the base of an adapter (default: the one that its configuration names)"
     )
@@ -115,6 +120,7 @@ def _bundle(parsed: argparse.Namespace) -> int:
         max_tokens=parsed.max_tokens,
         tokenizer=parsed.tokenizer,
         force=parsed.force,
+        discard=parsed.discard,
         base=parsed.base,
         ignore_unused=parsed.ignore_unused,
         ignore_generation_config=parsed.ignore_generation_config,

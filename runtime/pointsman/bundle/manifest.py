@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
         name: as it was given: a hub id, or a folder's name.
-        sha256: over the bytes of its weight files.
+        sha256: of its tensors, whatever files they lie in; docs/checkpoints.md says how it is computed.
         disagreements: each way in which its config.json contradicts its tensors.
         unused: tensors that no graph uses.
     """
