@@ -154,3 +154,11 @@ def halfway(checkpoint: Path, folder: Path) -> subprocess.Popen:
     process.send_signal(signal.SIGSTOP)
     assert any(folder.glob(".bundle.partial-*")), "it was faster"
     return process
+
+
+def test_folders_that_were_made_for_a_bundle_that_failed_are_removed(checkpoint, tmp_path):
+    (tmp_path / "there").mkdir()
+    with patch.dict(parity.TOLERANCES, float32=0.0):
+        assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "there/new/deep/bundle"), "--form", "fused"]) == 1
+    assert names_in(tmp_path) == {"there"}
+    assert names_in(tmp_path / "there") == set()
