@@ -23,7 +23,7 @@ import onnx_ir as ir
 import measurements
 from export_memory import newest_file
 from measurements import BUILD, RESULTS, Bar
-from pointsman.bundle import Architecture, Form, names
+from pointsman.bundle import ROLES, Architecture, Form, names
 from pointsman_export.graphs.decoder import decoder_graph
 from pointsman_export.graphs.encoder import encoder_graph
 from pointsman_export.graphs.weights import places, plan
@@ -126,9 +126,10 @@ def graphs_built(architecture: Architecture, folder: Path) -> float:
     tensors = places(plan(architecture, "bfloat16"), folder / names.WEIGHTS)
     folder.mkdir(parents=True)
     try:
-        for form, make in product(FORMS, (encoder_graph, decoder_graph)):
+        for form, role in product(FORMS, ROLES):
             build = Build(architecture, form, Precision.of("bfloat16"), architecture.expert_capacity)
-            ir.save(make(build, tensors), folder / names.graph_name(form, "decoder"))
+            make = encoder_graph if role == "encoder" else decoder_graph
+            ir.save(make(build, tensors), folder / names.graph_name(form, role))
     finally:
         shutil.rmtree(folder)
     return time.perf_counter() - began

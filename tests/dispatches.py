@@ -12,7 +12,8 @@ from parity.numpy_reference import feed_forward
 from pointsman.bundle import Architecture, names
 from pointsman_export.checkpoint import NUMPY_DTYPES
 from pointsman_export.graphs.scope import OPSET, Scope, new_graph
-from pointsman_export.network import Build, Precision, input_names
+from pointsman_export.network import Build, Precision
+from pointsman_export.network.build import input_names
 
 LAYER = names.sparse_layer("encoder", 1)
 ELEMENTS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}

@@ -1,4 +1,4 @@
-"""Checkpoint to bundle: derive, write weights, trace graphs, check parity, and only then let the bundle appear."""
+"""Checkpoint to bundle: derive, write weights and graphs, check parity, and only then let the bundle appear."""
 
 import math
 import os

@@ -198,9 +198,10 @@ class SwitchModel:
         pad_id, start_id = self.special_tokens.pad_id, self.manifest.architecture.decoder_start_token_id
         for sources, targets in shared_out(input_ids, target_ids, portion.rows):
             state = self.encode(sources, rows=len(targets), room=longest)
-            ids, _ = padded(targets, pad_id)
+            trimmed = [_trimmed(ids, pad_id) for ids in targets]
+            ids, _ = padded(trimmed, pad_id)
             logprobs = teacher_forced(state, ids, start_id, positions=portion.positions)
-            yield from (row[: len(target)] for row, target in zip(logprobs, targets, strict=True))
+            yield from (row[: len(target)] for row, target in zip(logprobs, trimmed, strict=True))
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
         """Run the encoder over inputs, which it pads on the right.

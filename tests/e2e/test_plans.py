@@ -103,7 +103,7 @@ def test_plans_for_three_kinds_of_gpu(portable, tmp_path, model, precision):
 
 
 def test_checkpoints_of_one_shape_have_the_same_graphs(exports, tmp_path):
-    """What `refit` relies on. The second is exported by another process, so that no trace is shared."""
+    """What `refit` relies on. The second is exported by another process, so that nothing is shared."""
     first = exports("tied", "portable")
     done = pointsman_export("bundle", exports.checkpoint("sharded"), "-o", tmp_path / "b", "--form", "portable")
     assert done.returncode == 0, done.stderr

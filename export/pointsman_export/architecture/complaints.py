@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pointsman.bundle import names
+from pointsman.bundle import ROLES, names
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorInfo
@@ -17,7 +17,10 @@ def check_gathered(tensors: Mapping[str, TensorInfo]) -> None:
     Raises:
         CheckpointError: There are such tensors.
     """
-    if empty := [name for name, info in tensors.items() if info.shape == (0,)]:
+    norms = (f"{names.final_norm(role)}.weight" for role in ROLES)
+    ends = {*names.EMBEDDINGS, names.HEAD, names.PUBLISHED_HEAD, *norms}
+    of_model = {name: info for name, info in tensors.items() if name in ends or names.block_of(name) is not None}
+    if empty := [name for name, info in of_model.items() if info.shape == (0,)]:
         raise CheckpointError(
             f"{len(empty)} of {len(tensors)} tensors have no values, such as {empty[0]}: the checkpoint was saved "
             "under DeepSpeed's ZeRO stage 3 without gathering its weights; make whole ones with the zero_to_fp32.py "

@@ -19,11 +19,12 @@ from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.architecture import ends
 from pointsman_export.architecture.complaints import check_complete, check_dtypes, check_gathered
-from pointsman_export.architecture.ends import HEAD_NAMES, Ends, SameValues, find_ends
+from pointsman_export.architecture.ends import HEAD_NAMES, Ends, find_ends
 from pointsman_export.architecture.hints import Config, disagreements, read_activation, read_hints
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.architecture.unneeded import unneeded
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
+from pointsman_export.checkpoint.merging import SameValues
 
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 

@@ -1,15 +1,14 @@
 """Which tensors are the embeddings and the head: names cannot say which of them are copies, so values are compared."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD, STACK_EMBEDDINGS
+from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD, PUBLISHED_HEAD, STACK_EMBEDDINGS
 from pointsman.errors import CheckpointError
 from pointsman_export.architecture.hints import Config, says_tied, says_untied
+from pointsman_export.checkpoint.merging import SameValues
 
-HEAD_NAMES = (HEAD, f"decoder.{HEAD}")  # xxl-128 and c-2048 are published with the second
-
-SameValues = Callable[[str, str], bool]
+HEAD_NAMES = (HEAD, PUBLISHED_HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Ends:
         return embeddings if self.head is None else embeddings | {HEAD: self.head}
 
 
-def find_ends(names: Mapping[str, object], config: Config, same_values: SameValues) -> Ends:
+def find_ends(tensors: Mapping[str, object], config: Config, same_values: SameValues) -> Ends:
     """Find embeddings and head as transformers 5.23.0 does.
 
     A stack's own embedding goes before the shared one, whatever the config says. A head that is not there is the shared
@@ -49,21 +48,27 @@ def find_ends(names: Mapping[str, object], config: Config, same_values: SameValu
     untied models give it, it is not: their configs say nothing.
 
     Args:
-        names: Of all tensors.
+        tensors: By name.
         config: What ``config.json`` says.
         same_values: Whether two tensors hold the same numbers.
 
     Raises:
-        CheckpointError: There is no embedding, no head where the config promises one, or two heads that differ.
+        CheckpointError: There is no embedding, no head where the config or the kind of the model promises one, or two
+            heads that differ.
     """
-    heads = [name for name in HEAD_NAMES if name in names]
+    heads = [name for name in HEAD_NAMES if name in tensors]
     if says_untied(config) and not heads:
         raise CheckpointError(
             f"config.json says tie_word_embeddings is false, and the checkpoint has no head "
             f"({' or '.join(HEAD_NAMES)}); use a complete one"
         )
+    if not heads and not says_tied(config) and any(".wi_0." in name for name in tensors):
+        raise CheckpointError(
+            f"the checkpoint has no head ({' or '.join(HEAD_NAMES)}), and config.json does not say that its embedding "
+            "is one, as in no model with gated networks; use a complete one, or let it say tie_word_embeddings true"
+        )
     _check_one_head(heads, same_values)
-    present = [name for name in EMBEDDINGS if name in names]
+    present = [name for name in EMBEDDINGS if name in tensors]
     if not present and HEAD in heads and not says_untied(config):
         # Writers that store a tied tensor once are free to store it under any of its names.
         present = [HEAD]

@@ -100,12 +100,14 @@ class AdapterConfig:
                 revision=values.get("revision"),
                 rank=int(values["r"]),
                 alpha=float(values["lora_alpha"]),
-                rank_pattern={key: int(value) for key, value in (values.get("rank_pattern") or {}).items()},
-                alpha_pattern={key: float(value) for key, value in (values.get("alpha_pattern") or {}).items()},
+                rank_pattern={_pattern(key): int(value) for key, value in (values.get("rank_pattern") or {}).items()},
+                alpha_pattern={
+                    _pattern(key): float(value) for key, value in (values.get("alpha_pattern") or {}).items()
+                },
                 rank_stabilized=bool(values.get("use_rslora")),
                 tokens=_tokens(values.get("trainable_token_indices")),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
             raise CheckpointError(f"{path} has no usable rank and alpha ({error!r}); fetch the file again") from error
 
     def rank_of(self, module: str) -> int:
@@ -126,6 +128,16 @@ class AdapterConfig:
 def _of_module(pattern: Mapping[str, Number], module: str, default: Number) -> Number:
     """As peft matches patterns: the whole path, or its end after a dot."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _pattern(key: str) -> str:
+    """A key of a pattern.
+
+    Raises:
+        re.error: It is no regular expression.
+    """
+    re.compile(key)
+    return key
 
 
 def _tokens(indices: Any) -> dict[str, tuple[int, ...]]:  # noqa: ANN401 - a list, a dictionary of lists, or None

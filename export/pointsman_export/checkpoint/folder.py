@@ -14,7 +14,7 @@ from pointsman_export.checkpoint import hub, layout, safetensors_format, t5x, to
 from pointsman_export.checkpoint.adapter_config import AdapterConfig
 from pointsman_export.checkpoint.adapters import Adapter, adapter_of, separated
 from pointsman_export.checkpoint.merging import merged
-from pointsman_export.checkpoint.stored import FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
+from pointsman_export.checkpoint.stored import NUMPY_DTYPES, FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
 from pointsman_export.checkpoint.wrappers import plain_names
 
 _CONFIG = "config.json"
@@ -148,7 +148,7 @@ class Checkpoint:
     def same_values(self, first: str, second: str) -> bool:
         """Whether two tensors hold the same numbers, compared without holding either as a whole."""
         one, other = self._stored[first], self._stored[second]
-        if one.info.shape != other.info.shape:
+        if one.info.shape != other.info.shape or not {one.info.dtype, other.info.dtype} <= NUMPY_DTYPES.keys():
             return False
         if one.shares_place_with(other):
             return True
@@ -186,7 +186,10 @@ def _base_of(adapter: Path, base: str | Path | None, token: str | None, cache_di
         CheckpointError: It is nowhere.
     """
     if base is not None:
-        return _chosen(_place(base, None, token, cache_dir))
+        place = _chosen(_place(base, None, token, cache_dir))
+        if (place / layout.ADAPTER_CONFIG).is_file() and not layout.preferred([path.name for path in place.iterdir()]):
+            raise CheckpointError(f"{base} is an adapter itself; give the model that it was trained on with --base")
+        return place
     if layout.preferred([path.name for path in adapter.iterdir()]):
         return adapter
     config = AdapterConfig.read(adapter)
@@ -241,6 +244,9 @@ def _config_if_any(folder: Path) -> dict[str, object]:
 def _config(folder: Path) -> dict[str, object]:
     path = folder / _CONFIG
     if not path.is_file():
+        present = [file.name for file in folder.iterdir()]
+        if layout.preferred(present) is None and (error := layout.left_by_trainers(folder, present)):
+            raise error
         raise CheckpointError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint")
     config = layout.load_json(path)
     model_type = config.get("model_type", MODEL_TYPE)
@@ -272,7 +278,9 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
     if lost := [name for name, shard in shard_of.items() if name not in tensors_of[shard]]:
         where = first_few(f"{name} in {shard_of[name]}" for name in lost)
         raise CheckpointError(f"{index} names tensors that are not there: {where}; fetch the files again")
-    return {name: tensors_of[shard][name] for name, shard in shard_of.items()}
+    tensors = {name: tensors_of[shard][name] for name, shard in shard_of.items()}
+    layout.check_total(index, (tensor.info for tensor in tensors.values()))
+    return tensors
 
 
 def _tensors_in(path: Path) -> dict[str, StoredTensor]:

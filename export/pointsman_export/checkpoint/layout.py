@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pointsman.bundle import names
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
+from pointsman_export.checkpoint.stored import NUMPY_DTYPES, TensorInfo
 
 INDEX_SUFFIX = ".index.json"
 PREFERENCE = (
@@ -28,22 +29,29 @@ _SHARDS_OF_TRAINERS = {
 }
 
 
-def preferred(names: Collection[str]) -> str | None:
+def preferred(files: Collection[str]) -> str | None:
     """The file to read a checkpoint from, out of the files that are there."""
-    return next((name for name in PREFERENCE if name in names), None)
+    return next((name for name in PREFERENCE if name in files), None)
 
 
-def absent(folder: Path, names: Collection[str]) -> CheckpointError:
+def absent(folder: Path, files: Collection[str]) -> CheckpointError:
     """The error of a folder that has no weights; what trainers leave in it says what is to be done."""
-    found = (
-        (name, sentence)
-        for pattern, sentence in _SHARDS_OF_TRAINERS.items()
-        for name in sorted(names)
-        if re.fullmatch(pattern, name)
+    return left_by_trainers(folder, files) or CheckpointError(
+        f"{folder} has no weights; it needs one of {', '.join(PREFERENCE)}"
     )
-    for name, sentence in found:
-        return CheckpointError(f"{folder} has no weights; {name} is of {sentence}")
-    return CheckpointError(f"{folder} has no weights; it needs one of {', '.join(PREFERENCE)}")
+
+
+def left_by_trainers(folder: Path, files: Collection[str]) -> CheckpointError | None:
+    """The error of a folder that has no weights but what training makes of them; None where it has neither."""
+    found = (
+        (file, sentence)
+        for pattern, sentence in _SHARDS_OF_TRAINERS.items()
+        for file in sorted(files)
+        if re.fullmatch(pattern, file)
+    )
+    for file, sentence in found:
+        return CheckpointError(f"{folder} has no weights; {file} is of {sentence}")
+    return None
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -85,6 +93,23 @@ def shard_of(index: Path) -> Mapping[str, str]:
     if strange := [shard for shard in weight_map.values() if Path(shard).name != shard]:
         raise CheckpointError(f"{index} names files outside its folder: {_listed(strange)}; mend the index")
     return weight_map
+
+
+def check_total(index: Path, tensors: Iterable[TensorInfo]) -> None:
+    """Refuse tensors that are fewer bytes than the index counts; names of one tied tensor may make them more.
+
+    Raises:
+        CheckpointError: Some are missing from the files and from the index.
+    """
+    metadata = load_json(index).get("metadata")
+    said = metadata.get("total_size") if isinstance(metadata, dict) else None
+    infos = list(tensors)
+    if isinstance(said, int) and all(info.dtype in NUMPY_DTYPES for info in infos):
+        found = sum(info.nbytes for info in infos)
+        if found < said:
+            raise CheckpointError(
+                f"{index} counts {said:,} bytes of tensors and names {found:,}: some are missing; fetch the files again"
+            )
 
 
 def _listed(shards: list[object]) -> str:

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD
+from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD, PUBLISHED_HEAD
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint.adapters import Adapter, Merged, Update
 from pointsman_export.checkpoint.stored import Stored
 
 _ENDS = (*EMBEDDINGS, HEAD)
-_PUBLISHED_HEAD = f"decoder.{HEAD}"
 _TIE = "tie_word_embeddings"
 
 SameValues = Callable[[str, str], bool]
@@ -61,9 +60,9 @@ def _ties(base: Mapping[str, Stored], config: Mapping[str, Any], same_values: Sa
         return {}
     tied = config.get(_TIE) is not False
     ties = {name: name if name in base else shared for name in (*EMBEDDINGS, *([HEAD] if tied or HEAD in base else []))}
-    if _PUBLISHED_HEAD in base:
-        ties[_PUBLISHED_HEAD] = _PUBLISHED_HEAD
-        ties[HEAD] = HEAD if HEAD in base else _PUBLISHED_HEAD
+    if PUBLISHED_HEAD in base:
+        ties[PUBLISHED_HEAD] = PUBLISHED_HEAD
+        ties[HEAD] = HEAD if HEAD in base else PUBLISHED_HEAD
     copies = {name for name in ties.values() if tied and name != shared and same_values(shared, name)}
     return {name: shared if place in copies else place for name, place in ties.items()}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from pointsman.bundle.names import LFS_POINTER
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint.stored import StoredTensor, TensorInfo
 
 _ZIP_MAGIC = b"PK"
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def tensors_in(path: Path) -> dict[str, StoredTensor]:
@@ -29,8 +29,8 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 
 def _check_archive(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`")
     if not start.startswith(_ZIP_MAGIC):
         raise CheckpointError(

@@ -15,7 +15,7 @@ from pointsman.bundle import names
 from pointsman_export.checkpoint import NUMPY_DTYPES
 from pointsman_export.graphs.experts import Routing, feed_forward, kept, places
 from pointsman_export.graphs.scope import Branch, Scope
-from pointsman_export.network import Build, input_names
+from pointsman_export.network import Build, projection_names
 
 FAN_OUT = 16
 
@@ -103,7 +103,7 @@ def _expert(scope: Scope, build: Build, segments: Segments, number: int, layer: 
     rows = scope.op("Slice", segments.tokens, start, stop, scope.constant([0]))
     *inputs, wo = (
         scope.construction.weight(names.expert_weight(layer, number, name))
-        for name in (*input_names(build.architecture), "wo")
+        for name in projection_names(build.architecture)
     )
     return feed_forward(scope, build, rows, inputs, wo)
 

@@ -15,7 +15,7 @@ from pointsman.bundle import names
 from pointsman_export.checkpoint import NUMPY_DTYPES
 from pointsman_export.graphs.experts import Routing, feed_forward, kept, places
 from pointsman_export.graphs.scope import Scope
-from pointsman_export.network import Build, input_names
+from pointsman_export.network import Build, projection_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,7 @@ def _bucketed(mlp: Scope, build: Build, states: ir.Value, slots: ir.Value, bucke
 def _stacked(mlp: Scope, build: Build) -> Sequence[ir.Value]:
     """The weights of all experts: the input projections, and `wo`."""
     return [
-        mlp.construction.weight(names.stacked_experts(mlp.path, name))
-        for name in (*input_names(build.architecture), "wo")
+        mlp.construction.weight(names.stacked_experts(mlp.path, name)) for name in projection_names(build.architecture)
     ]
 
 

@@ -7,7 +7,7 @@ from pointsman_export.graphs.buckets import Buckets
 from pointsman_export.graphs.experts import feed_forward, routed, unscaled
 from pointsman_export.graphs.layers import normed
 from pointsman_export.graphs.scope import Scope
-from pointsman_export.network import Build, input_names
+from pointsman_export.network import Build, projection_names
 
 
 def feed_forward_layer(
@@ -29,7 +29,7 @@ def feed_forward_layer(
 
 def _dense(mlp: Scope, build: Build, states: ir.Value) -> ir.Value:
     dtype = build.precision.name
-    *inputs, wo = (mlp.weight(f"{name}.weight") for name in (*input_names(build.architecture), "wo"))
+    *inputs, wo = (mlp.weight(f"{name}.weight") for name in projection_names(build.architecture))
     return mlp.cast(feed_forward(mlp, build, mlp.cast(states, dtype), inputs, wo), "float32")
 
 

@@ -5,7 +5,7 @@ weights of experts are read when tokens reach them. It follows transformers 5.23
 gated experts follow T5 v1.1's `T5DenseGatedActDense`.
 """
 
-from pointsman_export.network.build import Build, Precision, input_names
+from pointsman_export.network.build import Build, Precision, projection_names
 from pointsman_export.network.positions import bucket_table, relative_buckets
 
-__all__ = ["Build", "Precision", "bucket_table", "input_names", "relative_buckets"]
+__all__ = ["Build", "Precision", "bucket_table", "projection_names", "relative_buckets"]

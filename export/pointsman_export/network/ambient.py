@@ -17,7 +17,7 @@ def pinned() -> Iterator[None]:
         stack.enter_context(_exact_products())
         stack.enter_context(_any_algorithm())
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        # Contexts of torch's own are entered where they change something only: tracing goes through them.
+        # Contexts of torch's own are entered only where they change something.
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.is_inference_mode_enabled():
@@ -40,7 +40,7 @@ def _dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exact_products() -> Iterator[None]:
-    """Products of float32 in float32, not in bfloat16 or TF32, however torch was told so."""
+    """Products of float32 in float32, not in bfloat16 or TF32, whatever torch was set to."""
     backends = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     overall = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman.bundle import Architecture, Dtype, Form
+from pointsman.bundle import Architecture, Dtype, Form, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,8 @@ class Build:
 def input_names(architecture: Architecture) -> tuple[str, ...]:
     """Names of a feed-forward network's input projections."""
     return ("wi_0", "wi_1") if architecture.gated else ("wi",)
+
+
+def projection_names(architecture: Architecture) -> tuple[str, ...]:
+    """Names of its input projections, and of its output projection behind them."""
+    return (*input_names(architecture), names.OUTPUT_PROJECTION)

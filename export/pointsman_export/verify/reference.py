@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pointsman.bundle import Role, names
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
-from pointsman_export.network import Build, input_names
+from pointsman_export.network import Build, projection_names
 from pointsman_export.network.attention import Pair, masked
 from pointsman_export.network.block import Block
 from pointsman_export.network.feed_forward import FeedForwardLayer
@@ -101,7 +101,7 @@ class Reference:
 
     def expert(self, layer: str, number: int) -> ExpertWeights:
         """The weights of one expert."""
-        projections = (*input_names(self.architecture), "wo")
+        projections = projection_names(self.architecture)
         *inputs, wo = (self.tensor(names.expert_weight(layer, number, name)).T for name in projections)
         return ExpertWeights(tuple(inputs), wo)
 

@@ -50,6 +50,7 @@ STACK_EMBEDDINGS: Final["Mapping[Role, str]"] = {  # where stacks do not share o
 }
 EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS.values())
 HEAD: Final = "lm_head.weight"
+PUBLISHED_HEAD: Final = f"decoder.{HEAD}"  # of xxl-128 and c-2048
 OUTPUT_PROJECTION: Final = "wo"  # of a feed-forward network; the others are its input projections
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."

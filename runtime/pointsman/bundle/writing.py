@@ -69,13 +69,26 @@ def replacing(target: Path) -> Iterator[Path]:
             with _filling(place) as partial:
                 yield partial
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(place, "partial")
-        with _made(_beside(place, "partial")) as partial:
+        with _parents(place), _made(_beside(place, "partial")) as partial:
             yield partial
             _swap(partial, place)
         # Not before: killed between its two renames, a swap leaves the old output here and nowhere else.
         _remove_leftovers(place, "replaced")
+
+
+@contextlib.contextmanager
+def _parents(place: Path) -> Iterator[None]:
+    """The folders above, those that were made for it removed again where nothing came into them."""
+    made = [folder for folder in place.parents if not folder.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

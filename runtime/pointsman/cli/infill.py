@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TextIO
 
 from pointsman.bundle import read_manifest
+from pointsman.bundle.writing import one_sentence
 from pointsman.cli import lines
 from pointsman.cli.arguments import add_bundle, positive
 from pointsman.cli.output import report, write, write_json
@@ -19,6 +20,7 @@ from pointsman.errors import OptionsError, PointsmanError, TextError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.inspection import counted
 from pointsman.model import decoding_defaults
+from pointsman.wording import as_text
 
 _TEXTS_AT_ONCE: Final = 8
 _LINES_AT_ONCE: Final = 32
@@ -45,7 +47,8 @@ def add_infill(parser: argparse.ArgumentParser) -> None:
 def _add_lines(group: argparse._ArgumentGroup) -> None:
     group.description = (
         "Every line is a text with blanks or, where the first one is, a JSON object with a text and, if it has one, an "
-        "id. Each gives one JSON object, in order and as soon as it is filled: its line from 1, its id, its fills."
+        "id. Each gives one JSON object, in order: its line from 1, its id, its fills. Lines are read ahead, 16 times "
+        "as many as are decoded together, to find texts of one length."
     )
     group.add_argument("--input", metavar="FILE", help="where the texts are, one a line; - is stdin")
     group.add_argument("--jsonl", action="store_true", help="print one JSON object for each line")
@@ -138,26 +141,33 @@ def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
     """
     if parsed.input is None or not parsed.jsonl or parsed.texts or parsed.json:
         raise OptionsError("lines of a file are filled with --input FILE --jsonl, and without other texts or --json")
-    output, done = lines.opened(parsed.output, resume=parsed.resume)
+    path, size = None if parsed.output is None else Path(parsed.output), parsed.batch_size or _LINES_AT_ONCE
+    if path is not None and path.exists() and Path(parsed.input).exists() and path.samefile(parsed.input):
+        raise OptionsError("--output is the input; choose another")
+    answered = lines.answered_in(path, resume=parsed.resume, most=lines.BATCHES_AHEAD * size)
     with contextlib.ExitStack() as stack:
-        if output is not sys.stdout:
-            stack.enter_context(output)
         source = _stdin() if parsed.input == "-" else stack.enter_context(_opened(parsed.input))
-        progress = lines.Progress(_line_count(parsed.input), done, sys.stderr)
-        job = lines.Job(_loaded(parsed), parsed.batch_size or _LINES_AT_ONCE, decoding, skip=parsed.on_error == "skip")
+        job = lines.Job(_loaded(parsed), size, decoding, skip=parsed.on_error == "skip")
+        output = None if path is None else stack.enter_context(_appended(path))
+        progress = lines.Progress(_line_count(parsed.input), answered.count, sys.stderr)
         try:
-            for record in job.records(lines.read_lines(source), done):
+            for record in job.records(lines.read_lines(source), answered):
                 write(json.dumps(record) + "\n", output)
                 progress.count()
         except KeyboardInterrupt:
             progress.close()
             again = "; go on with --resume" if parsed.output else ""
-            report(f"interrupted after {counted(done + progress.answered, 'line')}{again}")
+            report(f"interrupted after {counted(answered.count + progress.answered, 'line')}{again}")
             raise
         finally:
             progress.close()
     report(f"{progress.sentence}: done")
     return 0
+
+
+def _appended(path: Path) -> TextIO:
+    with one_sentence(path):
+        return path.open("a", encoding="utf-8")
 
 
 def _loaded(parsed: argparse.Namespace) -> Infiller:
@@ -168,7 +178,9 @@ def _opened(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except OSError as error:
-        raise TextError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise TextError(
+            f"{as_text(path)} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
 
 
 def _line_count(path: str) -> int | None:

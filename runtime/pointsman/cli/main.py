@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; the process's own where None.
     """
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = _parsed(arguments)
         open_stdout()
         code: int = parsed.run(parsed)
     except PointsmanError as error:
@@ -41,7 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; texts may stand behind options, where argparse does not look for arguments that may be few."""
+    parser = _parser()
+    parsed: argparse.Namespace
+    parsed, left = parser.parse_known_args(arguments)
+    if left and (not hasattr(parsed, "texts") or any(text.startswith("-") and text != "-" for text in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        parsed.texts += left
+    return parsed
+
+
+def _parser() -> Parser:
     parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.", allow_abbrev=False)
     parser.add_version()
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

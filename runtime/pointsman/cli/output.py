@@ -1,5 +1,6 @@
 """Results go to stdout, everything else to stderr."""
 
+import errno
 import io
 import json
 import os
@@ -45,9 +46,8 @@ def write(results: str, file: TextIO | None = None) -> None:
     except OSError as error:
         if output is sys.stdout:
             give_up_stdout()
-        raise OutputError(
-            f"cannot write the results ({error.strerror}); free some space or send them elsewhere"
-        ) from error
+        advice = "free some space or send them elsewhere" if error.errno == errno.ENOSPC else "send them elsewhere"
+        raise OutputError(f"cannot write the results ({error.strerror}); {advice}") from error
 
 
 def give_up_stdout() -> None:

@@ -133,7 +133,7 @@ class Infiller:
         """
         return request_of(self.model, self.tokenizer, text, options, fields, number=number)
 
-    def fill_requests(self, requests: Sequence[Request], batch_size: int) -> list[list[Fill]]:
+    def fill_requests(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Fill]]:
         """Fill what `request` has checked, texts of about the same length together.
 
         Args:
@@ -141,18 +141,23 @@ class Infiller:
             batch_size: The most texts to fill at once.
 
         Returns:
-            For each request its fills, best first. They do not depend on the other requests.
+            An iterator over the fills of each request, best first, as soon as it and those before it are filled. They
+            do not depend on the other requests.
 
         Raises:
             OptionsError: The options of a request leave no possible token.
         """
-        fills: dict[int, list[Fill]] = {}
         places = {id(request): place for place, request in enumerate(requests)}
-        for group in grouped(requests, batch_size):
+        groups = sorted(grouped(requests, batch_size), key=lambda group: min(places[id(request)] for request in group))
+        fills: dict[int, list[Fill]] = {}
+        given = 0
+        for group in groups:
             templates, ids = [request.template for request in group], [request.ids for request in group]
             batch = Batch(group[0].number, templates, ids, group[0].options)
             fills |= zip((places[id(request)] for request in group), self._filled([batch]), strict=True)
-        return [fills[place] for place in range(len(requests))]
+            while given in fills:
+                yield fills.pop(given)
+                given += 1
 
     def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]

@@ -103,14 +103,8 @@ def request_of(
         TextError: It has no blanks, bad ones, or too many tokens.
         OptionsError: The options ask for what cannot be.
     """
-    (template,) = templates_of([text], len(tokenizer.sentinel_ids))
-    ids = tokenizer.encode(text)
-    model.check_ids([ids], "input")
-    chosen = options_for(template, options, fields, model)
-    if chosen.constrain is not False:
-        check_room(len(template.sentinels), chosen.max_new_tokens, number)
-    model.check_options(chosen, 1)
-    return Request(number, template, ids, chosen)
+    (batch,) = batches_of(model, tokenizer, [text], 1, options, fields)
+    return Request(number, batch.templates[0], batch.ids[0], batch.options)
 
 
 def grouped(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:

@@ -111,8 +111,7 @@ def test_the_same_bundle_and_the_same_settings_after(exports, plain, tmp_path, s
     assert manifest.variants == exports("tied").manifest.variants
 
 
-def test_tracing_under_all_of_them(exports, plain, tmp_path):
-    """The others take the trace of the first test."""
+def test_an_export_under_all_of_them(exports, plain, tmp_path):
     with default_dtype(torch.bfloat16), default_device("meta"), torch.autocast("cpu"), product_precision("medium"):
         export_bundle(exports.checkpoint("tied"), tmp_path / "bundle", forms=["fused"])
     assert files(tmp_path / "bundle") == files(plain)

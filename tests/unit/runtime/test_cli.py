@@ -161,6 +161,15 @@ def test_a_dash_reads_lines(loaded, script, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    "line", [["--num-beams", "2", TEXT, TEXT], [TEXT, "--num-beams", "2", TEXT], [TEXT, TEXT, "--num-beams", "2"]]
+)
+def test_texts_may_stand_before_and_behind_options(loaded, script, capsys, line):
+    loaded(saying(VOCAB, script))
+    assert cli.main(["infill", "b", "--json", *line]) == 0
+    assert [result["text"] for result in json.loads(capsys.readouterr().out)["results"]] == [TEXT, TEXT]
+
+
 def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
     loaded(wandering(VOCAB))
     stdin(monkeypatch, b"")

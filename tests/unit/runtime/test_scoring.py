@@ -84,3 +84,11 @@ def test_every_target_is_shared_out_once_and_to_its_source(inputs, each, rows):
         assert len(of_targets) <= rows
         count = len(of_targets) // len(of_sources)
         assert [target[:2] for target in of_targets] == [source for source in of_sources for _ in range(count)]
+
+
+def test_padding_behind_targets_is_no_part_of_them(manifest):
+    model = model_of(manifest, MB_1)
+    given = targets(3, 9)
+    padded = [[*ids, *[model.special_tokens.pad_id] * number] for number, ids in enumerate(given)]
+    for one, other in zip(model.score(SOURCES, padded), model.score(SOURCES, given), strict=True):
+        np.testing.assert_array_equal(one, other)

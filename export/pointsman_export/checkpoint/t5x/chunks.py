@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman.bundle.names import LFS_POINTER
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint.stored import OpenFiles
 
@@ -97,7 +98,13 @@ class ChunkReader:
             del self._streams_of[file]
 
 
+def _check_fetched(chunk: Chunk, files: OpenFiles) -> None:
+    if files.read_up_to(chunk.file, 0, len(LFS_POINTER)).tobytes() == LFS_POINTER:
+        raise CheckpointError(f"{chunk.file} is a Git LFS pointer; run `git lfs pull`")
+
+
 def _read_plain(chunk: Chunk, start: int, target: memoryview, files: OpenFiles) -> None:
+    _check_fetched(chunk, files)
     if files.read_up_to(chunk.file, chunk.size, 1).size:
         raise CheckpointError(f"{chunk.file} holds more than the {chunk.size} bytes {_ASKED}")
     target[:] = files.read(chunk.file, start, len(target)).data
@@ -109,6 +116,7 @@ def _begun(chunk: Chunk, files: OpenFiles) -> "_Inflation":
     A gzip file ends in its length. Where that speaks against the chunk's, the file is decompressed to say what is wrong
     with it before any of its bytes are taken for numbers.
     """
+    _check_fetched(chunk, files)
     if files.read_up_to(chunk.file, 0, len(_GZIP_MAGIC)).tobytes() == _GZIP_MAGIC:
         place = max(0, chunk.file.stat().st_size - _GZIP_LENGTH_BYTES)
         said = int.from_bytes(files.read_up_to(chunk.file, place, _GZIP_LENGTH_BYTES).tobytes(), "little")

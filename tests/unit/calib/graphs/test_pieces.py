@@ -14,7 +14,7 @@ from pointsman.bundle import Activation, names
 from pointsman_calib.graphs.pieces import GraphPieces
 from pointsman_export.graphs.branches import dispatched
 from pointsman_export.graphs.experts import Routing
-from pointsman_export.network import input_names
+from pointsman_export.network.build import input_names
 from tolerances import ONE_EXPERT_LAYER
 
 TORCH: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {

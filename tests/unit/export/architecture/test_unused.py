@@ -81,3 +81,10 @@ def test_weights_that_were_never_gathered(whole):
         "checkpoint was saved under DeepSpeed's ZeRO stage 3 without gathering its weights; make whole ones with the "
         "zero_to_fp32.py beside its shards, and export those"
     )
+
+
+def test_an_empty_tensor_that_is_no_part_of_the_model_is_nothing_ungathered():
+    found = derived(
+        lambda tensors: tensors.update({"some._extra_state": TensorInfo("some._extra_state", (0,), "float32")})
+    )
+    assert found.unused == ("some._extra_state",)

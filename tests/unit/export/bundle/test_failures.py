@@ -58,7 +58,7 @@ def test_a_full_disk_at_any_stage_leaves_nothing(export, checkpoint, tmp_path, f
     full_disk(file)
     with pytest.raises(OutputError) as raised:
         export(checkpoint, tmp_path / "bundle")
-    place = file if file == names.MANIFEST else f"{tmp_path}/*bundle*"
+    place = names.MANIFEST if file == names.MANIFEST else f"{tmp_path}/*bundle*"
     assert fits(str(raised.value), f"cannot write {place} (No space left on device); free some space*")
     assert names_in(tmp_path) == set()
 
@@ -154,3 +154,11 @@ def halfway(checkpoint: Path, folder: Path) -> subprocess.Popen:
     process.send_signal(signal.SIGSTOP)
     assert any(folder.glob(".bundle.partial-*")), "it was faster"
     return process
+
+
+def test_folders_that_were_made_for_a_bundle_that_failed_are_removed(checkpoint, tmp_path):
+    (tmp_path / "there").mkdir()
+    with patch.dict(parity.TOLERANCES, float32=0.0):
+        assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "there/new/deep/bundle"), "--form", "fused"]) == 1
+    assert names_in(tmp_path) == {"there"}
+    assert names_in(tmp_path / "there") == set()

@@ -230,3 +230,16 @@ def test_a_folder_that_only_a_trainer_can_use(tmp_path, present, sentence):
         (tmp_path / name).mkdir()
     (tmp_path / "config.json").write_text("{}")
     assert refusal(tmp_path) == f"{tmp_path} has no weights; {sentence}"
+
+
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_is_none(base, tmp_path, pattern):
+    adapter = write(tmp_path / "adapter", **{pattern: {"(": 3}})
+    assert "has no usable rank and alpha" in refusal(adapter, base=base)
+
+
+def test_a_base_that_is_an_adapter(base, tmp_path):
+    adapter, other = write(tmp_path / "adapter"), write(tmp_path / "other")
+    assert refusal(adapter, base=other).endswith(
+        "is an adapter itself; give the model that it was trained on with --base"
+    )

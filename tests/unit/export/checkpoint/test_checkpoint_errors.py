@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import CHECKPOINTS, write_checkpoint
+from checkpoints import CHECKPOINTS, write_checkpoint, write_tensors
 from pointsman.errors import CheckpointError
 from pointsman_export.checkpoint import NUMPY_DTYPES, Checkpoint, check_finite
 
@@ -341,3 +341,45 @@ def test_weights_that_are_no_numbers(dtype, bad):
     array[1, 2] = array[0, 0] = bad
     with pytest.raises(CheckpointError, match=r"^a\.weight holds 2 values of 15 that are NaN or Inf; use"):
         check_finite(array, "a.weight")
+
+
+LEFT = {
+    "pytorch_model_fsdp_0": "FSDP's shards",
+    "__0_0.distcp": "FSDP's shards",
+    "global_step500": "DeepSpeed's shards; make weights of them with the zero_to_fp32.py",
+    "checkpoint-500": "a trainer's checkpoints; give the folder of one",
+    "adapter_model.safetensors": "an adapter without its adapter_config.json",
+}
+
+
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize(("file", "sentence"), LEFT.items())
+def test_what_trainers_leave_without_weights(tmp_path, file, sentence, config):
+    """With and without a config: trainers write one or not."""
+    (tmp_path / file).touch()
+    if config:
+        (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as raised:
+        Checkpoint.open(tmp_path)
+    assert f"{tmp_path} has no weights; {file} is of {sentence}" in str(raised.value)
+
+
+def test_a_count_of_bytes_that_the_tensors_do_not_reach(tmp_path):
+    folder = write_checkpoint(tmp_path, CHECKPOINTS["tied"], layout="safetensors-sharded")
+    index = json.loads((folder / SAFETENSORS_INDEX).read_text())
+    for more, opens in ((-4, True), (0, True), (4, False)):
+        metadata = {"total_size": index["metadata"]["total_size"] + more}
+        (folder / SAFETENSORS_INDEX).write_text(json.dumps(index | {"metadata": metadata}))
+        if opens:
+            Checkpoint.open(folder)
+        else:
+            with pytest.raises(CheckpointError, match=r"of tensors and names [\d,]+: some are missing"):
+                Checkpoint.open(folder)
+
+
+def test_a_copy_of_another_kind_of_number_is_no_copy(tmp_path):
+    tensors = {"one": torch.ones(3, 4), "other": torch.ones(3, 4, dtype=torch.int8)}
+    write_tensors(tmp_path, tensors, "safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert not checkpoint.same_values("one", "other")

@@ -125,6 +125,10 @@ FOLDERS: dict[str, tuple[Break, str]] = {
     "a chunk cut in its checksum": (cut(f"{WI}/0.0.0", 0.999), f"{CHUNK} is cut after * bytes; fetch it again"),
     "a chunk empty": (write(f"{WI}/0.0.0", b""), f"{CHUNK} is cut after 0 bytes; fetch it again"),
     "a chunk of garbage": (write(f"{WI}/0.0.0", b"x" * 99), f"{CHUNK} is damaged (*); fetch it again"),
+    "a chunk that Git LFS has not fetched": (
+        write(f"{WI}/0.0.0", b"version https://git-lfs.github.com/spec/v1\n"),
+        f"{CHUNK} is a Git LFS pointer; run `git lfs pull`",
+    ),
     "a chunk of another checksum": (flip_checksum, f"{CHUNK} is damaged (*incorrect data check); fetch it again"),
     "a chunk with bytes behind": (
         lambda folder: (folder / WI / "0.0.0").write_bytes((folder / WI / "0.0.0").read_bytes() + b"more"),

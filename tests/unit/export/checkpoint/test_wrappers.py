@@ -60,3 +60,10 @@ def test_a_wrapped_checkpoint_is_read_like_any_other(tmp_path, layout):
         assert {name: info.name for name, info in checkpoint.tensors.items()} == {name: name for name in expected}
         for name, tensor in expected.items():
             assert checkpoint.read(found.names[name]).tobytes() == tensor.numpy().tobytes()
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_prefix_of_a_part_of_a_model(part):
+    names = [f"module.{name}" if name.startswith(part) else name for name in NAMES]
+    with pytest.raises(CheckpointError, match=r"^parts of the model stand under .*, module\.; save the"):
+        plain_names(names)

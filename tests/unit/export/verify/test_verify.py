@@ -211,7 +211,7 @@ def test_every_expert_is_assigned_once_and_one_has_a_whole_row(exports, rows, to
 
 
 def test_another_choice_of_experts_is_noticed(exports, tmp_path):
-    """Of the router, agreement is all that counts: outputs are compared where both chose the same."""
+    """Of the router, agreement is all that counts: what experts do is compared apart from it."""
     export = exports("tied", "portable")
     damage = not_turned_around(f"{MLP}.router.classifier.weight")
     with pytest.raises(ParityError, match=r"experts agree on \d\d?\.\d% of tokens"):
