@@ -30,7 +30,6 @@ class Sample:
         input_ids: int64 [inputs, source]; those behind a shorter input are padding.
         attention_mask: int64 [inputs, source].
         decoder_ids: int64 [rows, positions].
-        beam_rows: int64 [rows].
         past: for each decoder layer float32 keys and values, [rows, heads, tokens, d_kv] each.
         num_experts: of a sparse layer.
         experts: which of them tokens are sent to.
