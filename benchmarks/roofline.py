@@ -116,7 +116,7 @@ def _weights_of(architecture: Architecture, stack: str, experts: float) -> float
         if name in (names.EMBEDDING, names.HEAD):
             is_head = name == names.HEAD or architecture.tied_head
             total += size * (stack == "decoder" and is_head)
-        elif ".EncDecAttention.k." in name or ".EncDecAttention.v." in name:
+        elif name.endswith(tuple(f"{names.CROSS_ATTENTION}.{projection}.weight" for projection in "kv")):
             total += size * (stack == "encoder")
         elif name.startswith(stack):
             total += size * (experts / architecture.num_experts if names.experts_layer(name) else 1.0)

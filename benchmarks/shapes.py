@@ -196,14 +196,14 @@ def _drawn(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     generator = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
     tensor = generator.standard_normal(shape, np.float32)
     tensor *= np.float32(_deviation(name, shape))
-    if name.endswith("layer_norm.weight"):
-        tensor += _SHARPNESS if name == "decoder.final_layer_norm.weight" else 1.0
+    if name.endswith(f"{names.LAYER_NORM}.weight"):
+        tensor += _SHARPNESS if name == f"{names.final_norm('decoder')}.weight" else 1.0
     return tensor
 
 
 def _deviation(name: str, shape: tuple[int, ...]) -> float:
     """Standard deviations found by trying; those of projections are relative to their input's width."""
-    if name.endswith("layer_norm.weight"):
+    if name.endswith(f"{names.LAYER_NORM}.weight"):
         return 0.1
     if name == names.EMBEDDING:
         return 1.0

@@ -36,10 +36,21 @@ PARTS = (
     r"\.block\.",
     "/ArgMax",
     "RMSNormalization:",
+    names.SELF_ATTENTION,
+    names.CROSS_ATTENTION,
+    f"{names.LAYER_NORM}.weight",
 )
 SUFFIXES = (".onnx", ".plan")
 # Spelled alone: as words they may stand in a sentence.
-WORDS = (names.INPUT_IDS, names.ATTENTION_MASK, names.LENGTHS, names.ATTENDING_ROWS, names.ROW_PLACES, names.LOGITS)
+WORDS = (
+    names.LAYER_NORM,
+    names.INPUT_IDS,
+    names.ATTENTION_MASK,
+    names.LENGTHS,
+    names.ATTENDING_ROWS,
+    names.ROW_PLACES,
+    names.LOGITS,
+)
 PROSE = {"help", "description"}  # arguments that a person reads
 
 

@@ -8,6 +8,7 @@ from statistics import mode
 from pointsman.bundle import ROLES, Architecture, Role, Stack
 from pointsman.bundle.names import (
     EMBEDDINGS,
+    SELF_ATTENTION,
     block_of,
     experts_layer,
     is_router,
@@ -105,7 +106,7 @@ def _architecture(tensors: Tensors, config: Config, found: Ends) -> Architecture
             "and 1; use an intact checkpoint"
         )
     inner, _ = _matrix(
-        tensors, (name for name in tensors if name.endswith("SelfAttention.q.weight")), "query projection"
+        tensors, (name for name in tensors if name.endswith(f"{SELF_ATTENTION}.q.weight")), "query projection"
     )
     if inner % num_heads:
         raise CheckpointError(

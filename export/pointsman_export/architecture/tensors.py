@@ -25,13 +25,13 @@ def expected_tensors(architecture: Architecture) -> dict[str, Shape]:
 def _stack_tensors(architecture: Architecture, role: Role) -> Iterator[tuple[str, Shape]]:
     stack = architecture.stack(role)
     yield f"{names.relative_bias(role)}.weight", (architecture.relative_buckets, architecture.num_heads)
-    attentions = ("SelfAttention",) if role == "encoder" else ("SelfAttention", "EncDecAttention")
+    attentions = [names.SELF_ATTENTION, *([names.CROSS_ATTENTION] if role == "decoder" else [])]
     for number in range(stack.layers):
         block = names.block_path(role, number)
         for layer, attention in enumerate(attentions):
             yield from _attention_tensors(architecture, f"{block}.layer.{layer}", attention)
         feed_forward = f"{block}.layer.{len(attentions)}"
-        yield f"{feed_forward}.layer_norm.weight", (architecture.d_model,)
+        yield f"{feed_forward}.{names.LAYER_NORM}.weight", (architecture.d_model,)
         tensors_of = _sparse_tensors if number in stack.sparse_layers else _dense_tensors
         yield from tensors_of(architecture, f"{feed_forward}.mlp")
     yield f"{names.final_norm(role)}.weight", (architecture.d_model,)
@@ -39,7 +39,7 @@ def _stack_tensors(architecture: Architecture, role: Role) -> Iterator[tuple[str
 
 def _attention_tensors(architecture: Architecture, layer: str, attention: str) -> Iterator[tuple[str, Shape]]:
     d_model, inner = architecture.d_model, architecture.num_heads * architecture.d_kv
-    yield f"{layer}.layer_norm.weight", (d_model,)
+    yield f"{layer}.{names.LAYER_NORM}.weight", (d_model,)
     for projection in ("q", "k", "v"):
         yield f"{layer}.{attention}.{projection}.weight", (inner, d_model)
     yield f"{layer}.{attention}.o.weight", (d_model, inner)

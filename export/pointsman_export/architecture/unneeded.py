@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from pointsman.bundle.names import block_of, block_path, relative_bias
+from pointsman.bundle.names import CROSS_ATTENTION, block_of, block_path, relative_bias
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint.merging import SameValues
 
 _REASONS: Mapping[str, str] = {
-    r".+\.EncDecAttention\.relative_attention_bias\.weight": (
+    rf".+\.{CROSS_ATTENTION}\.relative_attention_bias\.weight": (
         "cross-attention has no position bias; early T5 code made one"
     ),
     r".+\.expert_capacity": "a buffer; the capacity comes from config.json",

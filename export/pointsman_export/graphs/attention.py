@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from pointsman.bundle import names
 from pointsman_export.graphs.layers import linear, normed
 from pointsman_export.graphs.scope import Scope
 from pointsman_export.network import Build
@@ -71,7 +72,7 @@ def self_attention(
     Returns:
         hidden; and where there is a cache, its keys and values with those of the step.
     """
-    attention, states = layer.at("SelfAttention"), layer.cast(normed(layer, build, hidden), build.precision.name)
+    attention, states = layer.at(names.SELF_ATTENTION), layer.cast(normed(layer, build, hidden), build.precision.name)
     projected = [linear(attention.at(name), states) for name in "qkv"]
     if cache is None and in_one_node(build):
         heads = build.architecture.num_heads
@@ -127,7 +128,7 @@ def cross_attention(layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value
         pair: keys, [batch, heads, d_kv, source], and values, [batch, heads, source, d_kv].
         grid: which rows attend to which input.
     """
-    attention, architecture = layer.at("EncDecAttention"), build.architecture
+    attention, architecture = layer.at(names.CROSS_ATTENTION), build.architecture
     query = linear(attention.at("q"), layer.cast(normed(layer, build, hidden), build.precision.name))
     heads = layer.constant([0, -1, architecture.num_heads, architecture.d_kv])
     split = layer.op("Reshape", layer.op("Gather", query, grid.rows, axis=0), heads)  # [batch, width * positions, ...]

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from pointsman.bundle import names
 from pointsman_export.graphs.scope import Scope
 from pointsman_export.network import Build
 
@@ -18,7 +19,7 @@ def embedded(module: Scope, ids: ir.Value) -> ir.Value:
 
 def normed(layer: Scope, build: Build, hidden: ir.Value) -> ir.Value:
     """The root-mean-square norm at a layer's start (Zhang and Sennrich 2019), in float32: no mean, no bias."""
-    return norm(layer.at("layer_norm"), build, hidden)
+    return norm(layer.at(names.LAYER_NORM), build, hidden)
 
 
 def norm(module: Scope, build: Build, hidden: ir.Value) -> ir.Value:

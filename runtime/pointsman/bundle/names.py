@@ -51,6 +51,9 @@ STACK_EMBEDDINGS: Final["Mapping[Role, str]"] = {  # where stacks do not share o
 EMBEDDINGS: Final = (EMBEDDING, *STACK_EMBEDDINGS.values())
 HEAD: Final = "lm_head.weight"
 PUBLISHED_HEAD: Final = f"decoder.{HEAD}"  # of xxl-128 and c-2048
+SELF_ATTENTION: Final = "SelfAttention"  # modules of a block's layers
+CROSS_ATTENTION: Final = "EncDecAttention"
+LAYER_NORM: Final = "layer_norm"
 OUTPUT_PROJECTION: Final = "wo"  # of a feed-forward network; the others are its input projections
 _ROUTER: Final = ".router."
 _EXPERTS: Final = ".experts."
@@ -132,12 +135,12 @@ def final_norm(role: "Role") -> str:
 
 def cross_attention(number: int) -> str:
     """Module path of a decoder block's attention over the encoder."""
-    return f"{block_path('decoder', number)}.layer.1.EncDecAttention"
+    return f"{block_path('decoder', number)}.layer.1.{CROSS_ATTENTION}"
 
 
 def relative_bias(role: "Role") -> str:
     """Module path of the relative bias that all blocks of a stack share."""
-    return f"{block_path(role, 0)}.layer.0.SelfAttention.relative_attention_bias"
+    return f"{block_path(role, 0)}.layer.0.{SELF_ATTENTION}.relative_attention_bias"
 
 
 def expert_choice(layer: str) -> str:
@@ -155,7 +158,7 @@ def norm_output(layer: str) -> str:
     Args:
         layer: module path of the feed-forward network, such as `sparse_layer` gives.
     """
-    return f"{node_path(layer.rpartition('.')[0])}/layer_norm/RMSNormalization:0"
+    return f"{node_path(layer.rpartition('.')[0])}/{LAYER_NORM}/RMSNormalization:0"
 
 
 def node_path(module: str) -> str:

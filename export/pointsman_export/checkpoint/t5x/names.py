@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.bundle.names import EMBEDDING, HEAD, block_path, expert_weight, final_norm, relative_bias, router_weight
+from pointsman.bundle.names import (
+    CROSS_ATTENTION,
+    EMBEDDING,
+    HEAD,
+    LAYER_NORM,
+    OUTPUT_PROJECTION,
+    SELF_ATTENTION,
+    block_path,
+    expert_weight,
+    final_norm,
+    relative_bias,
+    router_weight,
+)
 
 Keys = tuple[str, ...]
 """From the root of T5X's tree of parameters to an array: ``("encoder", "encoder_norm", "scale")``."""
@@ -18,10 +30,13 @@ EXPERT: Final = "{expert}"
 _LAYER = re.compile(r"layers_(\d+)")
 _SCANNED = re.compile(r"layers|subblock_\d+")
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
+_FEED_FORWARD = ("wi", "wi_0", "wi_1", OUTPUT_PROJECTION)
 _ATTENTIONS: Mapping[str, Mapping[str, str]] = {
-    "encoder": {"attention": "layer.0.SelfAttention"},
-    "decoder": {"self_attention": "layer.0.SelfAttention", "encoder_decoder_attention": "layer.1.EncDecAttention"},
+    "encoder": {"attention": f"layer.0.{SELF_ATTENTION}"},
+    "decoder": {
+        "self_attention": f"layer.0.{SELF_ATTENTION}",
+        "encoder_decoder_attention": f"layer.1.{CROSS_ATTENTION}",
+    },
 }
 _NORMS: Mapping[str, Mapping[str, str]] = {
     "encoder": {"pre_attention_layer_norm": "layer.0", "pre_mlp_layer_norm": "layer.1"},
@@ -72,7 +87,7 @@ def place_of(path: Keys) -> Place | None:
 def _in_layer(side: str, block: str, path: Keys) -> Place | None:
     match path:
         case (norm, "scale") if norm in _NORMS[side]:
-            return Place(f"{block}.{_NORMS[side][norm]}.layer_norm.weight", 1, transposed=False)
+            return Place(f"{block}.{_NORMS[side][norm]}.{LAYER_NORM}.weight", 1, transposed=False)
         case ("mlp", *rest):
             return _in_feed_forward(f"{block}.{_NORMS[side]['pre_mlp_layer_norm']}.mlp", tuple(rest))
         case (attention, projection, "kernel") if attention in _ATTENTIONS[side] and projection in _PROJECTIONS:
