@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pointsman.bundle import read_manifest
-from pointsman.errors import OutputError
+from pointsman.bundle.writing import one_sentence
 from pointsman_calib.cli import corpus_arguments, outputs
 from pointsman_calib.comparison import Comparison, Limits, compare
 from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
@@ -124,10 +124,8 @@ def _print(comparison: Comparison, *, as_json: bool) -> None:
 
 
 def _write_report(path: Path, comparison: Comparison) -> None:
-    try:
+    with one_sentence(path):
         path.write_text(render(comparison), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror}); free some space or name another file") from error
     _say(f"wrote {path}")
 
 

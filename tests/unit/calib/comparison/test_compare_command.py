@@ -84,6 +84,7 @@ def test_a_loss_above_the_limit(compare, comparison):
         (["--seed", "-1"], "seed is -1: give 0 or more"),
         (["--window", "512"], "568 tokens need 29 sentinels and the vocabulary has 20: use a shorter window"),
         (["--report", "no/where/report.html"], "there is no folder no/where; name a file in a folder that is there"),
+        (["--report", "/proc/report.html"], "cannot write /proc/report.html ("),
     ],
 )
 def test_mistakes(compare, arguments, line):
