@@ -115,10 +115,7 @@ def export_bundle(
     """
     target = Path(output)
     _check_vacant(target, force=force)
-    if isinstance(capacity, int) and capacity < 1:
-        raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
-    if max_tokens < FEWEST_TOKENS:
-        raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
+    _check_numbers(capacity, max_tokens)
     check_writable(target)
     replaced = Replaced.at(target, discard=discard) if force else None
     if replaced is not None:
@@ -135,16 +132,14 @@ def export_bundle(
         )
         check_room(target, _bytes(derivation.architecture, dtype))
         limit = _limit(capacity, derivation.architecture)
-        capacity_notes = _capacity_notes(capacity, derivation.architecture)
-        for sentence in (*_notes(derivation), *_generation_notes(generation), *capacity_notes):
-            tqdm.write(f"note: {sentence}", file=sys.stderr)
+        _say([*_notes(derivation), *_generation_notes(generation), *_capacity_notes(capacity, derivation.architecture)])
         loaded = Tokenizer.load(vocabulary_place)
         loaded.check_model(derivation.architecture)
+        builds = [Build(derivation.architecture, form, Precision.of(dtype), limit) for form in forms]
         with replacing(target) as folder:
             records = _write_vocabulary(loaded, folder)
             reader = CanonicalReader(checkpoint, derivation.names)
             fingerprinted = Fingerprinted(reader)
-            builds = [Build(derivation.architecture, form, Precision.of(dtype), limit) for form in forms]
             weights = _write_weights(builds[0], fingerprinted, folder)
             variants = _write_variants(builds, reader, weights, folder, verify)
             manifest = Manifest(
@@ -162,6 +157,13 @@ def export_bundle(
                 manifest = replaced.kept(manifest, folder)
             write_manifest(manifest, folder)
     return manifest
+
+
+def _check_numbers(capacity: Capacity | None, max_tokens: int) -> None:
+    if isinstance(capacity, int) and capacity < 1:
+        raise OptionsError(f"capacity {capacity} would drop every token; use reference, none, or a number from 1")
+    if max_tokens < FEWEST_TOKENS:
+        raise OptionsError(f"max_tokens {max_tokens} has no room for a token and an end; use {FEWEST_TOKENS} or more")
 
 
 def _check_vacant(target: Path, *, force: bool) -> None:
@@ -183,6 +185,11 @@ def _check_apart(target: Path, checkpoint: Path) -> None:
     place, source = resolved(target), resolved(checkpoint)
     if place.is_relative_to(source) or source.is_relative_to(place):
         raise OptionsError(f"{target} is, holds or lies in the checkpoint's folder; choose another output folder")
+
+
+def _say(notes: Sequence[str]) -> None:
+    for sentence in notes:
+        tqdm.write(f"note: {sentence}", file=sys.stderr)
 
 
 def _notes(derivation: Derivation) -> Iterator[str]:
