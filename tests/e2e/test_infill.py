@@ -178,7 +178,7 @@ def test_a_stream_ends_as_infill_does(infiller, text):
 def test_an_infiller_says_what_it_runs(infiller):
     choice = infiller.model.choice
     assert (choice.variant, choice.device) == ("fused-float32", "cpu")
-    assert choice.reason == "device cpu was asked for; fused-float32 is the fastest variant here on cpu"
+    assert choice.reason == "device cpu was asked for; fused-float32 is the fastest here on cpu without quantization"
 
 
 def test_threads_are_the_engines(infiller):

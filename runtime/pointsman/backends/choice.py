@@ -97,7 +97,7 @@ def _with_plans(manifest: Manifest, flavour: Flavour, variant: str) -> Choice:
         _check_variant(manifest, variant)
     candidates = _in_floats(manifest, flavour) if variant == "auto" else [variant]
     name = opening.runnable(manifest, flavour, candidates)
-    why = f"{name} is the fastest variant with {flavour} engines for this GPU"
+    why = f"{name} is the fastest with {flavour} engines for this GPU and without quantization"
     if variant != "auto":
         why = f"variant {name} was asked for, and has {flavour} engines for this GPU"
     return Choice(name, "cuda", why, flavour)
@@ -129,7 +129,7 @@ def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[s
         return Choice(variant, where, f"{why}; variant {variant} was asked for")
     for name in _PREFERRED[where]:
         if name in manifest.variants:
-            return Choice(name, where, f"{why}; {name} is the fastest variant here on {where}")
+            return Choice(name, where, f"{why}; {name} is the fastest here on {where} without quantization")
     raise BundleError(
         f"no variant of this bundle runs on {where} (it has {', '.join(manifest.variants)}); "
         "export again with --dtype float32"

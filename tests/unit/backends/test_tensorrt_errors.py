@@ -134,7 +134,7 @@ def test_a_variant_without_plans(hosted, gpu):
 def test_auto_takes_plans_that_run_here(hosted, gpu):
     choice = choose(hosted.manifest, device="auto", variant="auto")
     assert (choice.engine, choice.device, choice.variant) == ("tensorrt", "cuda", VARIANT)
-    assert choice.reason == f"{VARIANT} is the fastest variant with tensorrt engines for this GPU"
+    assert choice.reason == f"{VARIANT} is the fastest with tensorrt engines for this GPU and without quantization"
     assert choose(hosted.manifest, device="cpu", variant="auto").engine == "onnxruntime"
     assert choose(hosted.manifest, device="auto", variant="auto", engine="onnxruntime").engine == "onnxruntime"
 

@@ -249,7 +249,10 @@ FLOATS = [f"{form}-{precision}" for precision in ("float32", "bfloat16", "float1
 def test_what_auto_prefers_on_the_cpu(manifest, names, chosen):
     choice = choose(having(manifest, *names), device="auto", variant="auto")
     assert (choice.variant, choice.device) == (chosen, "cpu")
-    assert choice.reason == f"the installed ONNX Runtime has no CUDA; {chosen} is the fastest variant here on cpu"
+    assert (
+        choice.reason
+        == f"the installed ONNX Runtime has no CUDA; {chosen} is the fastest here on cpu without quantization"
+    )
 
 
 @pytest.mark.usefixtures("cuda")
@@ -259,7 +262,7 @@ def test_what_auto_prefers_on_cuda(manifest):
     for chosen in [f"{form}-{kind}" for kind in ("bfloat16", "float16", "float32") for form in ("portable", "fused")]:
         choice = choose(having(manifest, *left), device="auto", variant="auto")
         assert (choice.variant, choice.device) == (chosen, "cuda")
-        assert choice.reason == f"ONNX Runtime has CUDA; {chosen} is the fastest variant here on cuda"
+        assert choice.reason == f"ONNX Runtime has CUDA; {chosen} is the fastest here on cuda without quantization"
         left.remove(chosen)
 
 
