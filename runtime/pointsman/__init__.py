@@ -5,6 +5,8 @@
 'The man walks in the park.'
 """
 
+import importlib.metadata
+
 from pointsman.decoding import DecodingOptions, Generation, TokenEvent
 from pointsman.errors import (
     BundleError,
@@ -25,6 +27,8 @@ from pointsman.errors import (
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
 from pointsman.text.tokenizer import Tokenizer
+
+__version__ = importlib.metadata.version("pointsman")
 
 __all__ = [
     "BundleError",

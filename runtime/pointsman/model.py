@@ -41,6 +41,7 @@ class SwitchModel:
     `generate`, `stream` and `score` check what they are given; the methods they call do not check it again.
 
     Attributes:
+        bundle: the folder that it was loaded from; None of one that was put together otherwise.
         manifest: the bundle's.
         choice: which variant and device run, and why.
         backend: the engine that runs them.
@@ -48,6 +49,7 @@ class SwitchModel:
     """
 
     def __init__(self, manifest: Manifest, choice: Choice, backend: Backend) -> None:
+        self.bundle: Path | None = None
         self.manifest, self.choice, self.backend = manifest, choice, backend
         self.special_tokens = _special_tokens(manifest)
         self._load_again: Callable[[], SwitchModel] | None = None
@@ -83,9 +85,16 @@ class SwitchModel:
         manifest = read_manifest(folder)
         choice = choose(manifest, device=device, variant=variant, engine=engine)
         model = cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        model.bundle = folder
         place, where = folder.absolute(), (choice.device, choice.variant)
         model._load_again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
         return model
+
+    def __repr__(self) -> str:
+        """The call that gives such a model."""
+        where = self.choice
+        bundle = None if self.bundle is None else str(self.bundle)
+        return f"{type(self).__name__}(bundle={bundle!r}, variant={where.variant!r}, device={where.device!r})"
 
     def __reduce__(self) -> tuple[Callable[[], "SwitchModel"], tuple[()]]:
         """Pickle where the model was loaded from, and how: whoever unpickles it loads it anew.

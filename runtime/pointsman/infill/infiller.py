@@ -38,6 +38,10 @@ class Infiller:
         tokenizer.check_model(model.manifest.architecture)
         self.model, self.tokenizer = model, tokenizer
 
+    def __repr__(self) -> str:
+        """That of its model, under its own name."""
+        return f"{type(self).__name__}{repr(self.model).removeprefix(type(self.model).__name__)}"
+
     @classmethod
     def load(
         cls,

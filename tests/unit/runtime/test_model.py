@@ -1,5 +1,6 @@
 """SwitchModel over an engine that computes nothing: batching, scoring, streams, limits, and loading."""
 
+import importlib.metadata
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from fake_backend import wandering
 from small_bundles import fake_model, write_small_bundle
 
+import pointsman
 from pointsman.backends.choice import choose
 from pointsman.bundle import Limits
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
+from pointsman.infill import Infiller
 from pointsman.model import SwitchModel, padded
 
 NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
@@ -274,3 +277,15 @@ def test_bfloat16_does_not_run_on_the_cpu(manifest):
         choose(only, device="auto", variant="fused-bfloat16")
     with pytest.raises(BundleError, match="no variant of this bundle runs on cpu"):
         choose(only, device="auto", variant="auto")
+
+
+def test_what_a_model_is(small_bundle, manifest, tokenizer, monkeypatch):
+    monkeypatch.setattr("pointsman.model.open_backend", lambda *arguments, **keywords: None)
+    model = SwitchModel.load(small_bundle, device="cpu")
+    assert repr(model) == f"SwitchModel(bundle='{small_bundle}', variant='fused-float32', device='cpu')"
+    assert repr(Infiller(model, tokenizer)) == repr(model).replace("SwitchModel", "Infiller")
+    assert repr(fake_model(manifest, None)).startswith("SwitchModel(bundle=None, variant=")
+
+
+def test_the_version_is_that_of_the_package():
+    assert pointsman.__version__ == importlib.metadata.version("pointsman")
