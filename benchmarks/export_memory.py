@@ -7,6 +7,7 @@ itself can give back. Exit code 1 says that a promise about a peak is not kept.
 """
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -67,8 +68,11 @@ def export_watched(shape: str, folder: Path) -> Exported:
 
 def newest_file(bundle: Path) -> str:
     """The last file that the exporter has begun, which tells what it is doing."""
-    files = [path for path in bundle.parent.glob(f".{bundle.name}.partial-*/**/*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_mtime_ns).name if files else "start and end"
+    begun = {}
+    for path in bundle.parent.glob(f".{bundle.name}.partial-*/**/*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed just now
+            begun[path.name] = path.stat().st_mtime_ns if path.is_file() else 0
+    return max(begun, key=lambda name: begun[name]) if any(begun.values()) else "start and end"
 
 
 def bars(exported: dict[str, Exported], small: str, large: str) -> list[Bar]:

@@ -96,8 +96,8 @@ class Measured:
         }
 
 
-def measure(shape: str, folder: Path) -> Measured:
-    """Write a slice, take it through all steps, and remove it."""
+def measure(shape: str, folder: Path, *, export_only: bool) -> Measured:
+    """Write a slice, take it through all steps, or through the first alone, and remove it."""
     checkpoint, bundle = folder / shape, folder / f"{shape}-bundle"
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -108,13 +108,14 @@ def measure(shape: str, folder: Path) -> Measured:
         forget(checkpoint)
         export = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle)]
         steps["export, bfloat16"] = watched([*export, "--dtype", "bfloat16"], lambda: newest_file(bundle))
-        shutil.rmtree(bundle)
-        # The calibrator reads float32.
-        steps["export, float32"] = watched([*export, "--form", "fused"], lambda: newest_file(bundle))
-        shutil.rmtree(checkpoint)
-        steps["int4"] = watched([CALIBRATOR, "quantize", str(bundle), "--scheme", "int4"])
-        decode = [RUNTIME, "infill", str(bundle), TEXT, "--variant", "fused-int4", "--max-new-tokens", "8"]
-        steps["decode, int4"] = watched(decode)
+        if not export_only:
+            shutil.rmtree(bundle)
+            # The calibrator reads float32.
+            steps["export, float32"] = watched([*export, "--form", "fused"], lambda: newest_file(bundle))
+            shutil.rmtree(checkpoint)
+            steps["int4"] = watched([CALIBRATOR, "quantize", str(bundle), "--scheme", "int4"])
+            decode = [RUNTIME, "infill", str(bundle), TEXT, "--variant", "fused-int4", "--max-new-tokens", "8"]
+            steps["decode, int4"] = watched(decode)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Measured(total_bytes(SHAPES[shape], "bfloat16"), copying, graphs_built(SHAPES[shape], folder), steps)
@@ -228,7 +229,7 @@ def main() -> int:
     parsed = _parser().parse_args()
     started = measurements.begin()
     shapes = QUICK_SLICES if parsed.quick else parsed.slices or SLICES
-    measured = {shape: measure(shape, parsed.folder) for shape in shapes}
+    measured = {shape: measure(shape, parsed.folder, export_only=parsed.export_only) for shape in shapes}
     promised = [] if parsed.quick else bars(measured)
     print_report(measured)
     body = {
@@ -244,6 +245,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = measurements.parser("Export slices of the giants. Needs 30 GB of disk.", folder="full_width")
     parser.add_argument("slices", nargs="*", metavar="SLICE", help=f"of {', '.join(SLICES)} (default: all)")
+    parser.add_argument("--export-only", action="store_true", help="leave out float32, INT4 and decoding")
     return parser
 
 
