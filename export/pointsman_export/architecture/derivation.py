@@ -25,7 +25,7 @@ from pointsman_export.architecture.hints import Config, disagreements, read_acti
 from pointsman_export.architecture.tensors import expected_tensors
 from pointsman_export.architecture.unneeded import unneeded
 from pointsman_export.checkpoint import Checkpoint, TensorInfo
-from pointsman_export.checkpoint.merging import SameValues
+from pointsman_export.checkpoint.adapter import SameValues
 
 _FEWEST_BUCKETS = 4  # the encoder has half of them for each direction, and half of those for near distances
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD, PUBLISHED_HEAD, STACK_EMBEDDINGS
 from pointsman.errors import CheckpointError
 from pointsman_export.architecture.hints import Config, says_tied, says_untied
-from pointsman_export.checkpoint.merging import SameValues
+from pointsman_export.checkpoint.adapter import SameValues
 
 HEAD_NAMES = (HEAD, PUBLISHED_HEAD)
 

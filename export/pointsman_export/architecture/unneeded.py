@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pointsman.bundle.names import CROSS_ATTENTION, block_of, block_path, relative_bias
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
-from pointsman_export.checkpoint.merging import SameValues
+from pointsman_export.checkpoint.adapter import SameValues
 
 _REASONS: Mapping[str, str] = {
     rf".+\.{CROSS_ATTENTION}\.relative_attention_bias\.weight": (

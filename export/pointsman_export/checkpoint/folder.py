@@ -11,9 +11,7 @@ import numpy as np
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import hub, layout, safetensors_format, t5x, torch_format
-from pointsman_export.checkpoint.adapter_config import AdapterConfig
-from pointsman_export.checkpoint.adapters import Adapter, adapter_of, separated
-from pointsman_export.checkpoint.merging import merged
+from pointsman_export.checkpoint.adapter import Adapter, AdapterConfig, adapter_of, merged, separated
 from pointsman_export.checkpoint.stored import NUMPY_DTYPES, FloatArray, OpenFiles, Stored, StoredTensor, TensorInfo
 from pointsman_export.checkpoint.wrappers import plain_names
 

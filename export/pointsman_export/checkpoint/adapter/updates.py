@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
-from pointsman_export.checkpoint.adapter_config import AdapterConfig
+from pointsman_export.checkpoint.adapter.config import AdapterConfig
 from pointsman_export.checkpoint.layout import ADAPTER_CONFIG
 from pointsman_export.checkpoint.stored import NUMPY_DTYPES, OpenFiles, Stored, TensorInfo
 

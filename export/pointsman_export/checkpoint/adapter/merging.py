@@ -6,7 +6,7 @@ from typing import Any
 from pointsman.bundle.names import EMBEDDING, EMBEDDINGS, HEAD, PUBLISHED_HEAD
 from pointsman.errors import CheckpointError
 from pointsman.wording import first_few
-from pointsman_export.checkpoint.adapters import Adapter, Merged, Update
+from pointsman_export.checkpoint.adapter.updates import Adapter, Merged, Update
 from pointsman_export.checkpoint.stored import Stored
 
 _ENDS = (*EMBEDDINGS, HEAD)
