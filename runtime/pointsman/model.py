@@ -177,17 +177,18 @@ class SwitchModel:
 
         Targets are fed some at a time, and each some tokens at a time, as memory allows; that changes no result. Only
         targets longer than the variant's capacity are fed whole, since an expert then may drop tokens, which it counts
-        over all that it is given at once.
+        over all that it is given at once. They begin as in training: with config.json's start token.
 
         Args:
             input_ids: the sources.
             target_ids: what the decoder is asked to say, eos included where it is meant: as many for every source,
-                those of one source side by side.
+                those of one source side by side. Padding behind one is no part of it.
 
         Returns:
             for every target the natural log-probability of each of its tokens, [tokens].
 
         Raises:
+            OptionsError: a target is too long to be fed whole by a portable variant.
             TextError: as for `generate`, of sources and of targets, or the targets do not divide among the sources.
             ParityError: the logits are not finite.
             DeviceError: memory does not suffice.

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 from pointsman.bundle import Architecture, Variant
+from pointsman.errors import OptionsError
 
 _BYTES: Final = 1 << 27  # for what grows with the tokens of a step
+_MOST_BYTES: Final = 1 << 32  # where a target can be fed in no other way than whole
 _LOGIT_BYTES: Final = 4
 _WEIGHT_BYTES: Final = {"bfloat16": 2, "float16": 2}  # as products take them; 4 in all other precisions
 
@@ -37,9 +39,19 @@ class Portion:
             architecture: its sizes.
             targets: how many there are.
             longest: tokens of the longest.
+
+        Raises:
+            OptionsError: a target that must be fed whole would take gigabytes of experts' weights.
         """
-        tokens = max(1, _BYTES // _bytes_of_token(variant, architecture))
+        each = _bytes_of_token(variant, architecture)
+        tokens = max(1, _BYTES // each)
         if architecture.decoder.sparse_layers and variant.capacity is not None and longest > variant.capacity:
+            if longest * each > _MOST_BYTES:
+                raise OptionsError(
+                    f"a target of {longest} tokens would fetch {longest * each / 1e9:.1f} GB of experts at once, since "
+                    f"the capacity of {variant.capacity} is counted over all of it; score with a fused variant, or "
+                    "export with --capacity none"
+                )
             return cls(rows=max(1, tokens // longest), positions=longest)
         rows = min(targets, tokens)
         return cls(rows=rows, positions=tokens // rows)

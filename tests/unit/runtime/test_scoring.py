@@ -7,6 +7,7 @@ import pytest
 from fake_backend import wandering
 from small_bundles import fake_model
 
+from pointsman.errors import OptionsError
 from pointsman.scoring import Portion, shared_out
 
 VOCAB = 128
@@ -92,3 +93,13 @@ def test_padding_behind_targets_is_no_part_of_them(manifest):
     padded = [[*ids, *[model.special_tokens.pad_id] * number] for number, ids in enumerate(given)]
     for one, other in zip(model.score(SOURCES, padded), model.score(SOURCES, given), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_target_that_would_take_gigabytes_is_refused(manifest):
+    sentence = (
+        r"^a target of 70 tokens would fetch 4\.7 GB of experts at once, .* of 16 .*; score with a fused variant, or"
+    )
+    with pytest.raises(OptionsError, match=sentence):
+        model_of(manifest, MB_64, capacity=16).score(SOURCES[:1], targets(1, 70))
+    for other in (model_of(manifest, MB_64, form="fused", capacity=16), model_of(manifest, MB_64, capacity=None)):
+        assert len(other.score(SOURCES[:1], targets(1, 70))[0]) == 70
