@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -41,7 +41,6 @@ class Sample:
     past: list[tuple[Tensor, Tensor]]
     num_experts: int
     experts: Experts
-    cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def draw(cls, build: Build, experts: Experts = "sample") -> "Sample":

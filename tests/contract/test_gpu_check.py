@@ -1,0 +1,205 @@
+"""The check that runs on a GPU: what it says without one, its report, and its contestants on the CPU."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from benchmark_scripts import script
+from pointsman import DecodingOptions
+from tolerances import SCORE
+
+
+def test_the_gpu_check_says_in_one_line_that_there_is_no_gpu():
+    ran = script("gpu", "--quick")
+    if ran.returncode != 2:
+        pytest.skip("this machine has a GPU")
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("gpu-check: there is no NVIDIA ")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def gpu_check(load, tmp_path):
+    """A check of tiny models that has no time left."""
+    gpu = load("gpu")
+    return gpu.Check(gpu.Clock(0.0), tmp_path, "tiny", load("cases").QUICK_CASES, 1)
+
+
+def test_who_does_not_run_is_named(gpu_check):
+    kept = dict(gpu_check.refusals)
+    for name, command in (
+        ("fails", [sys.executable, "-c", "raise SystemExit('first\\npointsman-export: the last line')"]),
+        ("refuses", [sys.executable, "-c", 'print(\'{"refusal": "no CUDA"}\'); raise SystemExit(3)']),
+        ("hangs", [sys.executable, "-c", "import time; time.sleep(60)"]),
+    ):
+        gpu_check.clock.ends = time.monotonic() + (16 if name == "hangs" else 60)
+        assert gpu_check._process(name, name, command) is None
+    gpu_check.clock.ends = 0.0
+    assert gpu_check._process("late", "late", []) is None
+    assert gpu_check.refusals == kept | {
+        "fails": "the last line",
+        "refuses": "no CUDA",
+        "hangs": "not done after 1 s, when the time was up",
+        "late": "no time was left",
+    }
+
+
+def gpu_measured(tokens, milliseconds, **more):
+    return {"load_seconds": 1.0, "cases": {"greedy": {"tokens": tokens, "seconds": [milliseconds / 1e3], **more}}}
+
+
+def forced(losses, likeliest):
+    return [{"losses": losses[:2], "likeliest": likeliest[:2]}, {"losses": losses[2:], "likeliest": likeliest[2:]}]
+
+
+@pytest.fixture
+def gpu_report(load):
+    """Of made-up figures: transformers takes 400 ms, TensorRT 30 ms with a loss 0.05 % higher."""
+    routing = {"encoder_experts_hit": 8.0, "decoder_experts_hit": 1.0}
+    reference = gpu_measured([[5, 6, 7, 8]], 400.0, routing=routing) | {"bytes_a_second": 1e12}
+    measured = {
+        "transformers bfloat16": reference,
+        "tensorrt portable-bfloat16": gpu_measured([[5, 6, 9, 8]], 30.0),
+        "transformers float32": reference | {"searched": [[[3, 1]], [[4, 4]]]},
+        "onnxruntime fused-float32": gpu_measured([[5, 6, 7, 8]], 100.0) | {"searched": [[[3, 1]], [[4]]]},
+    }
+    documents = {
+        "transformers float32": forced([2.0, 4.0, 6.0], [7, 7, 9]),
+        "transformers bfloat16": forced([3.0, 4.0, 6.0], [7, 7, 9]),
+        "tensorrt portable-bfloat16": forced([2.006, 4.0, 6.0], [7, 8, 9]),
+    }
+    refusals = {"tensorrt-rtx portable-bfloat16": "it is not installed"}
+    cases, gpu = [load("cases").Case("greedy")], {"name": "GPU", "driver": "600"}
+    return load("gpu_report").Report(gpu, cases, measured, documents, refusals, "switch-base-8")
+
+
+def test_the_gpu_report_compares_tokens_in_float32(gpu_report):
+    assert gpu_report.equal_tokens() == {
+        "onnxruntime fused-float32": {
+            "greedy": [4, 4],
+            "greedy search": [2, 2],
+            "min_new_tokens 10, repetition_penalty 1.3": [1, 2],
+        },
+    }
+    assert not gpu_report.tokens_agree()  # one is missing
+    del gpu_report.measured["onnxruntime fused-float32"]["searched"]
+    assert gpu_report.tokens_agree()
+    del gpu_report.measured["onnxruntime fused-float32"]
+    assert not gpu_report.tokens_agree()  # nothing was compared
+
+
+def test_the_gpu_report_compares_losses_in_low_precision(gpu_report):
+    ours = gpu_report.fidelities()["tensorrt portable-bfloat16"]
+    assert (ours.loss, ours.change, ours.agreement) == pytest.approx((4.002, 0.0005, 2 / 3))
+    assert gpu_report.losses_agree()  # transformers' own loss in bfloat16, a twelfth higher, is not held to anything
+    gpu_report.forced["tensorrt portable-bfloat16"] = forced([1.98, 4.0, 6.0], [7, 7, 9])
+    assert not gpu_report.losses_agree()  # lower is as wrong as higher
+    del gpu_report.forced["tensorrt portable-bfloat16"]
+    assert not gpu_report.losses_agree()  # nothing was compared
+
+
+def test_the_gpu_report_without_an_exact_loss(gpu_report):
+    del gpu_report.forced["transformers float32"]
+    assert gpu_report.fidelities() == {}
+    assert not gpu_report.losses_agree()
+
+
+def test_the_gpu_report_compares_speed(gpu_report):
+    (bar,) = gpu_report.bars()
+    assert (round(bar.value, 2), bar.held) == (13.33, True)
+
+
+def test_the_gpu_report_has_the_share_of_the_roofline(gpu_report, load):
+    greedy = gpu_report.cases[0]
+    halves = [gpu_report.roofline_seconds(name, greedy) for name in gpu_report.measured]
+    assert halves[0] == halves[1] == halves[2] / 2
+    # One decoder step of base-8 reads some 120 million weights with one expert a layer.
+    assert halves[2] * 1e12 / 4 == pytest.approx(32 * 124e6, rel=0.1)
+
+
+def test_the_gpu_report_as_a_page(gpu_report):
+    page = gpu_report.to_markdown({"date": "2026-01-01", "versions": {"torch": "2.13.0"}})
+    assert page.startswith("# GPU\n\n2026-01-01; driver 600; torch 2.13.0. Shape: switch-base-8.\n")
+    assert "| greedy | tensorrt portable-bfloat16 | 30.00 | 0.94 | 13.3× | 28% |" in page
+    assert "- onnxruntime fused-float32: 7 of 8 tokens are those of transformers; not in min_new_tokens 10, " in page
+    assert (
+        "- tensorrt portable-bfloat16: the demo model's loss on C4 is 4.0020, +0.050% beside float32; "
+        "66.7% of the likeliest tokens agree\n"
+    ) in page
+    assert "- tensorrt-rtx portable-bfloat16 did not run: it is not installed\n" in page
+
+
+def test_the_gpus_name_as_a_file(load):
+    assert load("gpu").file_name("NVIDIA GeForce RTX 4090") == "nvidia-geforce-rtx-4090"
+
+
+def test_forcing_notes_what_a_model_would_have_said(load, exports):
+    """The loss of a target is its score, and what is likeliest at first is what greedy search says first."""
+    model, target = exports.model("tied", "fused"), load("contestants.forcing").ForcedTarget((9, 8, 7, 1), 128)
+    model.generate([[5, 6, 1]], DecodingOptions(max_new_tokens=4), constraint=target)
+    (scores,) = model.score([[5, 6, 1]], [[9, 8, 7, 1]])
+    SCORE.check(target.losses, -scores)
+    ((greedy,),) = model.generate([[5, 6, 1]], DecodingOptions(max_new_tokens=1))
+    assert target.likeliest[0] == greedy.token_ids[0]
+
+
+def test_contestants_note_the_same_of_forced_documents(load, exports):
+    job, document = load("contestants.job").Job, load("contestants.forcing").Document
+    texts = (document((5, 6, 7, 1), (9, 8, 7, 1)), document((11, 12, 1), (13, 14)))
+    export = exports("tied", "fused")
+    ours, theirs = (
+        load("contestants.measuring").measure(job.from_json(each.to_json()))["forced"]
+        for each in (
+            job(engine="onnxruntime", path=str(export.folder), variant="fused-float32", threads=1, documents=texts),
+            job(engine="transformers", path=str(export.checkpoint), threads=1, documents=texts),
+        )
+    )
+    assert [len(each["losses"]) for each in ours] == [4, 2]
+    for one, other in zip(ours, theirs, strict=True):
+        SCORE.check(one["losses"], other["losses"])
+        assert one["likeliest"] == other["likeliest"]
+
+
+def test_a_contestant_that_cannot_run_says_why(load, exports):
+    bundle = exports("tied", "fused").folder
+    job = load("contestants.job").Job(engine="tensorrt", path=str(bundle), device="cuda")
+    refused = script("contestant", given=job.to_json())
+    assert refused.returncode == 3
+    assert json.loads(refused.stdout)["refusal"].startswith("the bundle has no ")
+
+
+@pytest.mark.slow
+def test_compiled_steps_say_what_eager_ones_say(load, tmp_path):
+    """Also when a second request meets the caches of the first."""
+    checkpoint = load("prepared").prepared_checkpoint(tmp_path, "tiny")
+    case = load("cases").QUICK_CASES[0]
+    job = load("contestants.job").Job(
+        engine="transformers", path=str(checkpoint), cases=(case, replace(case, name="2"))
+    )
+    eager, compiled = (script("contestant", given=each.to_json()) for each in (job, replace(job, engine="compiled")))
+    assert compiled.returncode == 0, compiled.stderr
+    first, second = (each["tokens"] for each in json.loads(compiled.stdout)["cases"].values())
+    assert first == second == json.loads(eager.stdout)["cases"][case.name]["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_gpu_check_runs_on_a_cpu(load, tmp_path):
+    """That shows that the scripts work and agree; the figures are a CPU's, and are thrown away."""
+    gpu = load("gpu")
+    cases = tuple(case for case in load("cases").QUICK_CASES if case.name in {"greedy", "4 beams", "encoder 64"})
+    check = gpu.Check(gpu.Clock(time.monotonic() + 1700), tmp_path, "tiny", cases, 1, "cpu")
+    check.run()
+    report = load("gpu_report").Report({"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny")
+    assert set(check.measured["transformers compiled bfloat16"]["cases"]) == {"greedy", "encoder 64"}
+    assert report.tokens_agree()
+    assert set(report.equal_tokens()) == {"onnxruntime fused-float32", "onnxruntime portable-float32"}
+    assert len(report.equal_tokens()["onnxruntime fused-float32"]) == 2 + 8  # cases that generate, and searches
+    assert abs(report.fidelities()["transformers bfloat16"].change) < 0.001
+    assert check.measured["transformers float32"]["bytes_a_second"] > 1e8
+    no_bfloat16 = "ONNX Runtime does not run bfloat16 on the CPU"
+    assert check.refusals["onnxruntime fused-bfloat16"].startswith(no_bfloat16)
+    assert check.refusals["onnxruntime fused-bfloat16, demo model"].startswith(no_bfloat16)
