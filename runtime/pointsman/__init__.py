@@ -11,8 +11,10 @@ from pointsman.decoding import DecodingOptions, Generation, TokenEvent
 from pointsman.errors import (
     BundleError,
     BundleNotFoundError,
+    BusyError,
     CheckpointError,
     CorpusError,
+    DeadlineError,
     DependencyError,
     DeviceError,
     EngineError,
@@ -21,8 +23,10 @@ from pointsman.errors import (
     OutputExistsError,
     ParityError,
     PointsmanError,
+    ServiceError,
     TextError,
     TokenizerError,
+    UnavailableError,
 )
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
@@ -33,8 +37,10 @@ __version__ = importlib.metadata.version("pointsman")
 __all__ = [
     "BundleError",
     "BundleNotFoundError",
+    "BusyError",
     "CheckpointError",
     "CorpusError",
+    "DeadlineError",
     "DecodingOptions",
     "DependencyError",
     "DeviceError",
@@ -47,10 +53,12 @@ __all__ = [
     "OutputExistsError",
     "ParityError",
     "PointsmanError",
+    "ServiceError",
     "Span",
     "SwitchModel",
     "TextError",
     "TokenEvent",
     "Tokenizer",
     "TokenizerError",
+    "UnavailableError",
 ]

@@ -17,8 +17,10 @@ from pointsman.infill import DecodingFields
 PUBLIC = {
     "BundleError",
     "BundleNotFoundError",
+    "BusyError",
     "CheckpointError",
     "CorpusError",
+    "DeadlineError",
     "DecodingOptions",
     "DependencyError",
     "DeviceError",
@@ -31,12 +33,14 @@ PUBLIC = {
     "OutputExistsError",
     "ParityError",
     "PointsmanError",
+    "ServiceError",
     "Span",
     "SwitchModel",
     "TextError",
     "TokenEvent",
     "Tokenizer",
     "TokenizerError",
+    "UnavailableError",
 }
 FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "pointsman_export", "pointsman_calib")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
