@@ -77,6 +77,19 @@ def test_importing_brings_no_training_framework_and_no_engine(module):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("module", ["pointsman", "pointsman.cli.main", "pointsman.serving.scheduler"])
+def test_importing_brings_numpy_and_sentencepiece_alone(module):
+    code = f"""if True:
+        import sys
+        before = set(sys.modules)
+        import {module}
+        paths = {{str(getattr(sys.modules[name], "__file__", None)) for name in set(sys.modules) - before}}
+        print(*{{path.split("site-packages/")[1].split("/")[0] for path in paths if "site-packages/" in path}})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"numpy", "sentencepiece"}
+
+
 def test_decoding_keywords_are_the_fields_of_decoding_options():
     assert typing.get_type_hints(DecodingFields) == typing.get_type_hints(DecodingOptions)
 
