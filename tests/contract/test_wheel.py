@@ -109,7 +109,7 @@ def test_serving_says_what_it_lacks(clean_python):
     command = clean_python.with_name("pointsman")
     done = subprocess.run([command, "serve", "bundle"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pointsman: fastapi is not installed; install pointsman[serve]\n"
+    assert done.stderr == "pointsman: uvicorn is not installed; install pointsman[serve]\n"
 
 
 @pytest.mark.parametrize("arguments", [("engines", "bundle"), ("refit", "bundle", "--from", "other")])

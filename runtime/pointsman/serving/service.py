@@ -176,12 +176,23 @@ class Service:
             BusyError: As many requests wait as may.
             UnavailableError: The service is starting or stopping.
         """
+        return await self.fill_each([(text, fields) for text in texts], is_streamed=is_streamed, seconds=seconds)
+
+    async def fill_each(
+        self,
+        asked: Sequence[tuple[str, DecodingFields]],
+        *,
+        is_streamed: bool = False,
+        seconds: float | None = None,
+    ) -> Filling:
+        """As `fill`, of texts with decoding options of their own."""
+        texts = [text for text, _ in asked]
         self._check_texts(texts)
         deadline = self.deadline(seconds)
         if sum(map(len, texts)) <= _AT_ONCE:
-            requests = self._requests(texts, fields)
+            requests = self._requests(asked)
         else:
-            requests = await asyncio.to_thread(self._requests, texts, fields)
+            requests = await asyncio.to_thread(self._requests, asked)
         jobs = [self._job(request, is_streamed=is_streamed) for request in requests]
         return Filling(self.infiller, requests, self.scheduler.submit_all(jobs, deadline=deadline))
 
@@ -215,8 +226,8 @@ class Service:
         if longest > self.limits.characters:
             raise TextError(f"a text has {longest} characters; this service takes {self.limits.characters} at most")
 
-    def _requests(self, texts: Sequence[str], fields: DecodingFields) -> list[Request]:
-        return [self._request(text, number, fields, len(texts)) for number, text in enumerate(texts)]
+    def _requests(self, asked: Sequence[tuple[str, DecodingFields]]) -> list[Request]:
+        return [self._request(text, number, fields, len(asked)) for number, (text, fields) in enumerate(asked)]
 
     def _request(self, text: str, number: int, fields: DecodingFields, count: int) -> Request:
         try:

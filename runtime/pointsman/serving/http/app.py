@@ -6,6 +6,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from pointsman.serving.http.completions import completion_routes
 from pointsman.serving.http.errors import add_handlers
 from pointsman.serving.http.guards import Bodies, Keys, RequestLog
 from pointsman.serving.http.inference import inference_routes
@@ -52,8 +53,9 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (infill_routes(served), inference_routes(served), operations_routes(metrics)):
-        app.include_router(routes)
+    for routes in (infill_routes, completion_routes, inference_routes):
+        app.include_router(routes(served))
+    app.include_router(operations_routes(metrics))
     add_handlers(app)
     if keys is not None:
         app.add_middleware(Keys, keys=keys)
