@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from pointsman.serving.http.completions import completion_routes
+from pointsman.serving.http.document import name_models
 from pointsman.serving.http.errors import add_handlers
 from pointsman.serving.http.guards import Bodies, Keys, RequestLog
 from pointsman.serving.http.inference import inference_routes
@@ -57,6 +58,7 @@ def create_app(
         app.include_router(routes(served))
     app.include_router(operations_routes(metrics))
     add_handlers(app)
+    name_models(app, [service.name for service in services])
     if keys is not None:
         app.add_middleware(Keys, keys=keys)
     app.add_middleware(Bodies, limits=limits)

@@ -69,7 +69,7 @@ class CompletionRequest(Strict):
     n: Counting | None = Field(default=None, description="Choices for each prompt; above 1 only with sampling.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(default=None, description="0 is greedy; 1.")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = None
     stop: Stop | list[Stop] | None = Field(default=None, description="Where text is cut; only with a suffix.")
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = Field(
         default=None, description="0: those of the tokens that were taken; 1: also the likeliest, where that is they."

@@ -35,7 +35,7 @@ class Decoding(Strict):
     top_p: float | None = Field(
         default=None, description="Sample from the likeliest tokens that reach this probability."
     )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = Field(
         default=None, description="The same gives the same samples."
     )
     repetition_penalty: float | None = Field(default=None, description="Above 1 makes repeated tokens less likely.")

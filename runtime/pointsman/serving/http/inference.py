@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from pointsman.infill import Fill
+from pointsman.serving.http.document import inlined
 from pointsman.serving.http.errors import INFERENCE_RESPONSES, RefusedError, sentence_of
 from pointsman.serving.http.events import event, stream_of
 from pointsman.serving.http.fields import Strict
@@ -30,7 +31,7 @@ _OUTPUTS: Final = ("text_output", "score", "spans")
 _EXTENSIONS: Final = ("binary_tensor_data", "generate", "parameters")
 _LOWEST: Final = float(np.finfo(np.float32).min)
 _HEADER_LENGTH: Final = "inference-header-content-length"
-_BODY: Final = {"content": {"application/json": {"schema": InferRequest.model_json_schema()}}, "required": True}
+_BODY: Final = {"content": {"application/json": {"schema": inlined(InferRequest)}}, "required": True}
 
 Name = Annotated[str, Path(max_length=200)]
 
@@ -100,8 +101,8 @@ def _add_health(router: APIRouter, services: Services) -> None:
 
     @router.get("/models/{name}/ready", summary="Whether a model would answer")
     @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
-    async def model_ready(name: Name, version: str = _VERSION) -> JSONResponse:
-        service = _named(services, name, version)
+    async def model_ready(name: Name, request: Request) -> JSONResponse:
+        service = _named(services, name, request)
         return JSONResponse({"name": name, "ready": service.is_ready}, 200 if service.is_ready else 503)
 
 
@@ -114,8 +115,8 @@ def _add_metadata(router: APIRouter, services: Services) -> None:
 
     @router.get("/models/{name}", summary="What a model takes and gives")
     @router.get("/models/{name}/versions/{version}", include_in_schema=False)
-    async def model(name: Name, version: str = _VERSION) -> ModelMetadata:
-        _named(services, name, version)
+    async def model(name: Name, request: Request) -> ModelMetadata:
+        _named(services, name, request)
         outputs = [
             TensorMetadata(name=output, datatype="FP32" if output == "score" else "BYTES", shape=[-1, -1])
             for output in _OUTPUTS
@@ -132,8 +133,8 @@ def _add_metadata(router: APIRouter, services: Services) -> None:
 def _add_inference(router: APIRouter, services: Services) -> None:
     @router.post("/models/{name}/infer", summary="Fill texts", openapi_extra={"requestBody": _BODY})
     @router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
-    async def infer(name: Name, request: Request, version: str = _VERSION) -> Response:
-        service = _named(services, name, version)
+    async def infer(name: Name, request: Request) -> Response:
+        service = _named(services, name, request)
         asked, binary = _read(await request.body(), request.headers.get(_HEADER_LENGTH))
         wanted = _wanted(asked)
         texts = _texts(asked, binary)
@@ -143,23 +144,21 @@ def _add_inference(router: APIRouter, services: Services) -> None:
 
     @router.post("/models/{name}/generate", summary="Fill a text")
     @router.post("/models/{name}/versions/{version}/generate", include_in_schema=False)
-    async def generate(name: Name, asked: GenerateRequest, version: str = _VERSION) -> GenerateAnswer:
-        service = _named(services, name, version)
+    async def generate(name: Name, asked: GenerateRequest, request: Request) -> GenerateAnswer:
+        service = _named(services, name, request)
         (filled,) = await (await _filling(service, asked, is_streamed=False)).filled()
         return _generated(asked, service, filled)
 
     @router.post("/models/{name}/generate_stream", summary="Fill a text, and show it grow", response_class=Response)
     @router.post("/models/{name}/versions/{version}/generate_stream", include_in_schema=False)
-    async def generate_stream(
-        name: Name, asked: GenerateRequest, request: Request, version: str = _VERSION
-    ) -> Response:
-        service = _named(services, name, version)
+    async def generate_stream(name: Name, asked: GenerateRequest, request: Request) -> Response:
+        service = _named(services, name, request)
         filling = await _filling(service, asked, is_streamed=True)
         return stream_of(request, _growing(asked, service, filling))
 
 
-def _named(services: Services, name: str, version: str) -> Service:
-    if version != _VERSION:
+def _named(services: Services, name: str, request: Request) -> Service:
+    if request.path_params.get("version", _VERSION) != _VERSION:
         raise RefusedError(f"there is no version of this name; there is {_VERSION}", status=404)
     return services.named(name)
 

@@ -52,7 +52,7 @@ class RequestedOutput(Strict):
 class InferParameters(Decoding):
     """Decoding options, and what the protocol knows beside them."""
 
-    timeout: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = Field(default=None, description="Microseconds to wait.")
+    timeout: Annotated[int, Field(ge=1, le=10**15)] | None = Field(default=None, description="Microseconds to wait.")
     binary_data_output: bool | None = Field(default=None, description="All outputs behind the JSON.")
 
     @property
