@@ -6,6 +6,7 @@
 """
 
 import importlib.metadata
+from typing import TYPE_CHECKING
 
 from pointsman.decoding import DecodingOptions, Generation, TokenEvent
 from pointsman.errors import (
@@ -32,13 +33,18 @@ from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
 from pointsman.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from pointsman.serving.client import AsyncClient, Client
+
 __version__ = importlib.metadata.version("pointsman")
 
 __all__ = [
+    "AsyncClient",
     "BundleError",
     "BundleNotFoundError",
     "BusyError",
     "CheckpointError",
+    "Client",
     "CorpusError",
     "DeadlineError",
     "DecodingOptions",
@@ -62,3 +68,19 @@ __all__ = [
     "TokenizerError",
     "UnavailableError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The clients, which need a package that filling does not.
+
+    Raises:
+        DependencyError: It is not installed.
+    """
+    if name not in ("AsyncClient", "Client"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from pointsman.serving import client
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[client]") from error
+    found: object = getattr(client, name)
+    return found

@@ -15,10 +15,12 @@ from pointsman.bundle import Variant
 from pointsman.infill import DecodingFields
 
 PUBLIC = {
+    "AsyncClient",
     "BundleError",
     "BundleNotFoundError",
     "BusyError",
     "CheckpointError",
+    "Client",
     "CorpusError",
     "DeadlineError",
     "DecodingOptions",
@@ -116,6 +118,22 @@ def test_load(loader):
 )
 def test_verbs(method, names):
     assert list(inspect.signature(method).parameters)[1:] == names
+
+
+@pytest.mark.parametrize("verb", ["infill", "infill_batch", "infill_in_batches", "stream", "score"])
+@pytest.mark.parametrize("client", [pointsman.Client, pointsman.AsyncClient])
+def test_clients_have_the_verbs_of_an_infiller(client, verb):
+    theirs, ours = (inspect.signature(getattr(one, verb)) for one in (client, Infiller))
+    assert theirs.parameters == ours.parameters
+
+
+def test_a_client_without_its_package():
+    code = "import sys; sys.modules['httpx2'] = None; from pointsman import Client"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    sentence = "pointsman.errors.DependencyError: httpx2 is not installed; install pointsman[client]"
+    assert done.stderr.splitlines()[-1] == sentence
+    with pytest.raises(AttributeError, match="module 'pointsman' has no attribute 'client'"):
+        _ = pointsman.client
 
 
 @pytest.mark.parametrize(

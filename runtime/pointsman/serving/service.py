@@ -159,6 +159,7 @@ class Service:
         texts: Sequence[str],
         fields: DecodingFields,
         *,
+        first: int = 0,
         is_streamed: bool = False,
         seconds: float | None = None,
     ) -> Filling:
@@ -167,6 +168,7 @@ class Service:
         Args:
             texts: With blanks.
             fields: Decoding options.
+            first: Number of the first text, where they are part of more: samples follow from it.
             is_streamed: Whether `changes` will be read.
             seconds: How long the client waits.
 
@@ -176,12 +178,14 @@ class Service:
             BusyError: As many requests wait as may.
             UnavailableError: The service is starting or stopping.
         """
-        return await self.fill_each([(text, fields) for text in texts], is_streamed=is_streamed, seconds=seconds)
+        asked = [(text, fields) for text in texts]
+        return await self.fill_each(asked, first=first, is_streamed=is_streamed, seconds=seconds)
 
     async def fill_each(
         self,
         asked: Sequence[tuple[str, DecodingFields]],
         *,
+        first: int = 0,
         is_streamed: bool = False,
         seconds: float | None = None,
     ) -> Filling:
@@ -190,9 +194,9 @@ class Service:
         self._check_texts(texts)
         deadline = self.deadline(seconds)
         if sum(map(len, texts)) <= _AT_ONCE:
-            requests = self._requests(asked)
+            requests = self._requests(asked, first)
         else:
-            requests = await asyncio.to_thread(self._requests, asked)
+            requests = await asyncio.to_thread(self._requests, asked, first)
         jobs = [self._job(request, is_streamed=is_streamed) for request in requests]
         return Filling(self.infiller, requests, self.scheduler.submit_all(jobs, deadline=deadline))
 
@@ -226,14 +230,21 @@ class Service:
         if longest > self.limits.characters:
             raise TextError(f"a text has {longest} characters; this service takes {self.limits.characters} at most")
 
-    def _requests(self, asked: Sequence[tuple[str, DecodingFields]]) -> list[Request]:
-        return [self._request(text, number, fields, len(asked)) for number, (text, fields) in enumerate(asked)]
+    def _requests(self, asked: Sequence[tuple[str, DecodingFields]], first: int) -> list[Request]:
+        is_alone = len(asked) == 1 and not first
+        return [
+            self._request(text, number, fields, is_alone=is_alone)
+            for number, (text, fields) in enumerate(asked, start=first)
+        ]
 
-    def _request(self, text: str, number: int, fields: DecodingFields, count: int) -> Request:
+    def _request(self, text: str, number: int, fields: DecodingFields, *, is_alone: bool) -> Request:
         try:
             return self.infiller.request(text, number=number, **fields)
         except TextError as error:
-            raise TextError(f"text {number}: {error}" if count > 1 else str(error)) from error
+            if is_alone:
+                raise
+            told = str(error).removeprefix("input 0")
+            raise TextError(f"input {number}{told}" if told != str(error) else f"input {number}: {told}") from error
 
     def _job(self, request: Request, *, is_streamed: bool) -> DecodingJob:
         return DecodingJob(

@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_library(http, library):
         ({}, "text: Field required"),
         ({"text": []}, "there is no text; give at least one"),
         ({"text": "no blank"}, "the text has no blank: write <extra_id_0> where something is to be filled in"),
-        ({"text": [TEXT, "no blank"]}, "text 1: the text has no blank: write <extra_id_0> where something is to be"),
+        ({"text": [TEXT, "no blank"]}, "input 1: the text has no blank: write <extra_id_0> where something is to be"),
         ({"text": TEXT, "num_beam": 2}, "num_beam: Extra inputs are not permitted"),
         ({"text": TEXT, "num_beams": "2"}, "num_beams: Input should be a valid integer"),
         ({"text": TEXT, "num_beams": True}, "num_beams: Input should be a valid integer"),

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from pointsman import errors
 from pointsman.errors import (
     BusyError,
     DeadlineError,
@@ -46,7 +47,7 @@ class ErrorDetail(BaseModel):
     message: str = Field(description="One sentence.", examples=["the text has no blank: write <extra_id_0> where ..."])
     type: str = Field(examples=["invalid_request_error"])
     param: str | None = Field(default=None, description="The field that is wrong, where it is one.")
-    code: str | None = None
+    code: str | None = Field(default=None, description="The error of Pointsman's Python library, where it is one.")
 
 
 class ErrorAnswer(BaseModel):
@@ -85,19 +86,27 @@ class RefusedError(PointsmanError, ValueError):
 
 
 def refusal(
-    path: str, status: int, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+    path: str,
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """The answer to a request for a path that fails."""
     shown = as_text(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
-    return JSONResponse(error_content(path, status, shown, param=param), status, headers=dict(headers or {}))
+    return JSONResponse(error_content(path, status, shown, param=param, code=code), status, headers=dict(headers or {}))
 
 
-def error_content(path: str, status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
+def error_content(
+    path: str, status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """The same as a JSON object."""
     if path.startswith("/v2"):
         return {"error": message}
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def status_of(error: BaseException) -> tuple[int, str, dict[str, str]]:
@@ -119,6 +128,12 @@ def status_of(error: BaseException) -> tuple[int, str, dict[str, str]]:
             return 500, "internal error; the log has more under this request's X-Request-Id", {}
 
 
+def code_of(error: BaseException) -> str | None:
+    """The class that the library raises for it, where it is one of the library's."""
+    name = type(error).__name__
+    return name if getattr(errors, name, None) is type(error) else None
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let the application answer what its routes raise on purpose."""
     app.add_exception_handler(PointsmanError, _of_ours)
@@ -130,7 +145,8 @@ async def _of_ours(request: Request, error: Exception) -> JSONResponse:
     status, message, headers = status_of(error)
     if status == 500:
         raise error
-    return refusal(request.url.path, status, message, param=getattr(error, "param", None), headers=headers)
+    param = getattr(error, "param", None)
+    return refusal(request.url.path, status, message, param=param, code=code_of(error), headers=headers)
 
 
 async def _of_fields(request: Request, error: Exception) -> JSONResponse:
@@ -138,7 +154,9 @@ async def _of_fields(request: Request, error: Exception) -> JSONResponse:
     if not _is_json(request.headers.get("content-type", "")):
         return refusal(request.url.path, 415, "send the body as JSON, with Content-Type: application/json")
     problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
-    return refusal(request.url.path, 400, sentence_of(problems), param=_named(problems[0])[0] or None)
+    return refusal(
+        request.url.path, 400, sentence_of(problems), param=_named(problems[0])[0] or None, code="OptionsError"
+    )
 
 
 def sentence_of(problems: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pointsman.serving.http.errors import RESPONSES
 from pointsman.serving.http.events import event, stream_of
-from pointsman.serving.http.fields import Decoding, Strict
+from pointsman.serving.http.fields import Decoding, Strict, Whole
 from pointsman.serving.http.services import Services
 from pointsman.serving.service import Filled, Filling
 
@@ -25,6 +25,9 @@ class InfillRequest(Decoding):
     )
     model: str | None = Field(
         default=None, description="Which of the models that are served; the first where left out."
+    )
+    first: Whole = Field(
+        default=0, description="Number of the first text, where the texts are part of more: samples follow from it."
     )
     stream: bool = Field(
         default=False, description="Answer with server-sent events: spans as they grow, then the fills."
@@ -114,7 +117,8 @@ def infill_routes(services: Services) -> APIRouter:
         """Fill texts; or stream events `span`, one `fills` for each text, and a last `done`."""
         service = services.named(asked.model)
         texts = [asked.text] if isinstance(asked.text, str) else asked.text
-        filling = await service.fill(texts, asked.decoding(), is_streamed=asked.stream, seconds=asked.timeout)
+        fields, first = asked.decoding(), asked.first
+        filling = await service.fill(texts, fields, first=first, is_streamed=asked.stream, seconds=asked.timeout)
         if asked.stream:
             return stream_of(request, _events(texts, service.name, filling), error_name="error")
         results = await filling.filled()
