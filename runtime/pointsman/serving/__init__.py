@@ -7,6 +7,7 @@
     service.py     a bundle behind a scheduler: texts in, fills and growing spans out
     metrics.py     what is counted and timed, for Prometheus
     http/          protocols over HTTP, and what guards them
+    page/          the page at /
     client.py      a service from Python, with the surface of `Infiller`
 
 `scheduler` and what it stands on need nothing beside the runtime; `http` and `metrics` are the extra `serve`, `client`

@@ -14,6 +14,7 @@ from pointsman.serving.http.inference import inference_routes
 from pointsman.serving.http.infill import infill_routes
 from pointsman.serving.http.keys import ApiKeys
 from pointsman.serving.http.operations import operations_routes
+from pointsman.serving.http.page import page_routes
 from pointsman.serving.http.services import Services
 from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.metrics import Metrics
@@ -57,6 +58,7 @@ def create_app(
     for routes in (infill_routes, completion_routes, inference_routes):
         app.include_router(routes(served))
     app.include_router(operations_routes(metrics))
+    app.include_router(page_routes())
     add_handlers(app)
     name_models(app, [service.name for service in services])
     if keys is not None:
