@@ -204,7 +204,13 @@ class SwitchModel:
 
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
         variant, longest = self.manifest.variants[self.choice.variant], max(map(len, target_ids))
-        portion = Portion.of(variant, self.manifest.architecture, targets=len(target_ids), longest=longest)
+        portion = Portion.of(
+            variant,
+            self.manifest.architecture,
+            targets=len(target_ids),
+            longest=longest,
+            most_positions=self.backend.most_positions,
+        )
         pad_id, start_id = self.special_tokens.pad_id, self.manifest.architecture.decoder_start_token_id
         for sources, targets in shared_out(input_ids, target_ids, portion.rows):
             state = self.encode(sources, rows=len(targets), room=longest)

@@ -16,10 +16,12 @@ class Backend(Protocol):
     Attributes:
         engine: the engine and its version, as `inspect` shows it.
         device: where it runs: `cpu` or `cuda`.
+        most_positions: tokens of a row that it takes at once, where it has a limit; more are fed one after another.
     """
 
     engine: str
     device: str
+    most_positions: int | None
 
     def encode(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int

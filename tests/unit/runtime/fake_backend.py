@@ -15,6 +15,7 @@ class FakeBackend:
 
     engine = "fake 1"
     device = "cpu"
+    most_positions = None
 
     def __init__(self, logits: Logits) -> None:
         self.logits = logits
