@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import DeviceCache, HostCache
 from pointsman.backends.onnxruntime.gathering import Gathering
+from pointsman.backends.onnxruntime.host_rows import HostStepper
 from pointsman.backends.onnxruntime.session import Device, load_cuda, run, session
+from pointsman.backends.own_states import OwnStates
 from pointsman.bundle import Variant, names, side_by_side
 
 
@@ -62,6 +64,10 @@ class OnnxRuntimeBackend:
             binding.bind_output(spec.name, self.device)
         run(self.encoder, binding, self.device)
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows, room)
+
+    def stepper(self) -> HostStepper | OwnStates:
+        """What steps requests together; see `Backend.stepper`."""
+        return HostStepper(self.encoder, self.decoder, self.variant) if self.device == "cpu" else OwnStates(self)
 
 
 class OnnxRuntimeState:

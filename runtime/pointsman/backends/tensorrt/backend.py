@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
+from pointsman.backends.own_states import OwnStates
 from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.plan import Plan
 from pointsman.backends.tensorrt.profiles import largest, profile_for
@@ -72,6 +73,10 @@ class TensorRTBackend:
         padding = ((0, 0), (0, longest - source))
         workspace.encode(np.pad(input_ids, padding), np.pad(attention_mask, padding), sizes)
         return state
+
+    def stepper(self) -> OwnStates:
+        """What steps requests one after another; see `Backend.stepper`."""
+        return OwnStates(self)
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)
