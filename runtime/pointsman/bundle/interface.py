@@ -80,12 +80,13 @@ def cache_capacity(tokens: int) -> int:
     return max(-(-tokens // CAPACITY_MULTIPLE), 1) * CAPACITY_MULTIPLE
 
 
-def attending(inputs: NDArray[np.int64], batch: int) -> dict[str, NDArray[np.int64]]:
+def attending(inputs: NDArray[np.int64], batch: int, *, least_width: int = 1) -> dict[str, NDArray[np.int64]]:
     """Which rows attend to which input, as a decoder step is told.
 
     Args:
         inputs: int64 [rows], the input that each row attends to.
         batch: how many inputs there are.
+        least_width: columns of the grid, at least.
 
     Returns:
         by name, int64 [batch, width] rows that attend to each input, where one with fewer than `width` repeats some
@@ -95,7 +96,7 @@ def attending(inputs: NDArray[np.int64], batch: int) -> dict[str, NDArray[np.int
     rows, order = np.arange(len(inputs)), np.argsort(inputs, kind="stable")
     column = np.empty_like(rows)
     column[order] = rows - np.repeat(np.cumsum(counts) - counts, counts)
-    grid = np.zeros((batch, counts.max()), np.int64)
+    grid = np.zeros((batch, max(counts.max(), least_width)), np.int64)
     grid[inputs, column] = rows
     return {names.ATTENDING_ROWS: grid, names.ROW_PLACES: inputs * grid.shape[1] + column}
 

@@ -65,9 +65,11 @@ class OnnxRuntimeBackend:
         run(self.encoder, binding, self.device)
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows, room)
 
-    def stepper(self) -> HostStepper | OwnStates:
+    def stepper(self, *, exact: bool = False) -> HostStepper | OwnStates:
         """What steps requests together; see `Backend.stepper`."""
-        return HostStepper(self.encoder, self.decoder, self.variant) if self.device == "cpu" else OwnStates(self)
+        if self.device == "cpu":
+            return HostStepper(self.encoder, self.decoder, self.variant, exact=exact)
+        return OwnStates(self)
 
 
 class OnnxRuntimeState:

@@ -3,14 +3,17 @@
 Both lie in slots from the first on, so that a step over some rows sees the beginning of each array, and copies nothing.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import Move
-from pointsman.bundle import TensorSpec, cache_capacity, empty_cache, names
+from pointsman.bundle import TensorSpec, cache_capacity, names
+
+_LINE: Final = 64  # bytes
 
 
 class EncodedInputs:
@@ -107,12 +110,11 @@ class EncodedInputs:
         held, least = len(self), min(source, self.mask.shape[1])
         mask, self.mask = self.mask, np.zeros((slots, source), np.int64)
         self.mask[:held, :least] = mask[:held, :least]
-        for spec in self._specs:
-            array = np.zeros(spec.shape({names.BATCH: slots, names.SOURCE: source}), _dtype(spec))
-            if held:
-                part = _behind(self._source_axes[spec.name], slice(least))
-                array[:held][part] = self.arrays[spec.name][:held][part]
-            self.arrays[spec.name] = array
+        arrays = _zeros(self._specs, {names.BATCH: slots, names.SOURCE: source})
+        for name, array in self.arrays.items():
+            part = _behind(self._source_axes[name], slice(least))
+            arrays[name][:held][part] = array[:held][part]
+        self.arrays = arrays
 
 
 class RowCaches:
@@ -188,10 +190,9 @@ class RowCaches:
     def _lay_out(self, slots: int, capacity: int) -> None:
         """Have so many slots of so many tokens."""
         held, longest = len(self), int(self.lengths.max(initial=0))
-        arrays = empty_cache(self._specs, slots, capacity)
-        for name, array in arrays.items():
-            if held:
-                array[:held, :, :longest] = self.arrays[name][:held, :, :longest]
+        arrays = _zeros(self._specs, {names.ROWS: slots, names.CAPACITY: capacity})
+        for name, array in self.arrays.items():
+            arrays[name][:held, :, :longest] = array[:held, :, :longest]
         self.arrays, self._slots, self._capacity, self._written = arrays, slots, capacity, held
 
 
@@ -215,6 +216,21 @@ def gaps_closed(kept: NDArray[np.int64], slots: int) -> tuple[Iterator[tuple[int
 def _room(slots: int, needed: int) -> int:
     """Of the first requests exactly what is needed, and then somewhat more, so that growing is rare."""
     return needed if needed <= slots or not slots else max(needed, slots + slots // 2)
+
+
+def _zeros(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """Zeros by name, side by side, so that they lie in few large pages; each begins at a cache line."""
+    shapes = {spec.name: (spec.shape(sizes), np.dtype(_dtype(spec))) for spec in specs}
+    places, end = {}, 0
+    for name, (shape, dtype) in shapes.items():
+        places[name] = end
+        end += -(-math.prod(shape) * dtype.itemsize // _LINE) * _LINE
+    memory = np.zeros(end + _LINE, np.uint8)
+    memory = memory[-memory.ctypes.data % _LINE :]
+    return {
+        name: memory[places[name] : places[name] + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
 def _behind(axis: int, part: slice) -> tuple[slice, ...]:

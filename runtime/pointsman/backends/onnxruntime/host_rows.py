@@ -1,7 +1,7 @@
 """The rows of many requests in one step on the CPU: a `RequestStepper`, whose rows begin and end independently."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
@@ -14,6 +14,9 @@ from pointsman.backends.onnxruntime.session import run
 from pointsman.bundle import Variant, attending, names
 from pointsman.decoding import Feed
 
+_EXACT_WIDTH: Final = 2
+"""ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
+a row's results do not depend on how many rows other inputs have."""
 _Slots = slice | NDArray[np.int64]
 
 
@@ -65,14 +68,16 @@ class HostStepper:
     next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
     """
 
-    def __init__(self, encoder: Any, decoder: Any, variant: Variant) -> None:  # noqa: ANN401 - untyped engine
+    def __init__(self, encoder: Any, decoder: Any, variant: Variant, *, exact: bool) -> None:  # noqa: ANN401
         """Have no requests.
 
         Args:
             encoder: the session of its graph.
             decoder: likewise.
             variant: whose they are.
+            exact: see `Backend.stepper`.
         """
+        self._least_width = _EXACT_WIDTH if exact else 1
         self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
         self._pasts = [spec.name for spec in variant.decoder.caches]
         logits, *presents = variant.decoder.outputs
@@ -173,13 +178,16 @@ class HostStepper:
         self._row_inputs[renamed[kept]] = attended
         self._is_bound = False
 
+    def _attending(self, inputs: int) -> dict[str, NDArray[np.int64]]:
+        return attending(self._row_inputs, inputs, least_width=self._least_width)
+
     def _bind(self) -> None:
         """Bind all that a step reads and writes."""
         rows, inputs = len(self._caches), len(self._inputs)
         self._ids, self._logits = np.zeros(rows, np.int64), np.empty((rows, 1, self._vocabulary), np.float32)
         caches = [array[:rows] for array in self._caches.arrays.values()]
         read = {names.INPUT_IDS: self._ids[:, None], names.LENGTHS: self._caches.lengths}
-        read |= {names.ATTENTION_MASK: self._inputs.mask[:inputs], **attending(self._row_inputs, inputs)}
+        read |= {names.ATTENTION_MASK: self._inputs.mask[:inputs], **self._attending(inputs)}
         read |= {name: array[:inputs] for name, array in self._inputs.arrays.items()}
         written = {names.LOGITS: self._logits, **dict(zip(self._presents, caches, strict=True))}
         self._bound = [read, written]
