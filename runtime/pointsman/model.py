@@ -172,14 +172,9 @@ class SwitchModel:
             requests.join([Request(input_ids, options, constraint)])
         return _in_memory(streamed(requests))
 
-    def running(self, *, exact: bool = False) -> RunningRequests:
-        """Requests that are decoded together, none so far. One thread at a time may use them.
-
-        Args:
-            exact: whether scores are the same to the last bit whatever else is running, where the engine's kernels
-                allow it; tokens are the same in either case. It costs some per cent.
-        """
-        return RunningRequests(self.backend.stepper(exact=exact), self.special_tokens)
+    def running(self) -> RunningRequests:
+        """Requests that are decoded together, none so far. One thread at a time may use them."""
+        return RunningRequests(self.backend.stepper(), self.special_tokens)
 
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """Log-probabilities of given targets (teacher forcing), in bounded memory.

@@ -9,7 +9,6 @@ from exports import FORMS
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint
 from pointsman.model import SwitchModel
 from pointsman.running import Request
-from tolerances import SCORE
 
 SENTINELS = range(127, 117, -1)
 MOST = 24  # requests of a mixture
@@ -48,9 +47,11 @@ def random_request(rng: np.random.Generator, model: SwitchModel) -> Request:
     return Request(ids, options, constraint, first_input=int(rng.integers(5)))
 
 
-def mixed(model: SwitchModel, requests: Sequence[Request], rng: np.random.Generator) -> dict[int, list]:
+def mixed(
+    model: SwitchModel, requests: Sequence[Request], rng: np.random.Generator
+) -> dict[int, list[list[Generation]]]:
     """What is found for those that are not taken out before."""
-    running, waiting = model.running(exact=True), [*range(len(requests))]
+    running, waiting = model.running(), [*range(len(requests))]
     inside, found = {}, {}
     while waiting or inside:
         if waiting and (not inside or rng.random() < 0.4):
@@ -67,17 +68,11 @@ def mixed(model: SwitchModel, requests: Sequence[Request], rng: np.random.Genera
     return found
 
 
-def check(ours: list[list[Generation]], theirs: list[list[Generation]]) -> None:
-    assert [[one.token_ids for one in of] for of in ours] == [[one.token_ids for one in of] for of in theirs]
-    pairs = [pair for of in zip(ours, theirs, strict=True) for pair in zip(*of, strict=True)]
-    SCORE.check([one.score for one, _ in pairs], [other.score for _, other in pairs])
-
-
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["tied", "gated"])
 def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, form, seed):
-    """To the last bit, where both run as `exact`; in the same tokens, where one does."""
+    """In float32 to the last bit of each score."""
     model, rng = exports.model(name, form), np.random.default_rng(seed)
     requests = [random_request(rng, model) for _ in range(MOST)]
     found = mixed(model, requests, rng)
@@ -85,6 +80,4 @@ def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, for
     for number, generations in found.items():
         request = requests[number]
         given = {"constraint": request.constraint, "first_input": request.first_input}
-        check(generations, model.generate(request.input_ids, request.options, **given))
-        if number % 3 == 0:
-            assert mixed(model, [request], np.random.default_rng(0)) in ({}, {0: generations})
+        assert generations == model.generate(request.input_ids, request.options, **given)

@@ -70,13 +70,8 @@ class Backend(Protocol):
         """
         ...
 
-    def stepper(self, *, exact: bool = False) -> RequestStepper[Any]:
-        """What steps requests together, without any so far; each has memory of its own.
-
-        Args:
-            exact: whether a row's results are the same bits whatever other rows there are, as far as the engine's
-                kernels allow; it may cost some per cent.
-        """
+    def stepper(self) -> RequestStepper[Any]:
+        """What steps requests together, without any so far; each has memory of its own."""
         ...
 
 

@@ -32,7 +32,7 @@ class FakeBackend:
         self.encoded.append(sources)
         return FakeState(self, [source for source in sources for _ in range(rows // len(sources))], room)
 
-    def stepper(self, *, exact: bool = False) -> OwnStates:
+    def stepper(self) -> OwnStates:
         return OwnStates(self)
 
 

@@ -65,11 +65,9 @@ class OnnxRuntimeBackend:
         run(self.encoder, binding, self.device)
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows, room)
 
-    def stepper(self, *, exact: bool = False) -> HostStepper | OwnStates:
+    def stepper(self) -> HostStepper | OwnStates:
         """What steps requests together; see `Backend.stepper`."""
-        if self.device == "cpu":
-            return HostStepper(self.encoder, self.decoder, self.variant, exact=exact)
-        return OwnStates(self)
+        return HostStepper(self.encoder, self.decoder, self.variant) if self.device == "cpu" else OwnStates(self)
 
 
 class OnnxRuntimeState:

@@ -16,7 +16,9 @@ from pointsman.decoding import Feed
 
 _EXACT_WIDTH: Final = 2
 """ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
-a row's results do not depend on how many rows other inputs have."""
+a row's results are the same to the last bit, however many rows other inputs have."""
+_NEVER_EXACT: Final = ("int8", "int4")
+"""Their kernels take rows in pairs, and sum those of an odd last row in another order: nothing is gained there."""
 _Slots = slice | NDArray[np.int64]
 
 
@@ -68,16 +70,15 @@ class HostStepper:
     next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
     """
 
-    def __init__(self, encoder: Any, decoder: Any, variant: Variant, *, exact: bool) -> None:  # noqa: ANN401
+    def __init__(self, encoder: Any, decoder: Any, variant: Variant) -> None:  # noqa: ANN401 - untyped engine
         """Have no requests.
 
         Args:
             encoder: the session of its graph.
             decoder: likewise.
             variant: whose they are.
-            exact: see `Backend.stepper`.
         """
-        self._least_width = _EXACT_WIDTH if exact else 1
+        self._least_width = 1 if variant.precision in _NEVER_EXACT else _EXACT_WIDTH
         self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
         self._pasts = [spec.name for spec in variant.decoder.caches]
         logits, *presents = variant.decoder.outputs

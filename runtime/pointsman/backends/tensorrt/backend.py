@@ -74,7 +74,7 @@ class TensorRTBackend:
         workspace.encode(np.pad(input_ids, padding), np.pad(attention_mask, padding), sizes)
         return state
 
-    def stepper(self, *, exact: bool = False) -> OwnStates:  # noqa: ARG002 - nothing is shared
+    def stepper(self) -> OwnStates:
         """What steps requests one after another; see `Backend.stepper`."""
         return OwnStates(self)
 
