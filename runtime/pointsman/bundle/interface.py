@@ -90,7 +90,9 @@ def cache_capacity(tokens: int) -> int:
     return max(-(-tokens // CAPACITY_MULTIPLE), 1) * CAPACITY_MULTIPLE
 
 
-def attending(inputs: NDArray[np.int64], batch: int, *, heads: int, positions: int = 1) -> dict[str, NDArray[np.int64]]:
+def attending(
+    inputs: NDArray[np.int64], batch: int, *, heads: int, positions: int = 1, least_width: int = 1
+) -> dict[str, NDArray[np.int64]]:
     """Which rows attend to which input, as a decoder step is told.
 
     A query is one head of one position of one row: number `(row * positions + position) * heads + head`. The step
@@ -101,6 +103,7 @@ def attending(inputs: NDArray[np.int64], batch: int, *, heads: int, positions: i
         batch: how many inputs there are.
         heads: of attention.
         positions: that the step feeds to each row.
+        least_width: rows that the grid has room for in each input, at least.
 
     Returns:
         by name, int64 [batch, heads, width] the queries that attend to each input, where one with fewer than `width`
@@ -110,7 +113,7 @@ def attending(inputs: NDArray[np.int64], batch: int, *, heads: int, positions: i
     rows, order = np.arange(len(inputs)), np.argsort(inputs, kind="stable")
     column = np.empty_like(rows)
     column[order] = rows - np.repeat(np.cumsum(counts) - counts, counts)
-    grid = np.zeros((batch, counts.max()), np.int64)
+    grid = np.zeros((batch, max(counts.max(), least_width)), np.int64)
     grid[inputs, column] = rows
     every_position, every_head = np.arange(positions), np.arange(heads)
     tokens = (grid[:, :, None] * positions + every_position).reshape(batch, -1)
@@ -131,9 +134,14 @@ def side_by_side(
         rows: of all of them.
         positions: that the step feeds to each row.
     """
-    (heads,) = {spec.axes[1] for spec in specs if spec.name == names.ATTENDING_QUERIES}
     inputs = np.repeat(np.arange(batch), rows // batch)
-    return attending(inputs, batch, heads=cast("int", heads), positions=positions)
+    return attending(inputs, batch, heads=attention_heads(specs), positions=positions)
+
+
+def attention_heads(specs: Iterable[TensorSpec]) -> int:
+    """How many heads the attention of a decoder with these inputs has."""
+    (heads,) = {spec.axes[1] for spec in specs if spec.name == names.ATTENDING_QUERIES}
+    return cast("int", heads)
 
 
 def cache_positions(capacity: int) -> dict[str, NDArray[np.int64]]:

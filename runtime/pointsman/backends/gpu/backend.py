@@ -10,6 +10,7 @@ from pointsman.backends.gpu.device import Device
 from pointsman.backends.gpu.graphs import DeviceGraph, Shapes
 from pointsman.backends.gpu.selection import MOST_SELECTED, Selector
 from pointsman.backends.gpu.workspace import Workspace
+from pointsman.backends.own_states import OwnStates
 from pointsman.bundle import Variant, names
 from pointsman.decoding import Selection
 
@@ -60,6 +61,10 @@ class GpuBackend:
         weakref.finalize(state, self._idle.append, workspace)
         workspace.encode(*_padded(input_ids, attention_mask, sizes), sizes)
         return state
+
+    def stepper(self) -> OwnStates:
+        """What steps requests one after another; see `Backend.stepper`."""
+        return OwnStates(self)
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)

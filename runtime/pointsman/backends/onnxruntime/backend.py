@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import HostCache
+from pointsman.backends.onnxruntime.host_rows import HostStepper
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 
@@ -55,6 +56,10 @@ class OnnxRuntimeBackend:
             binding.bind_output(spec.name, "cpu")
         run(self.encoder, binding, "cpu")
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows)
+
+    def stepper(self) -> HostStepper:
+        """What steps requests together; see `Backend.stepper`."""
+        return HostStepper(self.encoder, self.decoder, self.variant)
 
 
 class OnnxRuntimeState:
