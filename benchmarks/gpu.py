@@ -31,7 +31,7 @@ from contestants.forcing import Document
 from contestants.job import Device, Engine, Job, Precision
 from contestants.searches import SEARCHED_LENGTHS, SEARCHES
 from measurements import BUILD, RESULTS
-from pointsman.backends.tensorrt.cuda import CudaDevice
+from pointsman.backends.gpu.cuda import CudaDevice
 from pointsman.errors import DeviceError
 from pointsman_calib.corpus.text import Corpus
 from prepared import EXPORTER, prepared_bundle, prepared_checkpoint

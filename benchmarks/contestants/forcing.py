@@ -58,6 +58,10 @@ class ForcedTarget:
         """All tokens `[1, vocabulary]`: a loss is taken over the whole row."""
         return np.broadcast_to(np.arange(self.vocabulary), (len(prefixes), self.vocabulary))
 
+    def of_inputs(self, inputs: NDArray[np.int64]) -> "ForcedTarget":  # noqa: ARG002 - there is one
+        """Itself."""
+        return self
+
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the target is complete, `[1]`; the prefixes hold the decoder's start too."""
         return np.array([prefixes.shape[1] > len(self.tokens)])

@@ -23,6 +23,7 @@ from pointsman.bundle import (
     Manifest,
     Parity,
     Source,
+    TensorSpec,
     Variant,
     decoder_specs,
     encoder_specs,
@@ -257,7 +258,11 @@ def _write_graphs(build: Build, weights: WeightFile) -> Written:
     encoder, decoder = (weights.path.parent / names.graph_name(build.form, role) for role in ROLES)
     ir.save(encoder_graph(build, weights.tensors), encoder)
     ir.save(decoder_graph(build, weights.tensors), decoder)
-    return Written(build, encoder, decoder)
+    if build.form == "fused":
+        return Written(build, encoder, decoder)
+    step = decoder.with_name(names.step_name(build.form))
+    ir.save(decoder_graph(build.of_one_position, weights.tensors), step)
+    return Written(build, encoder, decoder, step)
 
 
 def _verified(written: Sequence[Written], reader: TensorReader, experts: Experts) -> list[Parity]:
@@ -269,18 +274,24 @@ def _verified(written: Sequence[Written], reader: TensorReader, experts: Experts
 
 def _variant(written: Written, parity: Parity, weights: FileRecord, folder: Path) -> Variant:
     build, dtype = written.build, written.build.precision.name
-    encoder_inputs, encoder_outputs = encoder_specs(build.architecture, dtype)
-    decoder_inputs, decoder_outputs = decoder_specs(build.architecture, dtype)
     encoder, decoder = record_of(folder, written.encoder), record_of(folder, written.decoder)
+    steps = () if written.step is None else (record_of(folder, written.step),)
+    of_one_position = decoder_specs(build.architecture, dtype, positions=1)
     return Variant(
         form=build.form,
         precision=dtype,
         capacity=build.capacity,
-        encoder=Graph(file=encoder.path, inputs=encoder_inputs, outputs=encoder_outputs),
-        decoder=Graph(file=decoder.path, inputs=decoder_inputs, outputs=decoder_outputs),
-        files=(encoder, decoder, weights),
+        encoder=_graph(encoder, encoder_specs(build.architecture, dtype)),
+        decoder=_graph(decoder, decoder_specs(build.architecture, dtype)),
+        step=next((_graph(step, of_one_position) for step in steps), None),
+        files=(encoder, decoder, *steps, weights),
         parity=parity,
     )
+
+
+def _graph(file: FileRecord, specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]) -> Graph:
+    inputs, outputs = specs
+    return Graph(file=file.path, inputs=inputs, outputs=outputs)
 
 
 def _write_vocabulary(tokenizer: Tokenizer, folder: Path) -> tuple[FileRecord, ...]:

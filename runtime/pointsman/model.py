@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,15 @@ from pointsman.decoding import (
     Generation,
     SpecialTokens,
     TokenEvent,
-    decode,
-    stream,
+    alone,
+    check_streams,
+    streamed,
     teacher_forced,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
 from pointsman.errors import DeviceError, OptionsError, TextError
+from pointsman.running import Ids, Request, RunningRequests, padded, rows_per_input, trimmed
 from pointsman.scoring import Portion, shared_out
-
-Ids = Sequence[int] | NDArray[np.integer[Any]]
 
 _MOST_ROWS: Final = 4096  # whose logits, in a vocabulary of 32128, take half a gigabyte
 _SHOWN: Final = 40  # characters of a value that does not fit
@@ -145,10 +145,9 @@ class SwitchModel:
     ) -> list[list[Generation]]:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
         with _memory():
-            rows = len(input_ids) * _rows_per_input(options)
-            state = self.encode(input_ids, rows=rows, room=options.max_new_tokens)
-            tokens = self.special_tokens
-            return decode(state, len(input_ids), options, tokens, constraint=constraint, first_input=first_input)
+            requests = self.running()
+            (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
+            return alone(requests, running.search)
 
     def stream(
         self,
@@ -167,10 +166,15 @@ class SwitchModel:
         self, input_ids: Sequence[Ids], options: DecodingOptions, *, constraint: Constraint | None = None
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
+        check_streams(options)
         with _memory():
-            rows = len(input_ids) * _rows_per_input(options)
-            state = self.encode(input_ids, rows=rows, room=options.max_new_tokens)
-        return _in_memory(stream(state, len(input_ids), options, self.special_tokens, constraint=constraint))
+            requests = self.running()
+            requests.join([Request(input_ids, options, constraint)])
+        return _in_memory(streamed(requests))
+
+    def running(self) -> RunningRequests:
+        """Requests that are decoded together, none so far. One thread at a time may use them."""
+        return RunningRequests(self.backend.stepper(), self.special_tokens)
 
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """Log-probabilities of given targets (teacher forcing), in bounded memory.
@@ -204,14 +208,20 @@ class SwitchModel:
 
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
         variant, longest = self.manifest.variants[self.choice.variant], max(map(len, target_ids))
-        portion = Portion.of(variant, self.manifest.architecture, targets=len(target_ids), longest=longest)
+        portion = Portion.of(
+            variant,
+            self.manifest.architecture,
+            targets=len(target_ids),
+            longest=longest,
+            most_positions=self.backend.most_positions,
+        )
         pad_id, start_id = self.special_tokens.pad_id, self.manifest.architecture.decoder_start_token_id
         for sources, targets in shared_out(input_ids, target_ids, portion.rows):
             state = self.encode(sources, rows=len(targets), room=longest)
-            trimmed = [_trimmed(ids, pad_id) for ids in targets]
-            ids, _ = padded(trimmed, pad_id)
+            wanted = [trimmed(ids, pad_id) for ids in targets]
+            ids, _ = padded(wanted, pad_id)
             logprobs = teacher_forced(state, ids, start_id, positions=portion.positions)
-            yield from (row[: len(target)] for row, target in zip(logprobs, trimmed, strict=True))
+            yield from (row[: len(target)] for row, target in zip(logprobs, wanted, strict=True))
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
         """Run the encoder over inputs, which it pads on the right.
@@ -222,7 +232,7 @@ class SwitchModel:
             room: tokens that will be fed to each row, at most; as many as the bundle allows where None.
         """
         pad_id, limit = self.special_tokens.pad_id, self.manifest.limits.tokens
-        ids, mask = padded([_trimmed(ids, pad_id) for ids in input_ids], pad_id)
+        ids, mask = padded([trimmed(ids, pad_id) for ids in input_ids], pad_id)
         return self.backend.encode(ids, mask, rows=rows, room=limit if room is None else room)
 
     def check_ids(self, sequences: Sequence[Ids], what: str) -> None:
@@ -259,12 +269,11 @@ class SwitchModel:
                 f"max_new_tokens is {options.max_new_tokens}, and this bundle allows at most {limit}; ask for less, or "
                 "export it again with a larger --max-tokens"
             )
-        rows_per_input = _rows_per_input(options)
-        rows = inputs * rows_per_input
+        each = rows_per_input(options)
+        rows = inputs * each
         if rows > _MOST_ROWS:
             raise OptionsError(
-                f"{rows} beams or samples at a time are too many ({rows_per_input} of each input); "
-                f"ask for {_MOST_ROWS} at most"
+                f"{rows} beams or samples at a time are too many ({each} of each input); ask for {_MOST_ROWS} at most"
             )
 
     def options(
@@ -297,25 +306,6 @@ class SwitchModel:
         return options
 
 
-def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids padded on the right, [sequences, longest], and their mask: 0 for padding, wherever it stands.
-
-    Padding on the right never takes an expert's capacity from a token, since capacity is counted from the left.
-    """
-    longest = max(map(len, sequences))
-    ids = np.full((len(sequences), longest), pad_id, np.int64)
-    mask = np.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = np.asarray(sequence) != pad_id
-    return ids, mask
-
-
-def _trimmed(ids: Ids, pad_id: int) -> Ids:
-    """The ids up to the last that is no padding."""
-    return ids[: 1 + int(np.flatnonzero(np.asarray(ids) != pad_id)[-1])]
-
-
 @contextmanager
 def _memory() -> Iterator[None]:
     """Says in a sentence that memory does not suffice for what is done within."""
@@ -337,10 +327,6 @@ def _is_list(value: object) -> bool:
 def _shown(value: object) -> str:
     shown = " ".join(repr(value).split())
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-
-
-def _rows_per_input(options: DecodingOptions) -> int:
-    return options.num_return_sequences if options.do_sample else options.num_beams
 
 
 def _special_tokens(manifest: Manifest) -> SpecialTokens:

@@ -28,7 +28,15 @@ class Portion:
     positions: int
 
     @classmethod
-    def of(cls, variant: Variant, architecture: Architecture, *, targets: int, longest: int) -> Self:
+    def of(
+        cls,
+        variant: Variant,
+        architecture: Architecture,
+        *,
+        targets: int,
+        longest: int,
+        most_positions: int | None = None,
+    ) -> Self:
         """The portion that takes bounded memory and changes no result.
 
         An expert's capacity is counted over the tokens of a target that one step feeds. A target that is longer can
@@ -39,13 +47,21 @@ class Portion:
             architecture: its sizes.
             targets: how many there are.
             longest: tokens of the longest.
+            most_positions: that the engine takes in a step; None for any.
 
         Raises:
-            OptionsError: a target that must be fed whole would take gigabytes of experts' weights.
+            OptionsError: a target must be fed whole, and would take gigabytes of experts' weights or more positions
+                than the engine takes.
         """
         each = _bytes_of_token(variant, architecture)
         tokens = max(1, _BYTES // each)
         if architecture.decoder.sparse_layers and variant.capacity is not None and longest > variant.capacity:
+            if most_positions is not None and longest > most_positions:
+                raise OptionsError(
+                    f"a target of {longest} tokens has to be fed whole, since the experts' capacity of "
+                    f"{variant.capacity} is counted over all of it, and this engine takes {most_positions} at a time; "
+                    "score on the CPU, or export with --capacity none"
+                )
             if longest * each > _MOST_BYTES:
                 raise OptionsError(
                     f"a target of {longest} tokens would fetch {longest * each / 1e9:.1f} GB of experts at once, since "

@@ -47,8 +47,9 @@ WORDS = (
     names.INPUT_IDS,
     names.ATTENTION_MASK,
     names.LENGTHS,
-    names.ATTENDING_ROWS,
-    names.ROW_PLACES,
+    names.CACHE_POSITIONS,
+    names.ATTENDING_QUERIES,
+    names.ATTENDED_PLACES,
     names.LOGITS,
 )
 PROSE = {"help", "description"}  # arguments that a person reads
@@ -123,6 +124,7 @@ def test_written_graphs_have_the_values_that_others_look_for(export, role):
 def test_written_graphs_have_the_inputs_and_outputs_of_the_contract(export):
     encoder, decoder = (ir.load(export.graph(role)).graph for role in ("encoder", "decoder"))
     layers, names_of_tokens = range(export.spec.decoder_layers), [names.INPUT_IDS, names.ATTENTION_MASK]
+    attended = [names.ATTENDING_QUERIES, names.ATTENDED_PLACES]
     cross, past, present = (
         [name for layer in layers for name in names_of(layer)]
         for names_of in (names.cross_names, names.past_names, names.present_names)
@@ -133,7 +135,7 @@ def test_written_graphs_have_the_inputs_and_outputs_of_the_contract(export):
     assert found == [
         names_of_tokens,
         cross,
-        [*names_of_tokens, names.LENGTHS, names.ATTENDING_ROWS, names.ROW_PLACES, *cross, *past],
+        [*names_of_tokens, names.LENGTHS, names.CACHE_POSITIONS, *attended, *cross, *past],
         [names.LOGITS, *present],
     ]
 
@@ -166,6 +168,8 @@ def test_files_of_a_bundle_are_where_their_names_say(export):
         names.weights_file(variant.precision),
         *((folder / names.graph_name(variant.form, role)).as_posix() for role in ("encoder", "decoder")),
     }
+    if variant.form == "portable":
+        expected.add((folder / names.step_name(variant.form)).as_posix())
     found = {path.relative_to(export.folder).as_posix() for path in export.folder.rglob("*") if path.is_file()}
     assert found == expected
 

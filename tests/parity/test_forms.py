@@ -15,7 +15,8 @@ from exports import FORMS
 from parity.numpy_reference import NumpySwitch, bucket
 from pointsman.bundle import attending, empty_cache, names
 from pointsman.errors import DeviceError
-from pointsman.model import SwitchModel, padded
+from pointsman.model import SwitchModel
+from pointsman.running import padded
 from pointsman_export.network import relative_buckets
 from tolerances import DEFINITION, FLOAT16_LOGITS, LEAST_FLOAT16_AGREEMENT, LOGITS, NEAR_TIE
 from tolerances import FORMS as BETWEEN_FORMS

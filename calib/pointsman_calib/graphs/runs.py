@@ -154,5 +154,5 @@ class _Stream:
 
 
 def graph_files(bundle: Path, variant: Variant) -> dict[Role, Path]:
-    """Where a variant's graphs are."""
+    """Where the graphs are that run over whole documents."""
     return {"encoder": bundle / variant.encoder.file, "decoder": bundle / variant.decoder.file}

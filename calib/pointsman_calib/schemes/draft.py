@@ -34,12 +34,14 @@ class Draft(ABC):
         scheme: what weights become.
         place: the folder to write in.
         graphs: the files of the variant's graphs.
+        step: the float graph of the decoder's step for one position, where there is one, and the variant's.
         sha256: of the file of its weights.
     """
 
-    def __init__(self, source: Mapping[Role, Path], scheme: Scheme, place: Path) -> None:
+    def __init__(self, source: Mapping[Role, Path], scheme: Scheme, place: Path, *, step: Path | None = None) -> None:
         self.source, self.scheme, self.place = source, scheme, place
         self.graphs: dict[Role, Path] = {role: place / path.name for role, path in source.items()}
+        self.step = None if step is None else (step, place / step.name)
         self.sha256 = ""
         self._left_out: frozenset[str] = frozenset()  # of the weights' file, as it is
 
@@ -89,6 +91,11 @@ class Draft(ABC):
         for role, model in self.models().items():
             self.rewrite(model, kept)
             ir.save(model, self.graphs[role])
+        if self.step is not None:
+            source, target = self.step
+            model = ir.load(source)
+            self.rewrite(model, kept)
+            ir.save(model, target)
 
     def models(self) -> dict[Role, ir.Model]:
         """The float graphs; their weights stay on disk."""
@@ -103,13 +110,15 @@ class Draft(ABC):
             others: names of files in the folder beside the graphs and the weights.
         """
         weights = FileRecord(path=names.WEIGHTS, bytes=self.weights_file.stat().st_size, sha256=self.sha256)
-        files = (self.place / name for name in (*(path.name for path in self.graphs.values()), *others))
+        steps = () if self.step is None else (self.step[1],)
+        files = (*self.graphs.values(), *steps, *(self.place / name for name in others))
         records = (*(record_of(self.place, path) for path in files), weights)
         return replace(
             source,
             precision=self.scheme,
             encoder=self._moved(source.encoder),
             decoder=self._moved(source.decoder),
+            step=source.step and self._moved(source.step),
             files=tuple(replace(record, path=self._final(record.path)) for record in records),
             quantization=quantization,
         )

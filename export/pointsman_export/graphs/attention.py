@@ -36,17 +36,15 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The rows that attend to each input, so that its keys and values are read once, and not once a row.
+    """The queries that attend to each input, so that its keys and values are read once, and not once a row.
 
     Attributes:
-        rows: int64 [batch, width]; rows of an input that has fewer are repeated, or another's.
-        places: int64 [rows], where in it each row is, row by row.
-        merged: int64 [3], a shape: batch * width, positions, heads * d_kv.
+        queries: int64 [batch, heads, width], numbers of queries; see `pointsman.bundle.attending`.
+        places: int64 [rows, positions, heads], where in it each query is.
     """
 
-    rows: ir.Value
+    queries: ir.Value
     places: ir.Value
-    merged: ir.Value
 
 
 def in_one_node(build: Build) -> bool:
@@ -65,8 +63,8 @@ def self_attention(
     Args:
         layer: the module.
         build: sizes, form, precision.
-        hidden: float32 [rows, tokens, d_model].
-        bias: float32, broadcast to [rows, heads, tokens, keys].
+        hidden: the stream's dtype [rows, tokens, d_model].
+        bias: the stream's dtype, broadcast to [rows, heads, tokens, keys].
         cache: of the layer, whose keys are all that it has room for; None in the encoder.
 
     Returns:
@@ -77,29 +75,43 @@ def self_attention(
     if cache is None and in_one_node(build):
         heads = build.architecture.num_heads
         attended = layer.op("Attention", *projected, bias, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
-        return _added(layer, attention, hidden, attended), []
+        return _added(layer, build, attention, hidden, attended), []
     attended, pair = _in_parts(layer, build, projected, bias, cache)
-    return _added(layer, attention, hidden, attended), pair
+    return _added(layer, build, attention, hidden, attended), pair
 
 
 def _in_parts(
     layer: Scope, build: Build, projected: Sequence[ir.Value], bias: ir.Value, cache: Cache | None
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
     """Attention spelled out: [rows, tokens, heads * d_kv], and the keys and values that were attended to."""
-    architecture = build.architecture
-    heads = layer.constant([0, 0, architecture.num_heads, architecture.d_kv])
-    query, *new = (layer.op("Transpose", layer.op("Reshape", each, heads), perm=[0, 2, 1, 3]) for each in projected)
+    positions = None if cache is None else build.positions
+    query, *new = (_heads_apart(layer, build, each, positions) for each in projected)
     key, value = new if cache is None else cache.extended(layer, new)
     attended = attend(layer, build, query, layer.op("Transpose", key, perm=[0, 1, 3, 2]), value, bias)
-    merged = layer.op("Transpose", attended, perm=[0, 2, 1, 3])
-    flat = layer.constant([0, 0, architecture.num_heads * architecture.d_kv])
-    return layer.op("Reshape", merged, flat), (key, value)
+    return _heads_together(layer, build, attended, positions), (key, value)
+
+
+def _heads_apart(layer: Scope, build: Build, projected: ir.Value, positions: int | None) -> ir.Value:
+    """[rows, tokens, heads * d_kv] to [rows, heads, tokens, d_kv]; of one token that moves nothing."""
+    heads, d_kv = build.architecture.num_heads, build.architecture.d_kv
+    if positions == 1:
+        return layer.op("Reshape", projected, layer.constant([-1, heads, 1, d_kv]))
+    apart = layer.op("Reshape", projected, layer.constant([0, 0, heads, d_kv]))
+    return layer.op("Transpose", apart, perm=[0, 2, 1, 3])
+
+
+def _heads_together(layer: Scope, build: Build, attended: ir.Value, positions: int | None) -> ir.Value:
+    """The way back."""
+    width = build.architecture.num_heads * build.architecture.d_kv
+    if positions == 1:
+        return layer.op("Reshape", attended, layer.constant([-1, 1, width]))
+    return layer.op("Reshape", layer.op("Transpose", attended, perm=[0, 2, 1, 3]), layer.constant([0, 0, width]))
 
 
 def attend(
     layer: Scope, build: Build, query: ir.Value, transposed_key: ir.Value, value: ir.Value, bias: ir.Value
 ) -> ir.Value:
-    """Unscaled attention with an additive bias; the softmax runs in float32.
+    """Unscaled attention with an additive bias; sums of the softmax are in float32.
 
     Args:
         layer: the module.
@@ -107,14 +119,14 @@ def attend(
         query: [batch, heads, queries, d_kv].
         transposed_key: [batch, heads, d_kv, keys].
         value: [batch, heads, keys, d_kv].
-        bias: float32, broadcast to [batch, heads, queries, keys].
+        bias: the stream's dtype, broadcast to [batch, heads, queries, keys].
 
     Returns:
         [batch, heads, queries, d_kv].
     """
-    dtype = build.precision.name
-    scores = layer.op("Add", layer.cast(layer.op("MatMul", query, transposed_key), "float32"), bias)
-    return layer.op("MatMul", layer.cast(layer.op("Softmax", scores, axis=-1), dtype), value)
+    precision = build.precision
+    scores = layer.op("Add", layer.cast(layer.op("MatMul", query, transposed_key), precision.stream), bias)
+    return layer.op("MatMul", layer.cast(layer.op("Softmax", scores, axis=-1), precision.name), value)
 
 
 def cross_attention(layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value, pair: Pair, grid: Grid) -> ir.Value:
@@ -123,18 +135,19 @@ def cross_attention(layer: Scope, build: Build, hidden: ir.Value, bias: ir.Value
     Args:
         layer: the module.
         build: sizes and precision.
-        hidden: float32 [rows, positions, d_model].
-        bias: float32 [batch, 1, 1, source].
+        hidden: the stream's dtype [rows, positions, d_model].
+        bias: the stream's dtype [batch, 1, 1, source].
         pair: keys, [batch, heads, d_kv, source], and values, [batch, heads, source, d_kv].
-        grid: which rows attend to which input.
+        grid: which queries attend to which input.
     """
     attention, architecture = layer.at(names.CROSS_ATTENTION), build.architecture
+    inner = architecture.num_heads * architecture.d_kv
     query = linear(attention.at("q"), layer.cast(normed(layer, build, hidden), build.precision.name))
-    heads = layer.constant([0, -1, architecture.num_heads, architecture.d_kv])
-    split = layer.op("Reshape", layer.op("Gather", query, grid.rows, axis=0), heads)  # [batch, width * positions, ...]
-    attended = attend(layer, build, layer.op("Transpose", split, perm=[0, 2, 1, 3]), *pair, bias)
-    merged = layer.op("Reshape", layer.op("Transpose", attended, perm=[0, 2, 1, 3]), grid.merged)
-    return _added(layer, attention, hidden, layer.op("Gather", merged, grid.places, axis=0))
+    vectors, flat = (layer.constant([*axes, size]) for axes, size in (((-1,), architecture.d_kv), ((0, 0), inner)))
+    queries = layer.op("Gather", layer.op("Reshape", query, vectors), grid.queries, axis=0)
+    attended = layer.op("Reshape", attend(layer, build, queries, *pair, bias), vectors)
+    merged = layer.op("Reshape", layer.op("Gather", attended, grid.places, axis=0), flat)
+    return _added(layer, build, attention, hidden, merged)
 
 
 def cross_keys_values(attention: Scope, build: Build, states: ir.Value) -> Pair:
@@ -153,7 +166,7 @@ def cross_keys_values(attention: Scope, build: Build, states: ir.Value) -> Pair:
     return attention.op("Transpose", key, perm=[0, 2, 3, 1]), attention.op("Transpose", value, perm=[0, 2, 1, 3])
 
 
-def _added(layer: Scope, attention: Scope, hidden: ir.Value, attended: ir.Value) -> ir.Value:
+def _added(layer: Scope, build: Build, attention: Scope, hidden: ir.Value, attended: ir.Value) -> ir.Value:
     """Project what was attended to back to the residual's width, and add it."""
     projected = linear(attention.at("o"), attended)
-    return layer.op("Add", hidden, layer.cast(projected, "float32"))
+    return layer.op("Add", hidden, layer.cast(projected, build.precision.stream))

@@ -17,6 +17,8 @@ from pointsman_export.graphs.experts import Routing, feed_forward, kept, places
 from pointsman_export.graphs.scope import Scope
 from pointsman_export.network import Build, projection_names
 
+_END = np.iinfo(np.int64).max  # of an axis, however long
+
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
@@ -24,15 +26,13 @@ class Buckets:
 
     Attributes:
         batch: int64 [1], sequences.
-        size: int64 [1], tokens that a bucket holds: those of a sequence, or as many as an expert accepts of it.
-        spill: int64 [1], the row behind all buckets of a sequence, which tokens past the capacity share.
-        empty: zeros, [batch, experts * size + 1, d_model].
+        empty: zeros, [batch, 1 + size * experts, d_model]; `size` tokens of a sequence have room in each bucket: all,
+            or as many as an expert accepts of it. The first row is that of tokens past the capacity; then come the
+            first tokens of all experts, their second ones, and so on, so that no place depends on `size`.
         spilt: zeros, [batch, 1, d_model], what tokens past the capacity get.
     """
 
     batch: ir.Value
-    size: ir.Value
-    spill: ir.Value
     empty: ir.Value
     spilt: ir.Value
 
@@ -42,10 +42,9 @@ class Buckets:
         batch, size = scope.length(input_ids, 0), scope.length(input_ids, 1)
         if build.capacity is not None:
             size = scope.op("Min", size, scope.constant([build.capacity]))
-        spill = scope.op("Mul", size, scope.constant([build.architecture.num_experts]))
-        one = scope.constant([1])
-        zeros = [_zeros(scope, build, batch, rows) for rows in (scope.op("Add", spill, one), one)]
-        return cls(batch, size, spill, *zeros)
+        places, one = scope.op("Mul", size, scope.constant([build.architecture.num_experts])), scope.constant([1])
+        zeros = [_zeros(scope, build, batch, rows) for rows in (scope.op("Add", places, one), one)]
+        return cls(batch, *zeros)
 
 
 def dispatched(
@@ -70,7 +69,7 @@ def dispatched(
     weight = routing.probability if capacity is None else kept(mlp, routing.probability, place, capacity)
     if buckets is None:
         return _fetched(mlp, build, states, routing.expert), weight
-    return _bucketed(mlp, build, states, _slots(mlp, build, routing.expert, place, buckets), buckets), weight
+    return _bucketed(mlp, build, states, _slots(mlp, build, routing.expert, place), buckets), weight
 
 
 def _fetched(mlp: Scope, build: Build, states: ir.Value, expert: ir.Value) -> ir.Value:
@@ -78,32 +77,36 @@ def _fetched(mlp: Scope, build: Build, states: ir.Value, expert: ir.Value) -> ir
     chosen = mlp.op("Reshape", expert, mlp.constant([-1]))
     rows = mlp.op("Reshape", states, mlp.constant([-1, 1, build.architecture.d_model]))
     *inputs, wo = (mlp.op("Gather", weight, chosen, axis=0) for weight in _stacked(mlp, build))
-    return mlp.op("Reshape", feed_forward(mlp, build, rows, inputs, wo), mlp.op("Shape", states))
+    output = feed_forward(mlp, build, rows, inputs, wo)
+    if build.positions is not None:
+        return mlp.op("Reshape", output, mlp.constant([-1, build.positions, build.architecture.d_model]))
+    return mlp.op("Reshape", output, mlp.op("Shape", states))
 
 
-def _slots(mlp: Scope, build: Build, expert: ir.Value, place: ir.Value, buckets: Buckets) -> ir.Value:
+def _slots(mlp: Scope, build: Build, expert: ir.Value, place: ir.Value) -> ir.Value:
     """The row of each token among all buckets of its sequence, int64 [batch, tokens, d_model]."""
-    rank = mlp.op("Sub", place, mlp.scalar(1))
-    own = mlp.op("Add", mlp.op("Mul", expert, buckets.size), rank)
-    slot = mlp.op("Where", mlp.op("Less", rank, buckets.size), own, buckets.spill)
+    experts = build.architecture.num_experts
+    before = mlp.op("Sub", mlp.op("Mul", place, mlp.scalar(experts)), mlp.scalar(experts - 1))
+    slot = mlp.op("Add", before, expert)
+    if build.capacity is not None:
+        slot = mlp.op("Where", mlp.op("LessOrEqual", place, mlp.scalar(build.capacity)), slot, mlp.scalar(0))
     wide = mlp.constant([1, 1, build.architecture.d_model])
     return mlp.op("Expand", mlp.op("Unsqueeze", slot, mlp.constant([-1])), wide)
 
 
 def _bucketed(mlp: Scope, build: Build, states: ir.Value, slots: ir.Value, buckets: Buckets) -> ir.Value:
     """Run all experts at once on their buckets; tokens past the capacity get zero."""
-    d_model, experts = (mlp.constant([size]) for size in (build.architecture.d_model, build.architecture.num_experts))
+    d_model, experts = build.architecture.d_model, build.architecture.num_experts
     filled = mlp.op("ScatterElements", buckets.empty, slots, states, axis=1)
-    within = mlp.op("Slice", filled, mlp.constant([0]), buckets.spill, mlp.constant([1]))
-    split = _reshaped(mlp, within, [buckets.batch, experts, buckets.size, d_model])
-    rows_of_each = mlp.constant([build.architecture.num_experts, -1, build.architecture.d_model])
-    rows = mlp.op("Reshape", mlp.op("Transpose", split, perm=[1, 0, 2, 3]), rows_of_each)
+    within = mlp.op("Slice", filled, mlp.constant([1]), mlp.constant([_END]), mlp.constant([1]))
+    split = mlp.op("Reshape", within, mlp.constant([0, -1, experts, d_model]))
+    rows = mlp.op("Reshape", mlp.op("Transpose", split, perm=[2, 0, 1, 3]), mlp.constant([experts, -1, d_model]))
     *inputs, wo = _stacked(mlp, build)
     output = feed_forward(mlp, build, rows, inputs, wo)
-    split = _reshaped(mlp, output, [experts, buckets.batch, buckets.size, d_model])
-    transposed = mlp.op("Transpose", split, perm=[1, 0, 2, 3])
-    joined = _reshaped(mlp, transposed, [buckets.batch, buckets.spill, d_model])
-    return mlp.op("GatherElements", mlp.op("Concat", joined, buckets.spilt, axis=1), slots, axis=1)
+    sizes = mlp.constant([experts]), buckets.batch, mlp.constant([-1, d_model])
+    split = mlp.op("Reshape", output, mlp.op("Concat", *sizes, axis=0))
+    joined = mlp.op("Reshape", mlp.op("Transpose", split, perm=[1, 2, 0, 3]), mlp.constant([0, -1, d_model]))
+    return mlp.op("GatherElements", mlp.op("Concat", buckets.spilt, joined, axis=1), slots, axis=1)
 
 
 def _stacked(mlp: Scope, build: Build) -> Sequence[ir.Value]:
@@ -111,10 +114,6 @@ def _stacked(mlp: Scope, build: Build) -> Sequence[ir.Value]:
     return [
         mlp.construction.weight(names.stacked_experts(mlp.path, name)) for name in projection_names(build.architecture)
     ]
-
-
-def _reshaped(mlp: Scope, value: ir.Value, shape: Sequence[ir.Value]) -> ir.Value:
-    return mlp.op("Reshape", value, mlp.op("Concat", *shape, axis=0))
 
 
 def _zeros(scope: Scope, build: Build, batch: ir.Value, rows: ir.Value) -> ir.Value:

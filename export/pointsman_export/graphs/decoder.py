@@ -13,8 +13,8 @@ from pointsman_export.network import Build
 
 
 def decoder_graph(build: Build, tensors: Tensors) -> ir.Model:
-    """The decoder-step graph; arguments as of `encoder_graph`. It decodes any number of positions of every row."""
-    inputs, outputs = decoder_specs(build.architecture, build.precision.name)
+    """The decoder-step graph; arguments as of `encoder_graph`. It decodes the build's positions of every row."""
+    inputs, outputs = decoder_specs(build.architecture, build.precision.name, build.positions or names.POSITIONS)
     graph, values = new_graph(tensors), graph_inputs(inputs)
     hidden, results = _decoded(graph, build, values)
     results[names.LOGITS] = _logits(graph, build, hidden, values[names.INPUT_IDS])
@@ -22,11 +22,11 @@ def decoder_graph(build: Build, tensors: Tensors) -> ir.Model:
 
 
 def _decoded(graph: Scope, build: Build, values: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
-    """The residual stream behind all blocks, float32 [rows, positions, d_model], and the caches by name."""
+    """The residual stream behind all blocks, normed, [rows, positions, d_model], and the caches by name."""
     ids, mask, stack = values[names.INPUT_IDS], values[names.ATTENTION_MASK], build.architecture.decoder
-    bias, padding, grid = _bias(graph, build, values), padding_bias(graph, mask), _grid(graph, build, values)
+    bias, padding, grid = _bias(graph, build, values), padding_bias(graph, build, mask), _grid(values)
     embedding = graph.module(names.module_of(build.architecture.embedding("decoder")))
-    hidden, grown = embedded(embedding, ids), dict[str, ir.Value]()
+    hidden, grown = embedded(embedding, build, ids), dict[str, ir.Value]()
     for number in range(stack.layers):
         block = graph.module(names.block_path("decoder", number))
         past, cross = (_pair(values, names_of(number)) for names_of in (names.past_names, names.cross_names))
@@ -45,31 +45,37 @@ def _pair(values: dict[str, ir.Value], pair: tuple[str, str]) -> tuple[ir.Value,
 
 
 def _bias(graph: Scope, build: Build, values: dict[str, ir.Value]) -> ir.Value:
-    """Relative bias, and the mask of what is no earlier token: float32 [rows, heads, positions, capacity]."""
-    fed = counted(graph, graph.length(values[names.INPUT_IDS], 1))
-    lengths = graph.op("Unsqueeze", values[names.LENGTHS], graph.constant([1]))
-    queries = graph.op("Unsqueeze", graph.op("Add", lengths, fed), graph.constant([2]))  # [rows, positions, 1]
-    keys = counted(graph, graph.length(values[names.past_names(0)[0]], 2))
-    return causal_bias(graph.module(names.relative_bias("decoder")), build.architecture, queries, keys)
+    """Relative bias, and the mask of what is no earlier token: [rows, heads, positions, capacity]."""
+    queries = graph.op("Unsqueeze", values[names.LENGTHS], graph.constant([1, 2]))  # [rows, positions, 1]
+    if build.positions != 1:
+        fed = counted(graph, graph.length(values[names.INPUT_IDS], 1))
+        queries = graph.op("Add", queries, graph.op("Unsqueeze", fed, graph.constant([1])))
+    module = graph.module(names.relative_bias("decoder"))
+    return causal_bias(module, build, queries, values[names.CACHE_POSITIONS])
 
 
-def _grid(graph: Scope, build: Build, values: dict[str, ir.Value]) -> Grid:
-    width = build.architecture.num_heads * build.architecture.d_kv
-    positions = graph.length(values[names.INPUT_IDS], 1)
-    merged = graph.op("Concat", graph.constant([-1]), positions, graph.constant([width]), axis=0)
-    return Grid(values[names.ATTENDING_ROWS], values[names.ROW_PLACES], merged)
+def _grid(values: dict[str, ir.Value]) -> Grid:
+    return Grid(values[names.ATTENDING_QUERIES], values[names.ATTENDED_PLACES])
 
 
 def _logits(graph: Scope, build: Build, hidden: ir.Value, ids: ir.Value) -> ir.Value:
-    """Float32 [rows, positions, vocab] of float32 [rows, positions, d_model] and int64 [rows, positions]."""
+    """Float32 [rows, positions, vocab] of hidden [rows, positions, d_model] and int64 [rows, positions]."""
     dtype, architecture = build.precision.name, build.architecture
-    if architecture.tied_head or architecture.scaled_head:
-        hidden = graph.op("Mul", hidden, graph.constant(np.array(architecture.d_model**-0.5, np.float32)))
+    scale = architecture.d_model**-0.5 if architecture.tied_head or architecture.scaled_head else 1.0
+    if build.precision.stream == "float32" and scale != 1.0:
+        hidden, scale = graph.op("Mul", hidden, graph.constant(np.array(scale, np.float32))), 1.0
     if not architecture.tied_head:
         head = graph.module(names.module_of(names.HEAD))
-        return graph.cast(linear(head, graph.cast(hidden, dtype)), "float32")
+        logits = graph.cast(linear(head, graph.cast(hidden, dtype)), "float32")
+        return logits if scale == 1.0 else graph.op("Mul", logits, graph.constant(np.array(scale, np.float32)))
     flat = graph.op("Reshape", graph.cast(hidden, dtype), graph.constant([-1, architecture.d_model]))
     embedding = graph.module(names.module_of(architecture.embedding("decoder"))).weight()
-    product = graph.op("Gemm", flat, embedding, transB=1)
-    shape = graph.op("Concat", graph.op("Shape", ids), graph.constant([architecture.vocab_size]), axis=0)
-    return graph.cast(graph.op("Reshape", product, shape), "float32")
+    product = graph.op("Gemm", flat, embedding, transB=1, **({} if scale == 1.0 else {"alpha": scale}))
+    return graph.cast(graph.op("Reshape", product, _logits_shape(graph, build, ids)), "float32")
+
+
+def _logits_shape(graph: Scope, build: Build, ids: ir.Value) -> ir.Value:
+    vocabulary = build.architecture.vocab_size
+    if build.positions is not None:
+        return graph.constant([-1, build.positions, vocabulary])
+    return graph.op("Concat", graph.constant([-1]), graph.length(ids, 1), graph.constant([vocabulary]), axis=0)

@@ -37,7 +37,7 @@ def _encoded(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Va
     stack = build.architecture.encoder
     into = Buckets.of(graph, build, ids) if build.form == "portable" and stack.sparse_layers else None
     bias = _bias(graph, build, ids, mask)
-    hidden = embedded(graph.module(names.module_of(build.architecture.embedding("encoder"))), ids)
+    hidden = embedded(graph.module(names.module_of(build.architecture.embedding("encoder"))), build, ids)
     for number in range(stack.layers):
         block = graph.module(names.block_path("encoder", number))
         hidden, _ = self_attention(block.at("layer.0"), build, hidden, bias)
@@ -50,9 +50,9 @@ def _encoded(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Va
 
 
 def _bias(graph: Scope, build: Build, ids: ir.Value, mask: ir.Value) -> ir.Value:
-    """What is added to attention scores: float32 [batch, heads, source, source]."""
+    """What is added to attention scores: the stream's dtype [batch, heads, source, source]."""
     positions = counted(graph, graph.length(ids, 1))
     keys, queries = (graph.op("Unsqueeze", positions, graph.constant([axis])) for axis in (0, 1))
     module = graph.module(names.relative_bias("encoder"))
     relative = relative_bias(module, build.architecture, queries, keys)
-    return graph.op("Add", relative, padding_bias(graph, mask))
+    return graph.op("Add", graph.cast(relative, build.precision.stream), padding_bias(graph, build, mask))

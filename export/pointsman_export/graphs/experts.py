@@ -35,16 +35,26 @@ def routed(mlp: Scope, build: Build, states: ir.Value) -> Routing:
 
     Args:
         mlp: the module.
-        build: for the router's bias.
-        states: float32 [batch, tokens, d_model].
+        build: for the router's bias, and how many tokens there are.
+        states: the stream's dtype [batch, tokens, d_model].
     """
     classifier = mlp.module(names.module_of(names.router_weight(mlp.path)))
-    logits = linear(classifier, states)
+    logits = linear(classifier, mlp.cast(states, "float32"))
     if build.architecture.router_bias:
         logits = classifier.op("Add", logits, mlp.construction.weight(names.router_bias(mlp.path)))
     probabilities = mlp.op("Softmax", logits, axis=-1)
+    if build.positions == 1:
+        return _highest(mlp, probabilities)
     expert = mlp.op("ArgMax", probabilities, axis=-1, keepdims=0)
     return Routing(expert, mlp.op("ReduceMax", probabilities, mlp.constant([-1]), keepdims=0))
+
+
+def _highest(mlp: Scope, probabilities: ir.Value) -> Routing:
+    """The same in one node, which is one kernel on a GPU where the others are three."""
+    found = mlp.outputs(2, "TopK", probabilities, mlp.constant([1]), axis=-1)
+    probability, expert = (mlp.op("Squeeze", value, mlp.constant([-1])) for value in found)
+    expert.name = names.expert_choice(mlp.path)
+    return Routing(expert, probability)
 
 
 def feed_forward(

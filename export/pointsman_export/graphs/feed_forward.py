@@ -13,12 +13,12 @@ from pointsman_export.network import Build, projection_names
 def feed_forward_layer(
     layer: Scope, build: Build, hidden: ir.Value, *, sparse: bool, into: Buckets | None = None
 ) -> ir.Value:
-    """Norm, feed-forward network or experts, residual: float32 [rows, tokens, d_model].
+    """Norm, feed-forward network or experts, residual: the stream's dtype [rows, tokens, d_model].
 
     Args:
         layer: the module.
         build: sizes, form, precision, capacity.
-        hidden: float32 [rows, tokens, d_model].
+        hidden: the stream's dtype [rows, tokens, d_model].
         sparse: whether it has experts.
         into: the buckets of the portable form's experts; None for few tokens at a time (the decoder step).
     """
@@ -30,7 +30,7 @@ def feed_forward_layer(
 def _dense(mlp: Scope, build: Build, states: ir.Value) -> ir.Value:
     dtype = build.precision.name
     *inputs, wo = (mlp.weight(f"{name}.weight") for name in projection_names(build.architecture))
-    return mlp.cast(feed_forward(mlp, build, mlp.cast(states, dtype), inputs, wo), "float32")
+    return mlp.cast(feed_forward(mlp, build, mlp.cast(states, dtype), inputs, wo), build.precision.stream)
 
 
 def _sparse(mlp: Scope, build: Build, states: ir.Value, into: Buckets | None) -> ir.Value:
@@ -40,4 +40,5 @@ def _sparse(mlp: Scope, build: Build, states: ir.Value, into: Buckets | None) ->
         output, weight = branches.dispatched(mlp, build, rows, routing)
     else:
         output, weight = buckets.dispatched(mlp, build, rows, routing, into)
-    return mlp.op("Mul", mlp.cast(output, "float32"), mlp.op("Unsqueeze", weight, mlp.constant([-1])))
+    scale = mlp.cast(mlp.op("Unsqueeze", weight, mlp.constant([-1])), build.precision.stream)
+    return mlp.op("Mul", mlp.cast(output, build.precision.stream), scale)

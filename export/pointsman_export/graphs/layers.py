@@ -12,13 +12,13 @@ def linear(module: Scope, hidden: ir.Value) -> ir.Value:
     return module.op("MatMul", hidden, module.weight())
 
 
-def embedded(module: Scope, ids: ir.Value) -> ir.Value:
-    """Token vectors, float32 [rows, tokens, d_model]."""
-    return module.cast(module.op("Gather", module.weight(), ids, axis=0), "float32")
+def embedded(module: Scope, build: Build, ids: ir.Value) -> ir.Value:
+    """Token vectors, the stream's dtype [rows, tokens, d_model]."""
+    return module.cast(module.op("Gather", module.weight(), ids, axis=0), build.precision.stream)
 
 
 def normed(layer: Scope, build: Build, hidden: ir.Value) -> ir.Value:
-    """The root-mean-square norm at a layer's start (Zhang and Sennrich 2019), in float32: no mean, no bias."""
+    """The root-mean-square norm at a layer's start (Zhang and Sennrich 2019), summed in float32: no mean, no bias."""
     return norm(layer.at(names.LAYER_NORM), build, hidden)
 
 

@@ -2,23 +2,32 @@
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from pointsman.bundle import Architecture
+from pointsman_export.checkpoint import NUMPY_DTYPES
 from pointsman_export.graphs.scope import Scope
-from pointsman_export.network import bucket_table
-
-LOWEST = float(np.finfo(np.float32).min)
+from pointsman_export.network import Build, bucket_table
 
 
-def masked(scope: Scope, keep: ir.Value) -> ir.Value:
-    """An additive mask: 0 where `keep` is 1 or true, the lowest float32 elsewhere, as the reference adds it."""
-    dropped = scope.op("Sub", scope.constant(np.ones(1, np.float32)), scope.op("Cast", keep, to=ir.DataType.FLOAT))
-    return scope.op("Mul", dropped, scope.constant(np.array([LOWEST], np.float32)))
+def lowest(build: Build) -> float:
+    """What is added to scores of what may not be attended to: the least number of the stream's dtype."""
+    return float(torch.finfo(getattr(torch, build.precision.stream)).min)
 
 
-def padding_bias(scope: Scope, attention_mask: ir.Value) -> ir.Value:
-    """What keeps padding from being attended to: float32 [batch, 1, 1, source] from int64 [batch, source]."""
-    return scope.op("Unsqueeze", masked(scope, attention_mask), scope.constant([1, 2]))
+def padding_bias(scope: Scope, build: Build, attention_mask: ir.Value) -> ir.Value:
+    """What keeps padding from being attended to.
+
+    Args:
+        scope: where.
+        build: for the stream's dtype.
+        attention_mask: int64 [batch, source], 1 for a token and 0 for padding.
+
+    Returns:
+        the stream's dtype [batch, 1, 1, source], 0 for a token and the lowest number for padding.
+    """
+    by_mask = scope.constant(np.array([lowest(build), 0], NUMPY_DTYPES[build.precision.stream]))
+    return scope.op("Unsqueeze", scope.op("Gather", by_mask, attention_mask, axis=0), scope.constant([1, 2]))
 
 
 def counted(scope: Scope, length: ir.Value) -> ir.Value:
@@ -26,22 +35,24 @@ def counted(scope: Scope, length: ir.Value) -> ir.Value:
     return scope.op("Range", scope.scalar(0), scope.op("Squeeze", length), scope.scalar(1))
 
 
-def causal_bias(module: Scope, architecture: Architecture, queries: ir.Value, keys: ir.Value) -> ir.Value:
+def causal_bias(module: Scope, build: Build, queries: ir.Value, keys: ir.Value) -> ir.Value:
     """What all blocks of the decoder add to their attention scores: the bias, and the mask of keys after the query.
 
     Args:
         module: of the first block.
-        architecture: for the buckets.
+        build: for the buckets, and the stream's dtype.
         queries: int64 [rows, positions, 1], their positions.
         keys: int64 [keys], likewise.
 
     Returns:
-        float32 [rows, heads, positions, keys].
+        the stream's dtype [rows, heads, positions, keys].
     """
+    architecture = build.architecture
     reach, table = architecture.relative_max_distance, bucket_table(architecture, bidirectional=False)
-    after = module.constant(np.full((1, architecture.num_heads), LOWEST, np.float32))
+    after = module.constant(np.full((1, architecture.num_heads), lowest(build), np.float32))
     earlier = module.op("Gather", module.weight(), module.constant(np.flip(table.numpy()[: reach + 1]).copy()), axis=0)
     by_distance = module.op("Concat", after, earlier, axis=0)  # [1 + distances from 0 to reach, heads]
+    by_distance = module.cast(by_distance, build.precision.stream)
     distance = module.op("Clip", module.op("Sub", queries, keys), module.scalar(-1), module.scalar(reach))
     bias = module.op("Gather", by_distance, module.op("Add", distance, module.scalar(1)), axis=0)
     return module.op("Transpose", bias, perm=[0, 3, 1, 2])  # from [rows, positions, keys, heads]

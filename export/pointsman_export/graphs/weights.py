@@ -20,9 +20,11 @@ from pointsman.errors import OutputError
 from pointsman_export.architecture import expected_tensors
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
 from pointsman_export.graphs.conversion import in_order
+from pointsman_export.network.build import Precision
 
 _MATRIX = 2
-_LOOKED_UP = {*names.EMBEDDINGS, *(f"{names.relative_bias(role)}.weight" for role in ROLES)}
+_BIASES = {f"{names.relative_bias(role)}.weight" for role in ROLES}
+_LOOKED_UP = {*names.EMBEDDINGS, *_BIASES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +92,27 @@ def _stack_of(name: str) -> str | None:
 def _entry(name: str, sources: list[str], shape: tuple[int, ...], dtype: Dtype) -> Entry:
     """How a tensor of this shape, or a stack of them, is stored."""
     multiplied = len(shape) == _MATRIX and name not in _LOOKED_UP
-    exact = names.is_router(name) or not (multiplied or name in names.EMBEDDINGS)
     oriented = shape[::-1] if multiplied else shape
     return Entry(
         name=name,
         sources=tuple(sources),
         transposed=multiplied,
         shape=oriented if sources == [name] else (len(sources), *oriented),
-        dtype="float32" if exact else dtype,
+        dtype=stored_dtype(name, dtype, multiplied=multiplied),
     )
+
+
+def stored_dtype(name: str, dtype: Dtype, *, multiplied: bool) -> Dtype:
+    """What a tensor is stored in: routers and biases exactly, norms in the dtype of the stream that they scale.
+
+    Args:
+        name: the tensor's, or of a stack of experts.
+        dtype: of matrix products.
+        multiplied: whether it is the weight of one.
+    """
+    if names.is_router(name) or name in _BIASES:
+        return "float32"
+    return dtype if multiplied or name in names.EMBEDDINGS else Precision.of(dtype).stream
 
 
 def write_weights(

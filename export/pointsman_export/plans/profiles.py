@@ -30,4 +30,4 @@ def _axes(role: Role, tokens: int, rows: AxisRange) -> dict[str, AxisRange]:
         return encoder
     most = cache_capacity(tokens)
     capacity = AxisRange(min=most, opt=most, max=most)
-    return encoder | {names.ROWS: rows, names.WIDTH: rows, names.POSITIONS: _ONE, names.CAPACITY: capacity}
+    return encoder | {names.ROWS: rows, names.WIDTH: rows, names.CAPACITY: capacity}

@@ -36,11 +36,13 @@ class Written:
         build: of the variant.
         encoder: its file.
         decoder: likewise.
+        step: likewise, of the decoder's step for one position, where there is one.
     """
 
     build: Build
     encoder: Path
     decoder: Path
+    step: Path | None = None
 
 
 @dataclass
@@ -83,6 +85,8 @@ class Measured:
 class Comparison:
     """One variant's graphs beside the reference.
 
+    A step for one position is given the first of the positions, which does not depend on the others.
+
     Args:
         written: the graphs.
     """
@@ -94,10 +98,15 @@ class Comparison:
             "encoder": Pieces(written.encoder, dtype),
             "decoder": Pieces(written.decoder, dtype),
         }
+        self.step = None if written.step is None else Pieces(written.step, dtype)
 
     def take(self, step: Step) -> None:
         """Run a step. What experts do is compared apart from their choice, so that a near tie spoils no value."""
-        pieces = self.pieces[step.role]
+        self._take(step, self.pieces[step.role])
+        if step.role == "decoder" and self.step is not None:
+            self._take(step.first_position, self.step)
+
+    def _take(self, step: Step, pieces: Pieces) -> None:
         if step.layer is not None:
             ((name, wanted),) = step.wanted.items()
             self.measured.compare(name, pieces.run_experts(step.layer, name, step.feeds), wanted)

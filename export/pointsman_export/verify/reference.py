@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pointsman.bundle import Role, names
+from pointsman.bundle import Dtype, Role, names
 from pointsman_export.checkpoint import NUMPY_DTYPES, TensorReader
+from pointsman_export.graphs.weights import stored_dtype
 from pointsman_export.network import Build, projection_names
 from pointsman_export.network.attention import Pair, masked
 from pointsman_export.network.block import Block
@@ -72,20 +73,19 @@ class Reference:
         self.build, self.architecture, self.checkpoint = build, build.architecture, checkpoint
         self.assign = assign
 
-    def tensor(self, name: str, *, rounded: bool = True) -> Tensor:
-        """A tensor in float32, as the checkpoint orients it."""
+    def tensor(self, name: str, dtype: Dtype | None = None) -> Tensor:
+        """A tensor rounded to what it is stored in, by default as products' weights are; float32, as it is oriented."""
         array: Array = self.checkpoint.read(name)
-        if rounded:
-            array = array.astype(NUMPY_DTYPES[self.build.precision.name], copy=False)
-        return torch.from_numpy(array.astype(np.float32, copy=False))
+        rounded = array.astype(NUMPY_DTYPES[dtype or self.build.precision.name], copy=False)
+        return torch.from_numpy(rounded.astype(np.float32, copy=False))
 
     def load(self, module: nn.Module, prefix: str) -> None:
-        """Fill a module's parameters. Those that every variant keeps in float32 are not rounded."""
+        """Fill a module's parameters."""
         for path, owner in module.named_modules():
             for name in [name for name, _ in owner.named_parameters(recurse=False)]:
                 full = ".".join(filter(None, (prefix, path, name)))
                 product = isinstance(owner, Linear) and name == "weight"
-                value = self.tensor(full, rounded=product and not names.is_router(full))
+                value = self.tensor(full, stored_dtype(full, self.build.precision.name, multiplied=product))
                 owner.register_parameter(name, nn.Parameter(value.T if product else value, requires_grad=False))
 
     def embed(self, role: Role, input_ids: Tensor) -> Tensor:

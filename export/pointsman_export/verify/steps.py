@@ -1,17 +1,21 @@
 """What the reference makes of a sample, in steps that a written graph can be compared in."""
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pointsman.bundle import Role, names, side_by_side
+from pointsman.bundle import Role, attending, names
 from pointsman_export.network.attention import Pair
 from pointsman_export.verify.reference import BlockResult, Reference
 from pointsman_export.verify.sample import CAPACITY, PAST, Sample
 
 Values = Mapping[str, Tensor]
+
+_CACHE_AXES = 4
+_OF_ALL_POSITIONS = {names.ATTENTION_MASK, names.LENGTHS, names.CACHE_POSITIONS, names.ATTENDING_QUERIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,19 @@ class Step:
     routed: tuple[str, Tensor] | None = None
     layer: str | None = None
 
+    @property
+    def first_position(self) -> "Step":
+        """Of a decoder's part, what concerns the first of the positions that are fed."""
+        feeds = {name: value if name in _OF_ALL_POSITIONS else _first(value) for name, value in self.feeds.items()}
+        if names.ATTENDED_PLACES in feeds:
+            batch, heads, _ = self.feeds[names.ATTENDING_QUERIES].shape
+            feeds |= _given(len(feeds[names.INPUT_IDS]), batch, heads, positions=1)
+        wanted = {
+            name: _first(value) if value.ndim < _CACHE_AXES else _cut(value) for name, value in self.wanted.items()
+        }
+        routed = self.routed and (self.routed[0], _first(self.routed[1]))
+        return replace(self, feeds=feeds, wanted=wanted, routed=routed)
+
 
 def steps(reference: Reference, sample: Sample) -> Iterator[Step]:
     """All parts of both graphs in order. Each is computed once and forgotten."""
@@ -50,12 +67,13 @@ def steps(reference: Reference, sample: Sample) -> Iterator[Step]:
 
 
 def _decoder(reference: Reference, sample: Sample, cross: list[Pair]) -> Iterator[Step]:
-    rows = len(sample.decoder_ids)
+    rows, positions = sample.decoder_ids.shape
     feeds: dict[str, Tensor] = {
         names.INPUT_IDS: sample.decoder_ids,
         names.ATTENTION_MASK: sample.attention_mask,
         names.LENGTHS: torch.full((rows,), PAST),
-        **{name: torch.from_numpy(array) for name, array in side_by_side(len(sample.input_ids), rows).items()},
+        names.CACHE_POSITIONS: torch.arange(CAPACITY),
+        **_given(rows, len(sample.input_ids), sample.past[0][0].shape[1], positions=positions),
     }
     for number, (past_pair, cross_pair) in enumerate(zip(sample.past, cross, strict=True)):
         feeds |= zip(names.past_names(number), map(_with_room, past_pair), strict=True)
@@ -64,6 +82,25 @@ def _decoder(reference: Reference, sample: Sample, cross: list[Pair]) -> Iterato
     stream = yield from _blocks("decoder", results, feeds)
     logits = reference.logits(next(iter(stream.values())))
     yield Step("decoder", names.LOGITS, {**feeds, **stream}, {names.LOGITS: logits})
+
+
+def _first(value: Tensor) -> Tensor:
+    """The first position of [rows, positions, ...]; a cache as it is."""
+    return value if value.ndim == _CACHE_AXES else value[:, :1]
+
+
+def _cut(cached: Tensor) -> Tensor:
+    """What a cache holds behind the first position."""
+    cut = cached.clone()
+    cut[:, :, PAST + 1 :] = 0
+    return cut
+
+
+def _given(rows: int, batch: int, heads: int, positions: int) -> Values:
+    """Which queries attend to which input; rows of an input lie together."""
+    inputs = np.repeat(np.arange(batch), rows // batch)
+    given = attending(inputs, batch, heads=heads, positions=positions)
+    return {name: torch.from_numpy(array) for name, array in given.items()}
 
 
 def _with_room(cached: Tensor) -> Tensor:

@@ -1,13 +1,49 @@
-"""What the runtime asks of an inference engine; what a request's steps are, `decoding.step` says."""
+"""What the runtime asks of an inference engine; what steps are, `decoding.step` says."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decoding import DecodingState
+from pointsman.decoding import DecodingState, Stepper
+from pointsman.decoding.step import AnyRows
 
 ASK_FOR_LESS = "ask for fewer inputs or beams at a time, or use a smaller precision"  # where memory does not suffice
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The inputs of a request, to be encoded.
+
+    Attributes:
+        input_ids: int64 [batch, source].
+        attention_mask: int64 [batch, source], 1 for a token and 0 for padding.
+        rows: decoder rows that will be stepped, a multiple of `batch`.
+        room: tokens that will be fed to each of them, at most.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    rows: int
+    room: int
+
+
+class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
+    """A `Stepper` that encodes what its requests attend to."""
+
+    def encode(self, sources: Sequence[Source], pad_id: int) -> list[AnyRows]:
+        """Run the encoder once over requests that join.
+
+        Args:
+            sources: theirs.
+            pad_id: what inputs, and rows that are gone, may be padded with.
+
+        Returns:
+            for each its rows.
+        """
+        ...
 
 
 class Backend(Protocol):
@@ -16,10 +52,12 @@ class Backend(Protocol):
     Attributes:
         engine: the engine and its version, as `inspect` shows it.
         device: where it runs: `cpu` or `cuda`.
+        most_positions: tokens of a row that it takes at once, where it has a limit; more are fed one after another.
     """
 
     engine: str
     device: str
+    most_positions: int | None
 
     def encode(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
@@ -33,3 +71,20 @@ class Backend(Protocol):
             room: tokens that will be fed to each of them, at most.
         """
         ...
+
+    def stepper(self) -> RequestStepper[Any]:
+        """What steps requests together, without any so far; each has memory of its own."""
+        ...
+
+
+def joined(sources: Sequence[Source], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All inputs of several requests: ids and mask, int64 [inputs, longest]."""
+    if len(sources) == 1:
+        return sources[0].input_ids, sources[0].attention_mask
+    longest = max(source.input_ids.shape[1] for source in sources)
+    ids = [_widened(source.input_ids, longest, pad_id) for source in sources]
+    return np.concatenate(ids), np.concatenate([_widened(source.attention_mask, longest, 0) for source in sources])
+
+
+def _widened(values: NDArray[np.int64], width: int, filling: int) -> NDArray[np.int64]:
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=filling)

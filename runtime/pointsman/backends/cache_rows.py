@@ -53,6 +53,23 @@ class CacheRows:
             self._move(target, source, length) for target, source in zip(free.tolist(), sources.tolist(), strict=True)
         ]
 
+    def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Go on with the rows of some inputs; rows and places are counted anew.
+
+        Args:
+            kept: int64, these rows, rising: all of each input.
+
+        Returns:
+            int64 [kept], the places before of those that stay, rising.
+        """
+        places, moved = self._places[kept], self._places is not self._own
+        staying = np.sort(places)
+        self._own = np.arange(len(kept))
+        self._places = np.searchsorted(staying, places) if moved else self._own
+        if self._alike.size:
+            self._alike = self._alike[np.ix_(staying, staying)]
+        return staying
+
     def _move(self, target: int, source: int, length: int) -> Move:
         if not self._alike.size:
             self._alike = np.zeros((len(self._own), len(self._own)), np.int32)

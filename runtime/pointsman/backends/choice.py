@@ -170,7 +170,12 @@ def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: i
         return opening.open_plans(bundle, manifest, choice.engine, choice.variant, verify=verify)
     if verify:
         verify_files(bundle, variant.files)
-    backend: Backend = _onnxruntime().OnnxRuntimeBackend(bundle, variant, device=choice.device, threads=threads)
+    engine = _onnxruntime()
+    backend: Backend
+    if choice.device == "cuda":
+        backend = engine.open_on_cuda(bundle, variant)
+    else:
+        backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads)
     return backend
 
 

@@ -11,7 +11,7 @@ from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.plans import PlanRecord
 from pointsman.bundle.variants import Variant
 
-SCHEMA = 3
+SCHEMA = 4
 """Of what is written and read. Decoder steps of earlier schemas had another interface."""
 
 

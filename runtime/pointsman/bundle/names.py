@@ -30,8 +30,9 @@ LFS_POINTER: Final = b"version https://git-lfs"  # what a file begins with that 
 INPUT_IDS: Final = "input_ids"
 ATTENTION_MASK: Final = "attention_mask"
 LENGTHS: Final = "lengths"
-ATTENDING_ROWS: Final = "attending_rows"
-ROW_PLACES: Final = "row_places"
+CACHE_POSITIONS: Final = "cache_positions"
+ATTENDING_QUERIES: Final = "attending_queries"
+ATTENDED_PLACES: Final = "attended_places"
 LOGITS: Final = "logits"
 
 # Their dynamic axes.
@@ -39,7 +40,7 @@ BATCH: Final = "batch"  # inputs
 SOURCE: Final = "source"  # tokens of an input
 ROWS: Final = "rows"  # of the decoder: beams or samples of the inputs
 POSITIONS: Final = "positions"  # that a step feeds to each row
-WIDTH: Final = "width"  # rows that attend to an input, at most
+WIDTH: Final = "width"  # queries that attend to an input, at most: rows times positions
 CAPACITY: Final = "capacity"  # tokens that the cache has room for
 
 # Weights.
@@ -75,6 +76,11 @@ def weights_file(precision: str) -> str:
 def graph_name(form: "Form", role: "Role") -> str:
     """A graph's file within its variant's folder."""
     return f"{form}.{role}.onnx"
+
+
+def step_name(form: "Form") -> str:
+    """The file of a form's decoder step for one position, beside its other graphs."""
+    return f"{form}.step.onnx"
 
 
 def plan_folder(flavour: str, compute_capability: str, variant: str) -> str:

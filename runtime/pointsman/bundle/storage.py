@@ -10,7 +10,7 @@ from typing import Any, Final
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Architecture
 from pointsman.bundle.files import PULL, unreadable
-from pointsman.bundle.interface import ROLES, Dtype, TensorSpec, decoder_specs, encoder_specs
+from pointsman.bundle.interface import Dtype, TensorSpec, decoder_specs, encoder_specs
 from pointsman.bundle.manifest import SCHEMA, Manifest
 from pointsman.bundle.records import from_json, to_json
 from pointsman.bundle.variants import Variant
@@ -149,13 +149,19 @@ def _is_inside(path: str) -> bool:
 
 def _wrong_graphs(variant: Variant, architecture: Architecture) -> Iterator[str]:
     listed = {record.path for record in variant.files}
-    for role in ROLES:
-        graph, (inputs, outputs) = variant.graph(role), _SPECS[role](architecture, _dtype(variant))
+    dtype = _dtype(variant)
+    graphs = [
+        ("encoder", variant.encoder, encoder_specs(architecture, dtype)),
+        ("decoder", variant.decoder, decoder_specs(architecture, dtype)),
+    ]
+    if variant.step is not None:
+        graphs.append(("step", variant.step, decoder_specs(architecture, dtype, positions=1)))
+    for name, graph, (inputs, outputs) in graphs:
         if graph.file not in listed:
-            yield f"{role}.file {graph.file!r} is not among its variant's files"
+            yield f"{name}.file {graph.file!r} is not among its variant's files"
         for side, said, due in (("inputs", graph.inputs, inputs), ("outputs", graph.outputs, outputs)):
             if said != due:
-                yield f"{role}.{side} are not those of the architecture ({_first_difference(said, due)})"
+                yield f"{name}.{side} are not those of the architecture ({_first_difference(said, due)})"
 
 
 def _dtype(variant: Variant) -> Dtype:

@@ -42,7 +42,9 @@ class Variant:
             keep caches in float32.
         capacity: tokens that an expert accepts from one sequence; null for no limit.
         encoder: ids and mask to cross-attention keys and values.
-        decoder: one step over a cache.
+        decoder: one step over a cache, of any number of positions.
+        step: the same for one position, of fewer nodes and none that computes shapes: for engines that record it, and
+            for plans; null in the fused form.
         files: what the variant consists of; variants of one precision share their weights.
         parity: measured when it was written; of a quantized variant, that of the float variant it comes from.
         quantization: how it was quantized; null for float variants.
@@ -56,10 +58,11 @@ class Variant:
     files: tuple[FileRecord, ...]
     parity: Parity
     quantization: Quantization | None = None
+    step: Graph | None = None
 
     def graph(self, role: Role) -> Graph:
-        """The encoder's graph or the decoder step's."""
-        return self.encoder if role == "encoder" else self.decoder
+        """What plans and GPUs run: the encoder's graph, or the decoder step's for one position where there is one."""
+        return self.encoder if role == "encoder" else self.step or self.decoder
 
     def sources(self, role: Role) -> tuple[FileRecord, ...]:
         """What a graph is loaded from: its own file first, then the weights."""

@@ -1,31 +1,50 @@
 """Decoding in plain NumPy over an engine's state; knows nothing of text or engines.
 
-Three layers: a `DecodingState` (step.py) gives the logits of next tokens or selects those that matter, `stream` gives
-tokens one step at a time (greedy search and sampling), `decode` whole generations (these and beam search).
+A `Search` is a request: it says what its rows are to be fed, and goes on by the scores of next tokens. A `Loop` steps
+the rows of many requests at once, which come and go between steps. What it asks of an engine is in step.py. `decode`
+and `stream` run a loop with one request.
 """
 
 from pointsman.decoding.constraints import SentinelConstraint, check_room
-from pointsman.decoding.decode import decode, stream
+from pointsman.decoding.decode import alone, check_streams, decode, stream, streamed
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
+from pointsman.decoding.loop import Loop, Progress, Running
 from pointsman.decoding.options import DecodingFields, DecodingOptions
+from pointsman.decoding.own_state import OneAfterAnother, OwnState
 from pointsman.decoding.rules import Constraint
-from pointsman.decoding.step import DecodingState, SelectingState, Selection
+from pointsman.decoding.search import Search, search_of
+from pointsman.decoding.step import Answer, DecodingState, Feed, Rows, SelectingState, Selection, Selects, Stepper
 from pointsman.decoding.teacher_forcing import teacher_forced
 
 __all__ = [
+    "Answer",
     "Constraint",
     "DecodingFields",
     "DecodingOptions",
     "DecodingState",
+    "Feed",
     "FinishReason",
     "Generation",
+    "Loop",
+    "OneAfterAnother",
+    "OwnState",
+    "Progress",
+    "Rows",
+    "Running",
+    "Search",
     "SelectingState",
     "Selection",
+    "Selects",
     "SentinelConstraint",
     "SpecialTokens",
+    "Stepper",
     "TokenEvent",
+    "alone",
     "check_room",
+    "check_streams",
     "decode",
+    "search_of",
     "stream",
+    "streamed",
     "teacher_forced",
 ]

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.generation import Generation
-from pointsman.decoding.next_scores import NextScores, scorer_of
+from pointsman.decoding.next_scores import NextScores, Scorer, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.rules import Rules
 from pointsman.decoding.scores import best_continuations, highest
-from pointsman.decoding.step import DecodingState
+from pointsman.decoding.step import Answer, Feed, Selects
 
 _NEVER = np.float32(-1e9)
 
@@ -37,49 +37,86 @@ class _Hypotheses:
         inputs = np.arange(len(chosen))[:, None]
         return _Hypotheses(*(getattr(self, field.name)[inputs, chosen] for field in fields(self)))
 
+    def of_inputs(self, places: NDArray[np.int64]) -> "_Hypotheses":
+        """Those of some of the inputs."""
+        return _Hypotheses(*(getattr(self, field.name)[places] for field in fields(self)))
+
     def followed_by(self, other: "_Hypotheses") -> "_Hypotheses":
         """These and the others of each input."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return _Hypotheses(*(np.concatenate(pair, axis=1) for pair in pairs))
 
 
-def beam_search(
-    state: DecodingState, batch_size: int, options: DecodingOptions, rules: Rules
-) -> list[list[Generation]]:
-    """Search with `options.num_beams` beams per input.
+class BeamSearch:
+    """A search with `num_beams` beams for each input; see `Search`. An input that is done gives its rows back."""
 
-    Args:
-        state: Of `batch_size * num_beams` rows, stepped until every input is done.
-        batch_size: Number of inputs.
-        options: How to search.
-        rules: What tokens are possible, and what ends a sequence.
+    def __init__(self, batch_size: int, options: DecodingOptions, rules: Rules, selects: Selects | None) -> None:
+        self._options, self._rules, self._selects = options, rules, selects
+        self._inputs = np.arange(batch_size)  # that are not done
+        self._running = _placeholders(batch_size, options, rules)
+        self._running.scores[:, 0] = 0  # all beams start alike: only the first counts, or all would find the same
+        self._finished = _placeholders(batch_size, options, rules)
+        self._improvable = np.ones(batch_size, np.bool_)
+        self._parents = np.arange(batch_size * options.num_beams)
+        self._kept: NDArray[np.int64] | None = None
+        self._length = 0  # generated tokens of each running beam
+        self._count = (1 + rules.ending_tokens) * options.num_beams
+        self._scorer = self._scorer_of(rules)
+        self._found: list[list[Generation]] = [[] for _ in range(batch_size)]
 
-    Returns:
-        For each input, at most `num_return_sequences` generations, best first. There are fewer only where the
-        rules leave fewer possible sequences than that.
+    @property
+    def done(self) -> bool:
+        """See `Search.done`."""
+        return not len(self._inputs)
 
-    Raises:
-        OptionsError: The rules leave an input no possible sequence.
-        ParityError: The logits are not finite.
-    """
-    running = _placeholders(batch_size, options, rules)
-    running.scores[:, 0] = 0  # all beams start alike: only the first counts, or all would find the same
-    finished = _placeholders(batch_size, options, rules)
-    improvable = np.ones(batch_size, np.bool_)
-    beam_rows = np.arange(batch_size * options.num_beams)
-    count = (1 + rules.ending_tokens) * options.num_beams
-    score = scorer_of(state, rules, count=count, normalized=True)
-    for length in range(1, 1 + options.max_new_tokens):
-        prefixes = running.token_ids[:, :, :length].reshape(-1, length)
-        scores = score(np.ascontiguousarray(prefixes[:, -1]), beam_rows, prefixes)
-        candidates, beams = _candidates(running, scores, count, length, rules)
-        finished = _with_newly_finished(finished, candidates, improvable, options)
-        running, beam_rows = _continued(candidates, beams, options.num_beams)
-        improvable &= _could_improve(running, finished, length, options)
-        full = options.early_stopping is True and finished.finished.all()
-        if full or not improvable.any() or candidates.finished.all():
-            break
-    return [_generations(finished, index, options, rules) for index in range(batch_size)]
+    def generations(self) -> list[list[Generation]]:
+        """See `Search.generations`: of each `num_return_sequences`, or as many as the rules leave, best first."""
+        return self._found
+
+    def feed(self) -> Feed:
+        """See `Search.feed`."""
+        prefixes = self._prefixes()
+        wanted = self._scorer.wanted(prefixes)
+        return Feed(np.ascontiguousarray(prefixes[:, -1]), self._parents, self._kept, wanted)
+
+    def advance(self, answer: Answer) -> tuple[()]:
+        """See `Search.advance`."""
+        next_scores = self._scorer.scores(answer, self._prefixes())
+        self._length += 1
+        candidates, beams = _candidates(self._running, next_scores, self._count, self._length, self._rules)
+        self._finished = _with_newly_finished(self._finished, candidates, self._improvable, self._options)
+        self._running, self._parents = _continued(candidates, beams, self._options.num_beams)
+        self._improvable &= _could_improve(self._running, self._finished, self._length, self._options)
+        full = self._finished.finished.all(axis=1) & (self._options.early_stopping is True)
+        self._give_back(full | ~self._improvable | candidates.finished.all(axis=1))
+        return ()
+
+    def _scorer_of(self, rules: Rules) -> Scorer:
+        return scorer_of(self._selects, rules, count=self._count, normalized=True)
+
+    def _prefixes(self) -> NDArray[np.int64]:
+        """Those of all rows, `[rows, length]`."""
+        return self._running.token_ids[:, :, : 1 + self._length].reshape(-1, 1 + self._length)
+
+    def _give_back(self, done: NDArray[np.bool_]) -> None:
+        """Take what was found for inputs that are done, and go on without their rows."""
+        self._kept = None
+        if not done.any():
+            return
+        for place in np.flatnonzero(done).tolist():
+            number = int(self._inputs[place])
+            self._found[number] = _generations(self._finished, place, number, self._options, self._rules)
+        self._keep(np.flatnonzero(~done))
+
+    def _keep(self, places: NDArray[np.int64]) -> None:
+        """Go on with the inputs in these places."""
+        kept = (places[:, None] * self._options.num_beams + np.arange(self._options.num_beams)).ravel()
+        self._kept, self._inputs = kept, self._inputs[places]
+        self._parents = np.searchsorted(kept, self._parents[kept])
+        self._running, self._finished = self._running.of_inputs(places), self._finished.of_inputs(places)
+        self._improvable = self._improvable[places]
+        self._rules = self._rules.of_inputs(places)
+        self._scorer = self._scorer_of(self._rules)
 
 
 def _placeholders(batch_size: int, options: DecodingOptions, rules: Rules) -> _Hypotheses:
@@ -160,12 +197,14 @@ def _never_if(condition: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.where(condition, _NEVER, np.float32(0))
 
 
-def _generations(finished: _Hypotheses, index: int, options: DecodingOptions, rules: Rules) -> list[Generation]:
+def _generations(
+    finished: _Hypotheses, index: int, number: int, options: DecodingOptions, rules: Rules
+) -> list[Generation]:
     """The best finished hypotheses of one input, without placeholders and what grew from impossible beams."""
     divisors = np.maximum(finished.lengths[index], 1).astype(np.float32) ** np.float32(options.length_penalty)
     possible = finished.finished[index] & (finished.scores[index] * divisors > _NEVER / 2)
     if not possible.any():
-        raise rules.no_token_possible(index)
+        raise rules.no_token_possible(number)
     ranks = np.flatnonzero(possible)[: options.num_return_sequences]
     return [_generation(finished, index, rank) for rank in ranks.tolist()]
 

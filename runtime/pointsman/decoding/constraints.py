@@ -4,7 +4,9 @@ Its state is read from the prefix at every step, because beams change places bet
 """
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +59,12 @@ class SentinelConstraint:
         self._structural = np.array(sorted(structural), np.int64)
         self._white_space = np.array(sorted(set(white_space) - structural), np.int64)
         self._named = np.concatenate([self._structural, self._white_space])
+
+    def of_inputs(self, inputs: NDArray[np.int64]) -> Self:
+        """The same for some of the inputs."""
+        fewer = copy(self)
+        fewer._blanks, fewer._expected = self._blanks[inputs], self._expected[inputs]
+        return fewer
 
     @property
     def ending_tokens(self) -> int:

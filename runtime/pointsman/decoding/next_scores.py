@@ -5,7 +5,6 @@ others. The rules then see a row in which all other tokens are impossible. That 
 row, since rules treat the tokens that they do not name alike: they leave them, or make all of them impossible.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from pointsman.decoding.rules import Rules
 from pointsman.decoding.scores import checked_logits, log_normalizers, log_softmax
-from pointsman.decoding.step import DecodingState, SelectingState, Selection
+from pointsman.decoding.step import Answer, Selection, Selects, Wanted
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -105,32 +104,47 @@ class SelectedTokens:
         return SelectedTokens(scores, self.token_ids, self.named, log_others)
 
 
-Scorer = Callable[[Ids, Ids, Ids], NextScores]
-"""From the tokens fed `[rows]`, the rows they continue `[rows]`, and the prefixes `[rows, length]` that they end."""
+class Scorer(Protocol):
+    """Makes scores of what an engine answers."""
+
+    def wanted(self, prefixes: Ids) -> Wanted | None:
+        """What an engine is to select for rows with these prefixes `[rows, length]`; None for all logits."""
+        ...
+
+    def scores(self, answer: Answer, prefixes: Ids) -> NextScores:
+        """Scores of the tokens that follow the prefixes.
+
+        Raises:
+            ParityError: The logits are not finite.
+        """
+        ...
 
 
-def scorer_of(state: DecodingState, rules: Rules, *, count: int | None, normalized: bool) -> Scorer:
-    """How to get the scores of next tokens from an engine's state.
+def scorer_of(selects: Selects | None, rules: Rules, *, count: int | None, normalized: bool) -> Scorer:
+    """The scorer that asks the engine for as little as it can.
 
     Args:
-        state: The engine's.
+        selects: What the engine can select.
         rules: Applied to what it gives.
         count: How many of each row's best tokens matter; None for all.
         normalized: Whether the rules are applied to log-probabilities instead of logits.
     """
-    if count is not None and isinstance(state, SelectingState) and count <= state.most_selected:
-        return _SelectedScorer(state, rules, normalized, count)
-    return _WholeScorer(state, rules, normalized)
+    if count is not None and selects is not None and count <= selects.most:
+        return _SelectedScorer(rules, normalized, count, selects.vocabulary)
+    return _WholeScorer(rules, normalized)
 
 
 @dataclass(frozen=True, slots=True)
 class _WholeScorer:
-    state: DecodingState
     rules: Rules
     normalized: bool
 
-    def __call__(self, fed: Ids, beam_rows: Ids, prefixes: Ids) -> WholeRows:
-        logits = checked_logits(self.state.step(fed[:, None], beam_rows)[:, -1], position=prefixes.shape[1])
+    def wanted(self, _prefixes: Ids) -> None:
+        return None
+
+    def scores(self, answer: Answer, prefixes: Ids) -> WholeRows:
+        assert not isinstance(answer, Selection)
+        logits = checked_logits(answer, position=prefixes.shape[1])
         if self.normalized:
             return WholeRows(self.rules.process(prefixes, log_softmax(logits)))
         return WholeRows(self.rules.process(prefixes, logits.copy()) if self.rules.processors else logits)
@@ -138,19 +152,22 @@ class _WholeScorer:
 
 @dataclass(frozen=True, slots=True)
 class _SelectedScorer:
-    state: SelectingState
     rules: Rules
     normalized: bool
     count: int
+    vocabulary: int
 
-    def __call__(self, fed: Ids, beam_rows: Ids, prefixes: Ids) -> SelectedTokens:
+    def wanted(self, prefixes: Ids) -> Wanted:
+        return Wanted(self.rules.named(prefixes), self.count)
+
+    def scores(self, answer: Answer, prefixes: Ids) -> SelectedTokens:
+        assert isinstance(answer, Selection)
         named_ids = self.rules.named(prefixes)
-        selection = self.state.select(fed[:, None], beam_rows, named_ids, self.count)
-        checked_logits(np.column_stack([selection.named_logits, selection.log_total]), position=prefixes.shape[1])
-        merged = SelectedTokens.merged(named_ids, selection)
+        checked_logits(np.column_stack([answer.named_logits, answer.log_total]), position=prefixes.shape[1])
+        merged = SelectedTokens.merged(named_ids, answer)
         if self.normalized:
             merged = merged.normalized()
-        return merged.processed(self.rules, prefixes, self.state.vocabulary) if self.rules.processors else merged
+        return merged.processed(self.rules, prefixes, self.vocabulary) if self.rules.processors else merged
 
 
 def _log_sum(scores: Scores, counted: NDArray[np.bool_], log_others: Scores) -> Scores:

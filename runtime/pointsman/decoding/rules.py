@@ -49,6 +49,14 @@ class Constraint(LogitsProcessor, Protocol):
         """The most different tokens, eos included, that may end one sequence."""
         ...
 
+    def of_inputs(self, inputs: NDArray[np.int64]) -> Self:
+        """The constraint of some of its inputs, when the others are done.
+
+        Args:
+            inputs: int64, which, rising.
+        """
+        ...
+
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` are complete, given the tokens so far `[rows, length]`, decoder start included."""
         ...
@@ -236,6 +244,13 @@ class Rules:
             return cls(tokens, processors_of(options, tokens), None, first_input)
         unforced = replace(tokens, forced_first=None, forced_last=())
         return cls(tokens, (*processors_of(options, unforced), constraint), constraint, first_input)
+
+    def of_inputs(self, inputs: NDArray[np.int64]) -> Self:
+        """The rules of some of the inputs, when the others are done; `first_input` stays."""
+        if self.constraint is None:
+            return self
+        fewer = self.constraint.of_inputs(inputs)
+        return replace(self, processors=(*self.processors[:-1], fewer), constraint=fewer)
 
     @property
     def ending_tokens(self) -> int:

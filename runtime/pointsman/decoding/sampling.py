@@ -85,6 +85,10 @@ class Sampler:
         inputs = range(first_input, first_input + batch_size)
         self._streams = [*_streams(options.seed, inputs, options.num_return_sequences)]
 
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Go on with these rows only, which are counted anew."""
+        self._streams = [self._streams[row] for row in rows]
+
     def __call__(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw for the given rows of `scores` `[all rows, vocabulary]`, which is left as it is."""
         warped = scores[rows]  # indexing by an array copies

@@ -1,11 +1,13 @@
 """What decoding asks of an engine: the one seam between the two.
 
-An engine gives a request's `DecodingState`; each step feeds tokens to its rows and gives the logits of the tokens that
-follow, or, where the engine can select them, of those tokens that can matter.
+A step feeds tokens to rows, and gives the logits of the tokens that follow, or, where the engine can select them, of
+those tokens that can matter. A `Stepper` steps the rows of several requests at once, which begin and end independently.
+A `DecodingState` is the rows of one request, and what an engine offers that knows no more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,4 +75,82 @@ class SelectingState(DecodingState, Protocol):
             named_ids: `[rows, named]`, tokens whose logits are wanted whatever they are; some may be repeated.
             count: How many best tokens of each row are wanted beside them; at most `most_selected`.
         """
+        ...
+
+
+class Selects(NamedTuple):
+    """What an engine can select.
+
+    Attributes:
+        vocabulary: How many tokens there are.
+        most: How many best tokens of a row can be asked for.
+    """
+
+    vocabulary: int
+    most: int
+
+
+class Wanted(NamedTuple):
+    """What is to be selected; see `SelectingState.select`."""
+
+    named_ids: NDArray[np.int64]
+    best: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one request's rows are fed in a step.
+
+    Attributes:
+        token_ids: int64 `[rows]`, a token for each row; the decoder start token first of all.
+        parents: int64 `[rows]`, row r continues row `parents[r]`, of the same input; in the first step each itself.
+        kept: int64, the rows of the step before that go on, rising; the others are given back, all of an input at a
+            time. Rows and parents are counted among those kept. None where all go on.
+        wanted: What to select; None where all logits are asked for.
+    """
+
+    token_ids: NDArray[np.int64]
+    parents: NDArray[np.int64]
+    kept: NDArray[np.int64] | None = None
+    wanted: Wanted | None = None
+
+
+Answer = NDArray[np.float32] | Selection
+"""Of one request's rows: logits `[rows, vocabulary]`, which are only read and only until the next step, or what was
+selected of them."""
+
+
+class Rows(Protocol):
+    """The rows of one request, wherever an engine keeps them; the rows of an input lie together.
+
+    Attributes:
+        selects: What can be selected of their logits; None where nothing can.
+    """
+
+    @property
+    def selects(self) -> Selects | None:
+        """See above."""
+        ...
+
+
+AnyRows = TypeVar("AnyRows", bound=Rows)
+_Rows_contra = TypeVar("_Rows_contra", bound=Rows, contravariant=True)
+
+
+class Stepper(Protocol[_Rows_contra]):
+    """Steps the rows of several requests at once."""
+
+    def step(self, feeds: Sequence[tuple[_Rows_contra, Feed]]) -> Sequence[Answer]:
+        """Extend every row of all requests by one token.
+
+        Args:
+            feeds: All requests that have rows, in any order, and what theirs are fed.
+
+        Returns:
+            An answer for each.
+        """
+        ...
+
+    def release(self, rows: _Rows_contra) -> None:
+        """Take back a request's rows; it is stepped no more."""
         ...

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsman.backends.tensorrt.device import CaptureError, Launch
+from pointsman.backends.gpu.device import CaptureError, Launch
 from pointsman.errors import DeviceError
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pointsman.backends.tensorrt.staging import array_at
+from pointsman.backends.gpu.staging import array_at
 from pointsman.bundle import Graph, Profile
 from unit.backends.host_device import HostDevice
 

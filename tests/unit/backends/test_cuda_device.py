@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from pointsman.backends.gpu.cuda import OUT_OF_MEMORY, compiled
+from pointsman.backends.gpu.selection import kernel_source
 from pointsman.backends.nvidia import INSTALL_EITHER
-from pointsman.backends.tensorrt.cuda import OUT_OF_MEMORY, compiled
-from pointsman.backends.tensorrt.selection import kernel_source
 
 TESTS = Path(__file__).parents[2]
 SETUP = """if True:
     import ctypes, gc
-    from pointsman.backends.tensorrt.cuda import CudaDevice, compute_capability
-    from pointsman.backends.tensorrt.device import CaptureError
-    from pointsman.backends.tensorrt.selection import Selector
+    from pointsman.backends.gpu.cuda import CudaDevice, compute_capability
+    from pointsman.backends.gpu.device import CaptureError
+    from pointsman.backends.gpu.selection import Selector
     from pointsman.errors import DeviceError
     def told(work):
         try:
@@ -131,7 +131,7 @@ def test_the_kernel_is_loaded_and_launched(driver, tmp_path):
     image = tmp_path / "image"
     image.write_bytes(compiled(kernel_source(), "8.9", {"THREADS": 512}))
     code = f"""
-from pointsman.backends.tensorrt import cuda
+from pointsman.backends.gpu import cuda
 cuda.compiled = lambda source, capability, macros: open({str(image)!r}, "rb").read()
 Selector(CudaDevice()).enqueue(0x10000001, 0x2000, (0x3000, 0x4000, 0x7fff00005000, 0x6000), (4, 32128, 17, 8))
 """

@@ -17,7 +17,7 @@ class Failing:
     def io_binding(self):
         return self.session.io_binding()
 
-    def run_with_iobinding(self, binding):
+    def run_with_iobinding(self, binding, options):
         raise self.error
 
 

@@ -1,17 +1,14 @@
-"""Steps on ONNX Runtime: the cache is written in place, grows rarely, and follows beams, on host and device."""
+"""Steps on ONNX Runtime: the cache is written in place, grows rarely, and follows beams."""
 
 import tracemalloc
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 from pointsman.backends.onnxruntime import session
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
-from pointsman.backends.onnxruntime.caches import DeviceCache
-from pointsman.backends.onnxruntime.gathering import Gathering, _model
-from pointsman.bundle import empty_cache, names, whole_targets
+from pointsman.bundle import names, whole_targets
 from tolerances import FORMS as BETWEEN_FORMS
 
 SOURCES = np.array([[5, 9, 33, 1], [7, 20, 1, 0]])
@@ -25,7 +22,7 @@ def bundle(exports):
 
 def opened(bundle) -> OnnxRuntimeBackend:
     (variant,) = bundle.manifest.variants.values()
-    return OnnxRuntimeBackend(bundle.folder, variant, device="cpu", threads=1)
+    return OnnxRuntimeBackend(bundle.folder, variant, threads=1)
 
 
 def tokens(*shape: int) -> np.ndarray:
@@ -75,32 +72,3 @@ def test_the_cache_grows_by_as_much_as_is_needed_and_keeps_what_it_holds(bundle)
         BETWEEN_FORMS.check(step[:, 0], whole[:, position], f"position {position}")
     (capacity,) = {array.shape[2] for array in one_by_one._cache._arrays.values()}
     assert capacity == 96
-
-
-def test_a_cache_on_a_device_follows_beams_as_one_on_the_host(bundle, monkeypatch):
-    """The CPU in the place of the device: graph, bindings and order are those of CUDA."""
-    model, random = opened(bundle), np.random.default_rng(3)
-    on_host = model.encode(SOURCES, MASK, rows=6, room=12)
-    monkeypatch.setattr(model, "_gathering", Gathering("float32", "cpu"))
-    on_device = model.encode(SOURCES, MASK, rows=6, room=12)
-    for step in range(12):
-        rows = np.arange(6) if step == 0 else random.integers(0, 3, 6) + np.repeat([0, 3], 3)
-        fed = random.integers(2, 128, (6, 1))
-        BETWEEN_FORMS.check(on_device.step(fed, rows), on_host.step(fed, rows), f"step {step}")
-
-
-def test_a_cache_on_a_device_has_its_room_from_the_beginning(bundle):
-    (variant,) = bundle.manifest.variants.values()
-    for room, capacity in ((1, 64), (64, 64), (65, 128), (300, 512)):
-        cache = DeviceCache(variant.decoder, 3, room, Gathering("float32", "cpu"))
-        like = empty_cache(variant.decoder.caches, 3, capacity)
-        for value, zeros in zip(cache._values, like.values(), strict=True):
-            np.testing.assert_array_equal(value.numpy(), zeros)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_are_gathered_by_a_graph_of_ours(dtype):
-    onnx.checker.check_model(onnx.load_from_string(_model(1)), full_check=True)
-    values = np.random.default_rng(0).standard_normal((5, 3, 4, 2)).astype(dtype)
-    gathered = Gathering(dtype, "cpu").run(onnxruntime.OrtValue.ortvalue_from_numpy(values), np.array([4, 0, 0]))
-    np.testing.assert_array_equal(gathered.numpy(), values[[4, 0, 0]])

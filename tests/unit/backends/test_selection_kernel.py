@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pointsman.backends.tensorrt.cuda import compiled
-from pointsman.backends.tensorrt.selection import Selector, kernel_source
+from pointsman.backends.gpu.cuda import compiled
+from pointsman.backends.gpu.selection import Selector, kernel_source
 from pointsman.errors import DeviceError
 from tolerances import SCORE
 from unit.backends.host_device import HostDevice

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
-from pointsman.backends.tensorrt.replays import MOST, Replays
+from pointsman.backends.gpu.replays import MOST, Replays
 from pointsman.decoding import SentinelConstraint
 from pointsman.errors import OptionsError
 from tolerances import FORMS, SCORE

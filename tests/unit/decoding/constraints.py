@@ -1,6 +1,7 @@
 """Constraints that tests can tell apart from any processor."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ class _Plain:
 
     def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.zeros((len(prefixes), 1), np.int64)
+
+    def of_inputs(self, inputs: NDArray[np.int64]) -> Self:
+        return self
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.zeros(len(prefixes), np.bool_)

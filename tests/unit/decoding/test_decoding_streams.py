@@ -20,7 +20,7 @@ def test_finished_rows_feed_pad_until_all_are_done():
     assert min(lengths) < max(lengths) == len(network.fed)
     assert network.fed[0] == [TOKENS.decoder_start_id] * 5
     for position, fed in enumerate(network.fed[1:]):
-        assert fed == [ids[position] if position < len(ids) else TOKENS.pad_id for ids in sequences]
+        assert fed == [ids[position] if position + 1 < len(ids) else TOKENS.pad_id for ids in sequences]
 
 
 def test_of_equal_scores_the_first_token_is_taken():

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.own_states import OwnStates
+
 Ids = tuple[int, ...]
 Logits = Callable[[Ids, Ids], NDArray[np.float32]]
 """From a source without its padding, and the decoder's tokens so far, start token included."""
@@ -15,6 +17,7 @@ class FakeBackend:
 
     engine = "fake 1"
     device = "cpu"
+    most_positions = None
 
     def __init__(self, logits: Logits) -> None:
         self.logits = logits
@@ -29,6 +32,9 @@ class FakeBackend:
         sources = [tuple(ids[mask == 1].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
         self.encoded.append(sources)
         return FakeState(self, [source for source in sources for _ in range(rows // len(sources))], room)
+
+    def stepper(self) -> OwnStates:
+        return OwnStates(self)
 
 
 class FakeState:

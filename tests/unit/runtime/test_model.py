@@ -14,7 +14,8 @@ from pointsman.bundle import Limits
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
 from pointsman.infill import Infiller
-from pointsman.model import SwitchModel, padded
+from pointsman.model import SwitchModel
+from pointsman.running import padded
 
 NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
 INPUTS = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1]]

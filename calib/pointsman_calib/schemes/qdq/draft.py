@@ -34,6 +34,7 @@ class QdqDraft(Draft):
         coverage: ExpertCoverage,
         method: Method,
         place: Path,
+        step: Path | None,
     ) -> None:
         """Write the variant that keeps nothing.
 
@@ -44,11 +45,12 @@ class QdqDraft(Draft):
             coverage: of its experts; the thin ones have no range of their own.
             method: which of the table's ranges.
             place: the folder to write in.
+            step: the float graph of the decoder's step for one position, where there is one.
 
         Raises:
             BundleError: the table is of other graphs, or a weight is NaN or infinite.
         """
-        super().__init__(source, "int8-qdq", place)
+        super().__init__(source, "int8-qdq", place, step=step)
         self.products = [found for role, model in self.models().items() for found in products(model.graph, role)]
         self.axes = output_axes(self.products, architecture)
         self._factors = expert_factors(table, self.products, architecture, coverage, method)

@@ -63,7 +63,8 @@ def write_variant(
     source = manifest.variants[SOURCE]
     table = _table(bundle, manifest, corpus, ranges)
     covered = coverage.coverage(table.coverage, documents=table.provenance.sequences)
-    draft = QdqDraft(graph_files(bundle, source), table, manifest.architecture, covered, method, place)
+    step = None if source.step is None else bundle / source.step.file
+    draft = QdqDraft(graph_files(bundle, source), table, manifest.architecture, covered, method, place, step)
     sensitivity = None if corpus is None else _settled(draft, manifest, corpus, limits)
     write_range_table(table, place / names.RANGES)
     return draft.variant(source, _provenance(draft, table, covered, method, sensitivity), names.RANGES)

@@ -14,10 +14,9 @@ from pointsman.wording import as_text, is_text
 
 Device = Literal["cpu", "cuda"]
 
-ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
+ELEMENT_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# float32 is float32: TF32 would keep 10 bits of it.
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+ProviderOptions = dict[str, str]
 _FATAL = 4  # the highest severity of messages
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
@@ -29,14 +28,14 @@ def why_not_cuda() -> str | None:
     return missing_gpu()
 
 
-def run(session: Any, binding: Any, device: Device) -> None:  # noqa: ANN401 - untyped engine
-    """Run a session on what is bound.
+def run(session: Any, binding: Any, device: Device, options: Any = None) -> None:  # noqa: ANN401 - untyped engine
+    """Run a session on what is bound, with options of the run.
 
     Raises:
         DeviceError: there is too little memory.
     """
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         _check_memory(error, device)
         raise
@@ -53,8 +52,14 @@ def _check_memory(error: Exception, device: Device) -> None:
         raise DeviceError(f"{where} is out of memory; {ASK_FOR_LESS}") from error
 
 
-def session(path: Path, device: Device, threads: int | None) -> Any:  # noqa: ANN401 - untyped engine
+def session(path: Path, device: Device, threads: int | None, provider_options: ProviderOptions | None = None) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
+
+    Args:
+        path: its file.
+        device: where.
+        threads: of the CPU; the engine's default where None.
+        provider_options: of the device's execution provider.
 
     Raises:
         BundleError: the engine refuses it, or cannot take its path.
@@ -68,7 +73,7 @@ def session(path: Path, device: Device, threads: int | None) -> Any:  # noqa: AN
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        loaded = _loaded(path, options, device)
+        loaded = _loaded(path, options, device, provider_options or {})
     except Exception as error:
         _check_memory(error, device)
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
@@ -80,22 +85,14 @@ def session(path: Path, device: Device, threads: int | None) -> Any:  # noqa: AN
     return loaded
 
 
-def session_of(graph: bytes, device: Device) -> Any:  # noqa: ANN401 - untyped engine
-    """Load a small graph, on a device that is there; it gets no threads of its own."""
-    options = _options()
-    options.intra_op_num_threads = 1
-    return _loaded(graph, options, device)
-
-
 def _options() -> Any:  # noqa: ANN401 - untyped engine
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return options
 
 
-def _loaded(graph: Path | bytes, options: Any, device: Device) -> Any:  # noqa: ANN401 - untyped engine
-    provider = _PROVIDERS[device], _PROVIDER_OPTIONS[device]
-    return onnxruntime.InferenceSession(graph, options, providers=[provider])
+def _loaded(path: Path, options: Any, device: Device, provider_options: ProviderOptions) -> Any:  # noqa: ANN401
+    return onnxruntime.InferenceSession(path, options, providers=[(_PROVIDERS[device], provider_options)])
 
 
 def load_cuda() -> None:

@@ -3,9 +3,9 @@
 from types import ModuleType
 from typing import Any, Protocol
 
-from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.gpu.device import Device
+from pointsman.backends.gpu.memory import Arena
 from pointsman.backends.tensorrt.kernel_cache import KernelCache
-from pointsman.backends.tensorrt.memory import Arena
 
 
 class Contexts(Protocol):

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointsman.backends.tensorrt.backend import TensorRTBackend
-from pointsman.backends.tensorrt.cuda import CudaDevice, compute_capability
-from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.gpu.backend import GpuBackend
+from pointsman.backends.gpu.cuda import CudaDevice, compute_capability
+from pointsman.backends.gpu.device import Device
 from pointsman.backends.tensorrt.libraries import library_for
 from pointsman.backends.tensorrt.plan import Plan
+from pointsman.backends.tensorrt.profiles import PlannedShapes
 from pointsman.backends.tensorrt.validity import BUILD, check_file, check_record
 from pointsman.bundle import ROLES, Flavour, Manifest, PlanRecord
 from pointsman.errors import BundleError, DeviceError, PointsmanError
@@ -69,7 +70,7 @@ def open_plans(
     *,
     verify: bool = True,
     device: Device | None = None,
-) -> TensorRTBackend:
+) -> GpuBackend:
     """Check a variant's plans, and load them.
 
     Args:
@@ -89,9 +90,9 @@ def open_plans(
     check_pair(manifest, pair, gpu.compute_capability)
     files = [check_file(bundle, record, verify=verify) for record in pair]
     library, chosen = library_for(pair[0]), manifest.variants[variant]
-    graphs = (chosen.encoder, chosen.decoder)
+    graphs = (chosen.graph(role) for role in ROLES)
     encoder, decoder = (
         Plan(gpu, library, record, graph, file) for record, graph, file in zip(pair, graphs, files, strict=True)
     )
     name = f"{library.__name__} {library.__version__}"
-    return TensorRTBackend(gpu, name, chosen, (encoder, decoder), pair)
+    return GpuBackend(gpu, name, chosen, (encoder, decoder), PlannedShapes(*pair))

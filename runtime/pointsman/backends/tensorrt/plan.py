@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pointsman.backends.gpu.cuda import OUT_OF_MEMORY
+from pointsman.backends.gpu.device import Device
+from pointsman.backends.gpu.replays import Replays
 from pointsman.backends.tensorrt.contexts import contexts_of
-from pointsman.backends.tensorrt.cuda import OUT_OF_MEMORY
-from pointsman.backends.tensorrt.device import Device
 from pointsman.backends.tensorrt.execution import Execution
 from pointsman.backends.tensorrt.libraries import Complaints
-from pointsman.backends.tensorrt.replays import Replays
 from pointsman.backends.tensorrt.validity import REBUILD, check_plan
 from pointsman.bundle import Graph, PlanRecord
 from pointsman.errors import DeviceError

@@ -1,8 +1,8 @@
-"""Which of a plan's profiles a request takes, and what to say when none admits it."""
+"""Which of a plan's profiles a request takes, in which shapes, and what to say when none admits it."""
 
 from collections.abc import Mapping, Sequence
 
-from pointsman.bundle import AxisRange, Profile, names
+from pointsman.bundle import AxisRange, PlanRecord, Profile, names
 from pointsman.errors import OptionsError
 
 _MEANINGS = {
@@ -10,9 +10,32 @@ _MEANINGS = {
     names.ROWS: "decoder rows (inputs times beams or samples)",
     names.SOURCE: "tokens in an input",
     names.CAPACITY: "generated tokens",
-    names.POSITIONS: "positions a step",
 }
 _ROWS = (names.BATCH, names.ROWS)
+_SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
+
+
+class PlannedShapes:
+    """The shapes that a variant's plans were built for; see `Shapes`."""
+
+    def __init__(self, encoder: PlanRecord, decoder: PlanRecord) -> None:
+        """Take the records of both plans."""
+        self._records = (decoder, encoder)
+
+    def of(self, batch: int, source: int, width: int, room: int) -> dict[str, int]:
+        """See `Shapes.of`.
+
+        Raises:
+            OptionsError: no profile of a plan admits them.
+        """
+        longest = min(largest(record.profiles, names.SOURCE) for record in self._records)
+        padded = max(source, min(-(-source // _SOURCE_STEP) * _SOURCE_STEP, longest))
+        capacity = max(largest(self._records[0].profiles, names.CAPACITY), room)
+        sizes = {names.BATCH: batch, names.SOURCE: padded, names.ROWS: batch * width}
+        sizes |= {names.WIDTH: width, names.CAPACITY: capacity}
+        for record in self._records:
+            profile_for(record.profiles, sizes)
+        return sizes
 
 
 def profile_for(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import ModuleType
 
-from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.gpu.device import Device
 from pointsman.bundle import Manifest, PlanRecord, sha256_of
 from pointsman.errors import BundleError, DeviceError
 

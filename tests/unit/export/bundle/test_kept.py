@@ -14,7 +14,7 @@ from pointsman_calib import quantize
 from pointsman_export import export_bundle
 
 TEXT = "The <extra_id_0> waits."
-LOST = "fused-int8, the decoder plan of portable-float32 for 8.9"
+LOST = "fused-int8, the encoder plan of portable-float32 for 8.9"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def original(tiny_checkpoint, tmp_path_factory):
     export_bundle(tiny_checkpoint, folder)
     quantize(folder, "int8")
     manifest = read_manifest(folder)
-    path = folder / "engines/tensorrt-rtx-sm89/portable-float32/decoder.plan"
+    path = folder / "engines/tensorrt-rtx-sm89/portable-float32/encoder.plan"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"a plan")
     plan = PlanRecord(
@@ -32,8 +32,8 @@ def original(tiny_checkpoint, tmp_path_factory):
         version="1",
         compute_capability="8.9",
         variant="portable-float32",
-        role="decoder",
-        built_from=manifest.variants["portable-float32"].sources("decoder"),
+        role="encoder",
+        built_from=manifest.variants["portable-float32"].sources("encoder"),
         profiles=(PROFILE,),
         options=PlanOptions(weight_streaming=False, refittable=False, version_compatible=False),
         file=record_of(folder, path),
@@ -78,7 +78,7 @@ def test_all_that_would_be_lost_is_named(tiny_checkpoint, bundle):
 
 
 def test_a_plan_for_other_limits_is_not_right(tiny_checkpoint, bundle):
-    with pytest.raises(OutputExistsError, match=r"writes: the decoder plan of portable-float32 for 8\.9; add"):
+    with pytest.raises(OutputExistsError, match=r"writes: the encoder plan of portable-float32 for 8\.9; add"):
         export_bundle(tiny_checkpoint, bundle, force=True, max_tokens=512)
 
 

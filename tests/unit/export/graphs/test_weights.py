@@ -89,7 +89,8 @@ def test_bytes_are_those_of_the_originals_turned_around(tmp_path, name, dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_what_must_stay_exact_is_kept_in_float32(dtype):
     for entry in planned(SPECS["router-bias"], dtype):
-        exact = any(part in entry.name for part in ("layer_norm", "router", "relative_attention_bias"))
+        exact = any(part in entry.name for part in ("router", "relative_attention_bias"))
+        exact |= "layer_norm" in entry.name and dtype == "float16"  # norms have the dtype of the residual stream
         assert entry.dtype == ("float32" if exact else dtype), entry.name
 
 

@@ -66,7 +66,9 @@ def test_plans_are_built_from_the_variants_own_files(built):
     for plan in read_manifest(built).engines:
         for record in plan.built_from:
             assert record.sha256 == sha256_of(built / record.path)
-        assert plan.built_from[0].path.endswith(f"portable.{plan.role}.onnx")
+        assert plan.built_from[0].path.endswith(
+            {"encoder": "portable.encoder.onnx", "decoder": "portable.step.onnx"}[plan.role]
+        )
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -165,7 +167,7 @@ def adding_scatter(graph) -> None:
             "decoder",
             foreign_operator,
             (
-                "refuses node /decoder/block.0/layer.2/mlp/Relu (NoSuchOperator) of portable.decoder.onnx: ",
+                "refuses node /decoder/block.0/layer.2/mlp/Relu (NoSuchOperator) of portable.step.onnx: ",
                 "; write it in operators of standard ONNX, as the portable form is",
             ),
         ),

@@ -50,30 +50,37 @@ def test_a_capacity_is_the_least_multiple_that_suffices(tokens, capacity):
 
 
 def test_rows_side_by_side():
-    rows = side_by_side(2, 6)
-    assert rows[names.ATTENDING_ROWS].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert rows[names.ROW_PLACES].tolist() == [0, 1, 2, 3, 4, 5]
+    """Two heads: row r has the queries 2r and 2r + 1."""
+    specs = [TensorSpec(name=names.ATTENDING_QUERIES, dtype="int64", axes=(names.BATCH, 2, names.WIDTH))]
+    rows = side_by_side(specs, 2, 6)
+    assert rows[names.ATTENDING_QUERIES].tolist() == [[[0, 2, 4], [1, 3, 5]], [[6, 8, 10], [7, 9, 11]]]
+    assert rows[names.ATTENDED_PLACES].tolist() == [[[0, 3]], [[1, 4]], [[2, 5]], [[6, 9]], [[7, 10]], [[8, 11]]]
 
 
+@pytest.mark.parametrize("positions", [1, 3])
 @pytest.mark.parametrize("seed", range(8))
-def test_rows_of_any_inputs_are_found_again_in_the_grid(seed):
-    """Gathering rows into the grid, and out of it, gives each row what belongs to its input."""
+def test_queries_of_rows_of_any_inputs_are_found_again_in_the_grid(seed, positions):
+    """Gathering queries into the grid, and out of it, gives each row what belongs to its input."""
     random = np.random.default_rng(seed)
-    batch, inputs = 5, random.integers(0, 5, random.integers(1, 12))
-    rows = attending(inputs, batch)
-    grid, places = rows[names.ATTENDING_ROWS], rows[names.ROW_PLACES]
-    assert grid.shape == (batch, np.bincount(inputs).max())
-    assert grid.min() >= 0
-    assert grid.max() < len(inputs)
-    assert grid.ravel()[places].tolist() == list(range(len(inputs)))
-    assert (places // grid.shape[1]).tolist() == inputs.tolist()
+    batch, heads, inputs = 5, 4, random.integers(0, 5, random.integers(1, 12))
+    rows = attending(inputs, batch, heads=heads, positions=positions)
+    grid, places = rows[names.ATTENDING_QUERIES], rows[names.ATTENDED_PLACES]
+    assert grid.shape == (batch, heads, np.bincount(inputs).max() * positions)
+    assert places.shape == (len(inputs), positions, heads)
+    numbers = np.arange(places.size).reshape(places.shape)  # (row * positions + position) * heads + head
+    assert grid.ravel()[places].tolist() == numbers.tolist()
+    of_input, head, _ = np.unravel_index(places, grid.shape)
+    assert (of_input == inputs[:, None, None]).all()
+    assert (head == np.arange(heads)).all()
+    assert (grid % heads == np.arange(heads)[None, :, None]).all()
 
 
 def test_whole_targets_have_a_row_for_each_input_and_room_for_all_positions():
     inputs, _ = decoder_specs(ARCHITECTURE, "float32")
     fed = whole_targets(inputs, 3, 40)
     assert fed[names.LENGTHS].tolist() == [0, 0, 0]
-    assert fed[names.ATTENDING_ROWS].tolist() == [[0], [1], [2]]
+    assert fed[names.CACHE_POSITIONS].tolist() == list(range(64))
+    assert fed[names.ATTENDED_PLACES].shape == (3, 40, ARCHITECTURE.num_heads)
     assert {array.shape[2] for name, array in fed.items() if name in dict.fromkeys(empty_cache(inputs, 3, 64))} == {64}
     taken = {names.INPUT_IDS, names.ATTENTION_MASK, *(spec.name for spec in inputs if names.SOURCE in spec.axes)}
     assert fed.keys() | taken == {spec.name for spec in inputs}

@@ -217,17 +217,17 @@ def test_a_manifest_without_a_checksum_is_refused_with_all_else(bundle):
 
 
 def test_newer_schema_is_refused_before_its_keys(bundle):
-    edited(bundle, lambda document: document.update(schema=4, novelty=True))
-    with pytest.raises(BundleError, match="has schema 4 and this pointsman reads 3; upgrade pointsman") as caught:
+    edited(bundle, lambda document: document.update(schema=5, novelty=True))
+    with pytest.raises(BundleError, match="has schema 5 and this pointsman reads 4; upgrade pointsman") as caught:
         read_manifest(bundle)
     assert "novelty" not in str(caught.value)
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2])
+@pytest.mark.parametrize("schema", [0, 1, 2, 3])
 def test_earlier_schemas_are_refused(bundle, schema):
     edited(bundle, lambda document: document.update(schema=schema))
     sentence = (
-        f"has schema {schema} and this pointsman reads 3, in which decoder steps have another interface; "
+        f"has schema {schema} and this pointsman reads 4, in which decoder steps have another interface; "
         "export the bundle again with `pointsman-export bundle`"
     )
     with pytest.raises(BundleError, match=sentence):

@@ -2,7 +2,7 @@
 
 from importlib import resources
 
-from pointsman.backends.tensorrt.device import Device
+from pointsman.backends.gpu.device import Device
 
 MOST_SELECTED = 64  # the kernel takes them one after another
 _KERNEL = "select_best"

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from pointsman.backends.tensorrt.device import CaptureError
+from pointsman.backends.gpu.device import CaptureError
 from pointsman.errors import DeviceError
 
 MOST = 16  # recordings kept; each takes some memory, of the host and of the device

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from pointsman.backends.cache_rows import Move
-from pointsman.backends.tensorrt.device import Device, Memory
+from pointsman.backends.gpu.device import Device, Memory
 from pointsman.bundle import TensorSpec, names
 
 ALIGNMENT = 256  # bytes; what allocations have themselves, and more than any engine asks for

@@ -1,4 +1,4 @@
-"""A variant's two plans as a `Backend`: a request's tensors stay on the device from the encoder to the last step."""
+"""A variant's two graphs on a GPU as a `Backend`: a request's tensors stay there from the encoder to the last step."""
 
 import weakref
 
@@ -6,83 +6,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
-from pointsman.backends.tensorrt.device import Device
-from pointsman.backends.tensorrt.plan import Plan
-from pointsman.backends.tensorrt.profiles import largest, profile_for
-from pointsman.backends.tensorrt.selection import MOST_SELECTED, Selector
-from pointsman.backends.tensorrt.workspace import Workspace
-from pointsman.bundle import PlanRecord, Variant, names
+from pointsman.backends.gpu.device import Device
+from pointsman.backends.gpu.graphs import DeviceGraph, Shapes
+from pointsman.backends.gpu.selection import MOST_SELECTED, Selector
+from pointsman.backends.gpu.workspace import Workspace
+from pointsman.backends.own_states import OwnStates
+from pointsman.bundle import Variant, names
 from pointsman.decoding import Selection
 
-_SOURCE_STEP = 32  # tokens; inputs are padded to a multiple, so that fewer shapes occur and more steps are replayed
 
-
-class TensorRTBackend:
-    """A variant's plans on a device. One thread at a time may use it.
+class GpuBackend:
+    """A variant's graphs on a device. One thread at a time may use it.
 
     Attributes:
-        engine: name and version of the library.
+        engine: name and version of what runs them.
         device: `cuda`.
+        most_positions: see `Backend`.
     """
 
     def __init__(
-        self,
-        device: Device,
-        name: str,
-        variant: Variant,
-        plans: tuple[Plan, Plan],
-        records: tuple[PlanRecord, PlanRecord],
+        self, device: Device, engine: str, variant: Variant, graphs: tuple[DeviceGraph, DeviceGraph], shapes: Shapes
     ) -> None:
         """Join what was loaded.
 
         Args:
-            device: where the plans are.
-            name: of the library, with its version.
-            variant: whose plans they are.
-            plans: the encoder's and the decoder's.
-            records: theirs.
+            device: where the graphs are.
+            engine: its name and version.
+            variant: whose graphs they are.
+            graphs: the encoder's and the decoder's.
+            shapes: in which they are run.
         """
-        self.engine, self.device = name, "cuda"
+        self.engine, self.device = engine, "cuda"
         self.gpu, self.variant = device, variant
-        self.encoder, self.decoder = plans
-        self._encoder_record, self._decoder_record = records
+        self.encoder, self.decoder = graphs
         self.selector = Selector(device)
+        self.most_positions: int | None = 1
+        self._shapes = shapes
         self._idle: list[Workspace] = []
 
     def encode(
         self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], *, rows: int, room: int
-    ) -> "TensorRTState":
+    ) -> "GpuState":
         """Run the encoder; see `Backend.encode`.
 
         Raises:
-            OptionsError: the plans were not built for as many rows or tokens.
+            OptionsError: the engine does not take as many rows or tokens.
             DeviceError: the device is out of memory, or fails.
         """
         self.gpu.activate()
         batch, source = input_ids.shape
-        longest = self._padded(source)
-        width, capacity = rows // batch, max(largest(self._decoder_record.profiles, names.CAPACITY), room)
-        sizes = {names.BATCH: batch, names.SOURCE: longest, names.ROWS: rows, names.POSITIONS: 1}
-        sizes |= {names.WIDTH: width, names.CAPACITY: capacity}
-        for record in (self._decoder_record, self._encoder_record):
-            profile_for(record.profiles, sizes)
+        sizes = self._shapes.of(batch, source, rows // batch, room)
         workspace = self._idle.pop() if self._idle else self._workspace()
-        state = TensorRTState(self, workspace, sizes)
+        state = GpuState(self, workspace, rows)
         weakref.finalize(state, self._idle.append, workspace)
-        padding = ((0, 0), (0, longest - source))
-        workspace.encode(np.pad(input_ids, padding), np.pad(attention_mask, padding), sizes)
+        workspace.encode(*_padded(input_ids, attention_mask, sizes), sizes)
         return state
+
+    def stepper(self) -> OwnStates:
+        """What steps requests one after another; see `Backend.stepper`."""
+        return OwnStates(self)
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)
 
-    def _padded(self, source: int) -> int:
-        records = (self._encoder_record, self._decoder_record)
-        room = min(largest(record.profiles, names.SOURCE) for record in records)
-        return max(source, min(-(-source // _SOURCE_STEP) * _SOURCE_STEP, room))
+
+def _padded(
+    input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], sizes: dict[str, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask in the sizes that are run; an input that is nobody's has one token, since attention needs some."""
+    more = [(0, sizes[axis] - size) for axis, size in zip((names.BATCH, names.SOURCE), input_ids.shape, strict=True)]
+    ids, mask = np.pad(input_ids, more), np.pad(attention_mask, more)
+    mask[len(input_ids) :, 0] = 1
+    return ids, mask
 
 
-class TensorRTState:
+class GpuState:
     """A `SelectingState` in a workspace.
 
     Attributes:
@@ -90,17 +88,17 @@ class TensorRTState:
         most_selected: see `SelectingState`.
     """
 
-    def __init__(self, backend: TensorRTBackend, workspace: Workspace, sizes: dict[str, int]) -> None:
+    def __init__(self, backend: GpuBackend, workspace: Workspace, rows: int) -> None:
         """Take a workspace.
 
         Args:
             backend: whose.
             workspace: whose cache is empty.
-            sizes: of the dynamic axes.
+            rows: of it, those that are the request's: the first.
         """
         self.vocabulary, self.most_selected = workspace.vocabulary, MOST_SELECTED
-        self._gpu, self._workspace, self._sizes = backend.gpu, workspace, sizes
-        self._rows, self._length = CacheRows(sizes[names.ROWS]), 0
+        self._gpu, self._workspace = backend.gpu, workspace
+        self._rows, self._length = CacheRows(rows), 0
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed tokens to every row, one position after another; see `DecodingState.step`."""
@@ -133,5 +131,5 @@ class TensorRTState:
 
     def _feed(self, token_ids: NDArray[np.int64]) -> None:
         """Feed one token to each row, [rows]."""
-        self._workspace.step(self._rows.to_places(token_ids), self._length, self._sizes)
+        self._workspace.step(self._rows.to_places(token_ids), self._length)
         self._length += 1

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pointsman.backends.tensorrt.device import Device
-from pointsman.backends.tensorrt.memory import Arena, offsets
+from pointsman.backends.gpu.device import Device
+from pointsman.backends.gpu.memory import Arena, offsets
 
 Layout = tuple[tuple[tuple[int, ...], DTypeLike], ...]
 """Shape and dtype of each array."""

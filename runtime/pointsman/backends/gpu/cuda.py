@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.gpu.device import CaptureError, Launch, Memory
 from pointsman.backends.nvidia import INSTALL_EITHER, NO_DRIVER, failure
-from pointsman.backends.tensorrt.device import CaptureError, Launch, Memory
 from pointsman.errors import DeviceError
 
 OUT_OF_MEMORY = f"the GPU is out of memory; {ASK_FOR_LESS}"

@@ -1,0 +1,14 @@
+"""Requests on one GPU, whatever runs the graphs: everything large stays there from the encoder to the last step.
+
+    backend.py      encoder, then one decoder step after another: `Backend` and `DecodingState`
+    graphs.py       what is asked of an engine: to run a graph at addresses, and to say in which shapes
+    workspace.py    the memory of one request, and what is done in it
+    memory.py       device memory that grows, tensors laid out in it, and the cache
+    staging.py      arrays that pass between host and device
+    selection.py    the best tokens, found on the device
+    replays.py      work recorded as CUDA graphs
+    device.py       what all of this asks of a GPU
+    cuda.py         the GPU, through NVIDIA's own bindings
+
+Only `cuda.py` imports what needs a driver, and only when it is asked for a GPU.
+"""

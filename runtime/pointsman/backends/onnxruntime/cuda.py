@@ -1,0 +1,137 @@
+"""A variant's graphs on CUDA: run at addresses of the device, on one stream, and replayed as CUDA graphs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime
+
+from pointsman.backends.gpu.backend import GpuBackend
+from pointsman.backends.gpu.cuda import CudaDevice
+from pointsman.backends.gpu.device import CaptureError
+from pointsman.backends.gpu.device import Device as Gpu
+from pointsman.backends.gpu.replays import Replays
+from pointsman.backends.onnxruntime.session import ELEMENT_TYPES, Device, load_cuda, run, session
+from pointsman.bundle import ROLES, Graph, Variant, names
+from pointsman.errors import DeviceError
+
+_NOT_RECORDED: Final = "-1"  # for `gpu_graph_id`
+_SOURCE_STEP, _LONG_SOURCE_STEP = 32, 128  # tokens
+_LEAST_CAPACITY: Final = 64  # tokens
+_BATCH_STEP: Final = 8  # inputs
+
+
+class BucketedShapes:
+    """Few shapes, so that most requests find theirs recorded; see `Shapes`."""
+
+    def of(self, batch: int, source: int, width: int, room: int) -> dict[str, int]:
+        """See `Shapes.of`: capacities are powers of two, and so are small numbers of inputs."""
+        inputs = _power_of_two(batch) if batch < _BATCH_STEP else _multiple(batch, _BATCH_STEP)
+        step = _SOURCE_STEP if source <= _LONG_SOURCE_STEP else _LONG_SOURCE_STEP
+        return {
+            names.BATCH: inputs,
+            names.SOURCE: _multiple(source, step),
+            names.ROWS: inputs * width,
+            names.POSITIONS: 1,  # as far as the graph takes more
+            names.WIDTH: width,
+            names.CAPACITY: max(_power_of_two(room), _LEAST_CAPACITY),
+        }
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _multiple(least: int, of: int) -> int:
+    return -(-least // of) * of
+
+
+class RecordedGraph:
+    """A graph loaded on a device; see `DeviceGraph`. One thread at a time may use it.
+
+    Attributes:
+        replays: what was recorded of its runs.
+    """
+
+    def __init__(self, graph: Graph, loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyped engine
+        """Take a session.
+
+        Args:
+            graph: its interface.
+            loaded: the session.
+            device: where its inputs and outputs lie.
+        """
+        self.replays = Replays()
+        self._specs, self._session, self._device = graph, loaded, device
+        self._recordings = 0
+        self._plain = _run_options(_NOT_RECORDED)
+
+    def run(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> None:
+        """Enqueue one run; see `DeviceGraph.run`."""
+
+        def do() -> None:
+            run(self._session, self._bound(sizes, addresses), self._device, self._plain)
+
+        key = tuple(sizes.values()), tuple(addresses)
+        self.replays.run(key, do, lambda: self._recorded(sizes, addresses))
+
+    def _recorded(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> Callable[[], None]:
+        """Let the engine record a run, which does it too; the result replays it."""
+        self._recordings += 1
+        binding, options = self._bound(sizes, addresses), _run_options(str(self._recordings))
+
+        def replay() -> None:
+            run(self._session, binding, self._device, options)
+
+        try:
+            replay()
+        except DeviceError:
+            raise
+        except Exception as error:
+            raise CaptureError(str(error)) from error
+        return replay
+
+    def _bound(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> Any:  # noqa: ANN401 - untyped engine
+        binding = self._session.io_binding()
+        inputs, outputs = self._specs.inputs, self._specs.outputs
+        binds = (binding.bind_input,) * len(inputs) + (binding.bind_output,) * len(outputs)
+        for bind, spec, address in zip(binds, (*inputs, *outputs), addresses, strict=True):
+            bind(spec.name, self._device, 0, ELEMENT_TYPES[spec.dtype], spec.shape(sizes), address)
+        return binding
+
+
+def _run_options(recording: str) -> Any:  # noqa: ANN401 - untyped engine
+    """Of a run that is enqueued, and not waited for."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", recording)
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
+
+
+def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> GpuBackend:
+    """Load a variant on the first GPU.
+
+    Args:
+        bundle: its folder.
+        variant: which.
+        gpu: where; the first GPU where None.
+
+    Raises:
+        DeviceError: it cannot be used, or has too little memory.
+        BundleError: the engine refuses a graph.
+    """
+    load_cuda()
+    device = gpu or CudaDevice()
+    options = {
+        "user_compute_stream": str(device.stream),
+        "use_tf32": "0",  # float32 is float32: TF32 would keep 10 bits of it
+        "enable_cuda_graph": str(int(variant.form == "portable")),  # no graph with branches can be recorded
+    }
+    graphs = (variant.graph(role) for role in ROLES)
+    encoder, decoder = (
+        RecordedGraph(graph, session(bundle / graph.file, "cuda", None, options), "cuda") for graph in graphs
+    )
+    if variant.form != "portable":
+        encoder.replays.refusal = decoder.replays.refusal = "the fused form branches"
+    engine = f"onnxruntime {onnxruntime.__version__}"
+    return GpuBackend(device, engine, variant, (encoder, decoder), BucketedShapes())

@@ -1,0 +1,204 @@
+"""The rows of many requests in one step on the CPU: a `RequestStepper`, whose rows begin and end independently."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pointsman.backends.base import Source, joined
+from pointsman.backends.cache_rows import CacheRows, Move
+from pointsman.backends.onnxruntime.host_memory import EncodedInputs, RowCaches
+from pointsman.backends.onnxruntime.session import run
+from pointsman.bundle import Variant, attending, attention_heads, cache_positions, names
+from pointsman.decoding import Feed
+
+_EXACT_WIDTH: Final = 2
+"""ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
+a row's results are the same to the last bit, however many rows other inputs have."""
+_NEVER_EXACT: Final = ("int8", "int4")
+"""Their kernels take rows in pairs, and sum those of an odd last row in another order: nothing is gained there."""
+_Slots = slice | NDArray[np.int64]
+
+
+class HostRows:
+    """The rows of one request.
+
+    Attributes:
+        selects: nothing: logits are where decoding is.
+        slots: int64 [rows], where its rows lie, in the order of their places.
+    """
+
+    selects = None
+
+    def __init__(self, slots: NDArray[np.int64]) -> None:
+        self.slots, self._places = slots, CacheRows(len(slots))
+
+    def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Go on with some rows, see `Feed.kept`; the slots of the others."""
+        staying = self._places.keep(kept)
+        gone = np.delete(self.slots, staying)
+        self.slots = self.slots[staying]
+        return gone
+
+    def follow(self, parents: NDArray[np.int64], length: int) -> list[Move]:
+        """Let every row continue another; what is to be copied between slots."""
+        moves, slots = self._places.follow(parents, length), self.slots
+        return [Move(int(slots[target]), int(slots[source]), first) for target, source, first in moves]
+
+    def write(self, token_ids: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
+        """Put a token for each row into its slot."""
+        slots[self._span()] = self._places.to_places(token_ids)
+
+    def read(self, slots: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What each row finds in its slot; a view, where its rows lie side by side in their order."""
+        return self._places.from_places(slots[self._span()])
+
+    def _span(self) -> _Slots:
+        first, last = int(self.slots[0]), int(self.slots[-1])
+        rows = len(self.slots)
+        if rows == 1 or (last - first == rows - 1 and (np.diff(self.slots) == 1).all()):
+            return slice(first, first + rows)
+        return self.slots
+
+
+class HostStepper:
+    """All requests that are under way, in memory that they share.
+
+    Rows and inputs lie in the first slots of their arrays. When some leave, the last move to where they were, at the
+    next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
+    """
+
+    def __init__(self, encoder: Any, decoder: Any, variant: Variant) -> None:  # noqa: ANN401 - untyped engine
+        """Have no requests.
+
+        Args:
+            encoder: the session of its graph.
+            decoder: likewise.
+            variant: whose they are.
+        """
+        self._least_width = 1 if variant.precision in _NEVER_EXACT else _EXACT_WIDTH
+        self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
+        self._pasts = [spec.name for spec in variant.decoder.caches]
+        self._heads = attention_heads(variant.decoder.inputs)
+        logits, *presents = variant.decoder.outputs
+        self._presents = [spec.name for spec in presents]
+        self._inputs, self._caches = EncodedInputs(variant.encoder.outputs), RowCaches(variant.decoder.caches)
+        self._vocabulary = int(logits.axes[-1])
+        self._clear()
+
+    def _clear(self) -> None:
+        """Give all memory back."""
+        self._inputs.clear()
+        self._caches.clear()
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._requests: list[HostRows] = []
+        self._row_inputs = np.zeros(0, np.int64)  # the input that each row attends to
+        self._gone: list[NDArray[np.int64]] = []  # slots of rows that have left since the last step
+        self._ids, self._logits = np.zeros(0, np.int64), np.empty((0, 1, self._vocabulary), np.float32)
+        self._bound: list[Any] = []  # values of the host are the arrays' own memory, which the binding does not keep
+        self._is_bound = False
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that is held for inputs and rows."""
+        return self._inputs.bytes + self._caches.bytes + self._logits.nbytes
+
+    def encode(self, sources: Sequence[Source], pad_id: int) -> list[HostRows]:
+        """See `RequestStepper.encode`.
+
+        Raises:
+            DeviceError: there is too little memory.
+        """
+        self._close_gaps()
+        self._is_bound = False
+        first = len(self._inputs)
+        self._encode(*joined(sources, pad_id))
+        joining = []
+        for source in sources:
+            inputs = len(source.input_ids)
+            attended = np.repeat(np.arange(first, first + inputs), source.rows // inputs)
+            self._row_inputs = np.concatenate([self._row_inputs, attended])
+            joining.append(HostRows(self._caches.add(source.rows)))
+            first += inputs
+        self._requests += joining
+        return joining
+
+    def _encode(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
+        outputs = self._inputs.reserve(mask)
+        binding = self._encoder.io_binding()
+        binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(ids))
+        binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(mask))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+        run(self._encoder, binding, "cpu")
+        self._inputs.arrived(outputs)
+
+    def step(self, feeds: Sequence[tuple[HostRows, Feed]]) -> list[NDArray[np.float32]]:
+        """See `Stepper.step`.
+
+        Raises:
+            DeviceError: there is too little memory.
+        """
+        for rows, feed in feeds:
+            if feed.kept is not None:
+                self._gone.append(rows.keep(feed.kept))
+        self._close_gaps()
+        for rows, feed in feeds:
+            length = int(self._caches.lengths[rows.slots[0]])
+            self._caches.move(rows.follow(feed.parents, length), length)
+        if self._caches.make_room() or not self._is_bound:
+            self._bind()
+        for rows, feed in feeds:
+            rows.write(feed.token_ids, self._ids)
+        run(self._decoder, self._binding, "cpu")
+        self._caches.lengths += 1
+        return [rows.read(self._logits[:, 0]) for rows, _ in feeds]
+
+    def release(self, rows: HostRows) -> None:
+        """See `Stepper.release`."""
+        self._requests.remove(rows)
+        self._gone.append(rows.slots)
+        if not self._requests:
+            self._clear()
+
+    def _close_gaps(self) -> None:
+        """Move the last rows and inputs to where others have left."""
+        if not self._gone:
+            return
+        kept = np.delete(np.arange(len(self._caches)), np.concatenate(self._gone))
+        self._gone.clear()
+        attended, renamed = self._row_inputs[kept], self._caches.keep(kept)
+        for rows in self._requests:
+            rows.slots = renamed[rows.slots]
+        inputs = np.unique(attended)
+        if len(inputs) < len(self._inputs):
+            attended = self._inputs.keep(inputs)[attended]
+        self._row_inputs = np.empty_like(attended)
+        self._row_inputs[renamed[kept]] = attended
+        self._is_bound = False
+
+    def _attending(self, inputs: int) -> dict[str, NDArray[np.int64]]:
+        return attending(self._row_inputs, inputs, heads=self._heads, least_width=self._least_width)
+
+    def _bind(self) -> None:
+        """Bind all that a step reads and writes."""
+        rows, inputs = len(self._caches), len(self._inputs)
+        self._ids, self._logits = np.zeros(rows, np.int64), np.empty((rows, 1, self._vocabulary), np.float32)
+        caches = [array[:rows] for array in self._caches.arrays.values()]
+        read = {names.INPUT_IDS: self._ids[:, None], names.LENGTHS: self._caches.lengths}
+        read |= {names.ATTENTION_MASK: self._inputs.mask[:inputs], **self._attending(inputs)}
+        read |= cache_positions(self._caches.capacity)
+        read |= {name: array[:inputs] for name, array in self._inputs.arrays.items()}
+        written = {names.LOGITS: self._logits, **dict(zip(self._presents, caches, strict=True))}
+        self._bound = [read, written]
+        _bind_each(self._binding.bind_ortvalue_input, read | dict(zip(self._pasts, caches, strict=True)))
+        _bind_each(self._binding.bind_ortvalue_output, written)
+        self._is_bound = True
+
+
+def _bind_each(bind: Any, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: ANN401 - untyped engine
+    for name, array in arrays.items():
+        bind(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))

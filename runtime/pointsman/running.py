@@ -1,0 +1,100 @@
+"""Requests of one model that are decoded together: they come and go between steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.backends.base import RequestStepper, Source
+from pointsman.decoding import Constraint, DecodingOptions, Loop, Running, SpecialTokens, search_of
+
+Ids = Sequence[int] | NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Inputs that are decoded with the same options; they have been checked.
+
+    Attributes:
+        input_ids: token ids of each input.
+        options: how to decode.
+        constraint: what output must look like.
+        first_input: number of the first input for the caller: samples follow from it.
+    """
+
+    input_ids: Sequence[Ids]
+    options: DecodingOptions
+    constraint: Constraint | None = None
+    first_input: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Of the decoder, at its beginning."""
+        return len(self.input_ids) * rows_per_input(self.options)
+
+
+class RunningRequests(Loop[Any]):
+    """A `Loop` that encodes what its requests attend to."""
+
+    def __init__(self, stepper: RequestStepper[Any], tokens: SpecialTokens) -> None:
+        """Have no requests.
+
+        Args:
+            stepper: the engine's, of its own.
+            tokens: the model's.
+        """
+        super().__init__(stepper)
+        self._encoding, self._tokens = stepper, tokens
+
+    def join(self, requests: Sequence[Request]) -> list[Running[Any]]:
+        """Encode the inputs of requests together, and put these in.
+
+        Raises:
+            DeviceError: memory does not suffice.
+            OptionsError: an engine was not built for as many rows or tokens.
+        """
+        pad_id = self._tokens.pad_id
+        rows = self._encoding.encode([_source(request, pad_id) for request in requests], pad_id)
+        return [self._admitted(request, own) for request, own in zip(requests, rows, strict=True)]
+
+    def _admitted(self, request: Request, rows: Any) -> Running[Any]:  # noqa: ANN401 - of whatever engine
+        search = search_of(
+            len(request.input_ids),
+            request.options,
+            self._tokens,
+            constraint=request.constraint,
+            first_input=request.first_input,
+            selects=rows.selects,
+        )
+        return self.admit(search, rows)
+
+
+def _source(request: Request, pad_id: int) -> Source:
+    ids, mask = padded([trimmed(ids, pad_id) for ids in request.input_ids], pad_id)
+    return Source(ids, mask, rows=request.rows, room=request.options.max_new_tokens)
+
+
+def rows_per_input(options: DecodingOptions) -> int:
+    """Beams or samples of each input."""
+    return options.num_return_sequences if options.do_sample else options.num_beams
+
+
+def padded(sequences: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids padded on the right, [sequences, longest], and their mask: 0 for padding, wherever it stands.
+
+    Padding on the right never takes an expert's capacity from a token, since capacity is counted from the left.
+    """
+    longest = max(map(len, sequences))
+    ids = np.full((len(sequences), longest), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = np.asarray(sequence) != pad_id
+    return ids, mask
+
+
+def trimmed(ids: Ids, pad_id: int) -> Ids:
+    """The ids up to the last that is no padding."""
+    return ids[: 1 + int(np.flatnonzero(np.asarray(ids) != pad_id)[-1])]

@@ -1,0 +1,196 @@
+"""Rows of many requests in one step on the CPU: they come and go, and what is left lies side by side."""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pointsman.backends.base import Source
+from pointsman.backends.cache_rows import CacheRows
+from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
+from pointsman.backends.onnxruntime.host_memory import gaps_closed
+from pointsman.backends.onnxruntime.host_rows import HostStepper
+from pointsman.bundle import names
+from pointsman.decoding import Feed
+from tolerances import FORMS as BETWEEN_FORMS
+
+
+@pytest.fixture(scope="module")
+def backend(exports) -> OnnxRuntimeBackend:
+    bundle = exports("tied")
+    (variant,) = bundle.manifest.variants.values()
+    return OnnxRuntimeBackend(bundle.folder, variant, device="cpu", threads=1)
+
+
+def source(rng: np.random.Generator, inputs: int, longest: int, rows: int) -> Source:
+    ids = rng.integers(2, 128, (inputs, longest))
+    mask = (np.arange(longest) < rng.integers(1, longest + 1, inputs)[:, None]).astype(np.int64)
+    mask[0] = 1
+    return Source(ids * mask, mask, rows=inputs * rows, room=100)
+
+
+class Alone:
+    """The same request in a state of its own, which is told of rows that are gone by feeding them anything."""
+
+    def __init__(self, backend: OnnxRuntimeBackend, given: Source) -> None:
+        self.state = backend.encode(given.input_ids, given.attention_mask, rows=given.rows, room=given.room)
+        self.rows = np.arange(given.rows)
+        self.all = given.rows
+
+    def step(self, feed: Feed) -> np.ndarray:
+        if feed.kept is not None:
+            self.rows = self.rows[feed.kept]
+        fed, parents = np.full((self.all, 1), 7), np.arange(self.all)
+        fed[self.rows, 0], parents[self.rows] = feed.token_ids, self.rows[feed.parents]
+        return self.state.step(fed, parents)[self.rows, 0]
+
+
+class Request:
+    """A random one: its beams change parents, and its inputs leave."""
+
+    def __init__(self, rng: np.random.Generator, backend: OnnxRuntimeBackend) -> None:
+        self.rng, self.each, inputs = rng, int(rng.integers(1, 5)), int(rng.integers(1, 4))
+        self.source = source(rng, inputs, int(rng.integers(1, 30)), self.each)
+        self.alone = Alone(backend, self.source)
+        self.inputs, self.steps = inputs, 0
+
+    def feed(self) -> Feed:
+        kept = None
+        if self.steps and self.inputs > 1 and self.rng.random() < 0.1:
+            inputs = np.delete(np.arange(self.inputs), self.rng.integers(self.inputs))
+            kept = (inputs[:, None] * self.each + np.arange(self.each)).ravel()
+            self.inputs -= 1
+        rows = np.arange(self.inputs * self.each)
+        parents = rows
+        if self.steps and self.rng.random() < 0.5:
+            parents = rows // self.each * self.each + self.rng.integers(0, self.each, len(rows))
+        self.steps += 1
+        return Feed(self.rng.integers(2, 128, len(rows)), parents, kept)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_come_and_go_as_if_each_request_were_alone(backend, seed):
+    rng, stepper = np.random.default_rng(seed), backend.stepper()
+    running, left = [], 14
+    while left or running:
+        if left and (not running or rng.random() < 0.25):
+            joining = [Request(rng, backend) for _ in range(min(left, rng.integers(1, 4)))]
+            left -= len(joining)
+            running += zip(stepper.encode([each.source for each in joining], pad_id=0), joining, strict=True)
+        if rng.random() < 0.12:
+            rows, _ = running.pop(int(rng.integers(len(running))))
+            stepper.release(rows)
+            continue
+        feeds = [request.feed() for _, request in running]
+        answers = stepper.step([(rows, feed) for (rows, _), feed in zip(running, feeds, strict=True)])
+        for (_, request), feed, logits in zip(running, feeds, answers, strict=True):
+            BETWEEN_FORMS.check(logits, request.alone.step(feed), f"step {request.steps}")
+    assert stepper.bytes == 0
+
+
+def steps(stepper, rows, count: int) -> None:
+    feeds = [(each, Feed(np.full(len(each.slots), 9), np.arange(len(each.slots)))) for each in rows]
+    for _ in range(count):
+        stepper.step(feeds)
+
+
+def test_a_steady_step_allocates_nothing(backend):
+    """But for a few objects: neither logits nor caches nor what is fed."""
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    rows = stepper.encode([source(rng, inputs, 9, 1) for inputs in (1, 4, 3)], pad_id=0)
+    steps(stepper, rows, 3)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    steps(stepper, rows, 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    logits = 8 * 128 * 4
+    assert peak - before < logits
+
+
+def shapes(stepper) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    (encoded, *_), (cache, *_) = stepper._inputs.arrays.values(), stepper._caches.arrays.values()
+    return encoded.shape, cache.shape
+
+
+def test_memory_is_given_back_when_the_long_and_the_many_have_left(backend):
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    (long,) = stepper.encode([source(rng, 1, 60, 1)], pad_id=0)
+    steps(stepper, [long], 70)
+    (many,) = stepper.encode([source(rng, 6, 10, 2)], pad_id=0)
+    (short,) = stepper.encode([source(rng, 1, 12, 1)], pad_id=0)
+    steps(stepper, [long, many, short], 1)
+    assert shapes(stepper)[0][3] == 60
+    assert shapes(stepper)[1][2] == 96
+    stepper.release(long)
+    steps(stepper, [many, short], 1)
+    assert shapes(stepper)[0][3] == 12
+    assert shapes(stepper)[1][2] == 32
+    stepper.release(many)
+    steps(stepper, [short], 1)
+    assert shapes(stepper)[0][0] == shapes(stepper)[1][0] == 1
+    stepper.release(short)
+    assert stepper.bytes == 0
+
+
+def test_what_one_request_leaves_behind_does_no_harm_to_the_next(backend):
+    """Not even if it was no number: what is masked is multiplied by zero, and must be finite."""
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    stays, leaves = stepper.encode([source(rng, 1, 20, 1), source(rng, 1, 20, 1)], pad_id=0)
+    steps(stepper, [stays, leaves], 2)
+    for arrays in (stepper._inputs.arrays, stepper._caches.arrays):
+        for array in arrays.values():
+            array[1] = np.nan
+    stepper.release(leaves)
+    (joins,) = stepper.encode([source(rng, 1, 5, 1)], pad_id=0)
+    for logits in stepper.step([(each, Feed(np.array([3]), np.array([0]))) for each in (stays, joins)]):
+        assert np.isfinite(logits).all()
+
+
+def test_an_encoder_that_fails_leaves_the_others_as_they_were(backend, monkeypatch):
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    given = source(rng, 1, 8, 1)
+    alone = Alone(backend, given)
+    (rows,) = stepper.encode([given], pad_id=0)
+    with monkeypatch.context() as patched:
+        patched.setattr("pointsman.backends.onnxruntime.host_rows.run", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            stepper.encode([source(rng, 2, 30, 1)], pad_id=0)
+    for token in (0, 5, 9):
+        feed = Feed(np.array([token]), np.array([0]))
+        BETWEEN_FORMS.check(stepper.step([(rows, feed)])[0], alone.step(feed))
+
+
+def test_the_grid_is_wide_enough_for_results_that_do_not_depend_on_others(backend):
+    """Where the kernels of products do not depend on them either."""
+    rng, graphs = np.random.default_rng(0), (backend.encoder, backend.decoder)
+    for precision, width in (("float32", 2), ("int8", 1)):
+        stepper = HostStepper(*graphs, replace(backend.variant, precision=precision))
+        stepper.encode([source(rng, 3, 5, 1)], pad_id=0)
+        assert stepper._attending(3)[names.ATTENDING_ROWS].shape == (3, width)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gaps_are_closed_by_moving_the_last(seed):
+    rng = np.random.default_rng(seed)
+    slots = int(rng.integers(1, 12))
+    kept = np.flatnonzero(rng.random(slots) < 0.6)
+    moves, renamed = gaps_closed(kept, slots)
+    values = np.arange(slots)
+    moved = [*moves]
+    for target, place in moved:
+        values[target] = values[place]
+    assert sorted(values[: len(kept)]) == kept.tolist()
+    assert values[renamed[kept]].tolist() == kept.tolist()
+    assert len(moved) == (kept >= len(kept)).sum()
+
+
+def test_places_of_rows_whose_inputs_stay():
+    rows = CacheRows(6)
+    rows.follow(np.array([1, 1, 3, 2, 5, 4]), 3)
+    before = rows.to_places(np.arange(6))
+    staying = rows.keep(np.array([0, 1, 4, 5]))
+    assert staying.tolist() == [0, 1, 4, 5]
+    assert rows.to_places(np.array([0, 1, 4, 5])).tolist() == before[staying].tolist()
+    assert CacheRows(4).keep(np.array([2, 3])).tolist() == [2, 3]

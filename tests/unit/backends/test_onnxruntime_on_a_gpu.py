@@ -1,0 +1,81 @@
+"""ONNX Runtime's GPU path with the host in the place of the GPU: the same bindings, on addresses of host memory."""
+
+import pytest
+
+from pointsman import DecodingOptions, SwitchModel
+from pointsman.backends.choice import Choice
+from pointsman.backends.gpu.backend import GpuBackend
+from pointsman.backends.onnxruntime.cuda import BucketedShapes, RecordedGraph
+from pointsman.backends.onnxruntime.session import session
+from pointsman.bundle import ROLES, read_manifest
+from pointsman.decoding import SentinelConstraint
+from pointsman.errors import OptionsError
+from unit.backends.conftest import VARIANT
+from unit.backends.host_device import HostDevice
+from unit.backends.test_tensorrt_backend import CASES, INPUTS, check
+
+
+@pytest.fixture(scope="module")
+def reference(exported):
+    return SwitchModel.load(exported, device="cpu", variant=VARIANT, threads=1)
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    manifest = read_manifest(exported)
+    variant = manifest.variants[VARIANT]
+    graphs = (variant.graph(role) for role in ROLES)
+    encoder, decoder = (RecordedGraph(graph, session(exported / graph.file, "cpu", 1), "cpu") for graph in graphs)
+    backend = GpuBackend(HostDevice(), "onnxruntime", variant, (encoder, decoder), BucketedShapes())
+    return SwitchModel(manifest, Choice(VARIANT, "cuda", "it is a test"), backend)
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, INPUTS[:1], INPUTS * 4], ids=len)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tokens_and_scores(model, reference, case, inputs):
+    """Three inputs are run as four, and twelve as sixteen."""
+    options = DecodingOptions(max_new_tokens=14, **case)
+    expected = reference.generate(inputs, options)
+    for _ in range(3):  # done, recorded, replayed
+        check(model.generate(inputs, options), expected)
+    assert model.backend.decoder.replays.refusal is None
+
+
+def test_constrained(model, reference):
+    options = DecodingOptions(num_beams=3, max_new_tokens=12)
+    constraint = SentinelConstraint(
+        [[127, 126], [127], [125]],
+        all_sentinels=list(range(127, 107, -1)),
+        tokens=reference.special_tokens,
+        options=options,
+    )
+    check(
+        model.generate(INPUTS, options, constraint=constraint),
+        reference.generate(INPUTS, options, constraint=constraint),
+    )
+
+
+def test_scores_of_targets_that_fit(model, reference):
+    targets = [[9, 8, 7, 1], [4, 1], [11, 12, 13, 14, 15, 1]]
+    for ours, theirs in zip(model.score(INPUTS, targets), reference.score(INPUTS, targets), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_targets_past_the_capacity_are_refused(model):
+    """Drops are counted over a whole target, and a step takes one position."""
+    capacity = model.manifest.variants[VARIANT].capacity
+    with pytest.raises(OptionsError, match=rf"capacity of {capacity} is counted over all of it, .* takes 1 at a time"):
+        model.score(INPUTS[:1], [[9] * (capacity + 1)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ((1, 1, 1, 1), {"batch": 1, "source": 32, "rows": 1, "width": 1, "capacity": 64}),
+        ((3, 33, 4, 65), {"batch": 4, "source": 64, "rows": 16, "width": 4, "capacity": 128}),
+        ((9, 129, 1, 500), {"batch": 16, "source": 256, "rows": 16, "width": 1, "capacity": 512}),
+        ((8, 128, 2, 64), {"batch": 8, "source": 128, "rows": 16, "width": 2, "capacity": 64}),
+    ],
+)
+def test_shapes(asked, got):
+    assert BucketedShapes().of(*asked) == {**got, "positions": 1}
