@@ -70,7 +70,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/render.py
 
-gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (ten minutes)
+gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (eight minutes)
 	$(BIN)/python benchmarks/gpu.py
 
 check: format lint types imports test ## what continuous integration runs: format, lint, types, imports, tests
