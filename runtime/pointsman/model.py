@@ -1,7 +1,6 @@
 """Token ids in, token ids out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, cast
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
-from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
@@ -27,8 +25,8 @@ from pointsman.decoding import (
     teacher_forced,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
-from pointsman.errors import DeviceError, OptionsError, TextError
-from pointsman.running import Ids, Request, RunningRequests, padded, rows_per_input, trimmed
+from pointsman.errors import OptionsError, TextError
+from pointsman.running import Ids, Request, RunningRequests, enough_memory, padded, rows_per_input, trimmed
 from pointsman.scoring import Portion, shared_out
 
 _MOST_ROWS: Final = 4096  # whose logits, in a vocabulary of 32128, take half a gigabyte
@@ -144,7 +142,7 @@ class SwitchModel:
         first_input: int = 0,
     ) -> list[list[Generation]]:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
-        with _memory():
+        with enough_memory():
             requests = self.running()
             (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
             return alone(requests, running.search)
@@ -167,7 +165,7 @@ class SwitchModel:
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         check_streams(options)
-        with _memory():
+        with enough_memory():
             requests = self.running()
             requests.join([Request(input_ids, options, constraint)])
         return _in_memory(streamed(requests))
@@ -203,7 +201,7 @@ class SwitchModel:
             raise TextError(
                 f"{len(target_ids)} targets do not divide among {len(input_ids)} inputs; give as many for each"
             )
-        with _memory():
+        with enough_memory():
             return [*self._scored(input_ids, target_ids)]
 
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
@@ -306,17 +304,8 @@ class SwitchModel:
         return options
 
 
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Says in a sentence that memory does not suffice for what is done within."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
-
-
 def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
-    with _memory():
+    with enough_memory():
         yield from events
 
 
