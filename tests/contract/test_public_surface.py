@@ -222,6 +222,10 @@ EXPORTER = {
         ["bundle", "flavour", "compute_capabilities", "variants", "max_rows", "options", "force"],
         {"flavour": None, "compute_capabilities": (), "variants": (), "max_rows": 8},
     ),
+    "export_triton": (
+        ["bundle", "repository", "name", "variant", "gpu", "force"],
+        {"name": None, "variant": "auto", "gpu": False, "force": False},
+    ),
     "refit_plans": (["bundle", "donor", "flavour", "force"], {"flavour": None, "force": False}),
 }
 

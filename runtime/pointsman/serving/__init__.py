@@ -7,6 +7,8 @@
     worker.py      what is decoded together: joined, stepped, answered
     limits.py      what a service takes from its clients
     service.py     a bundle behind a scheduler: texts in, fills and growing spans out
+    outputs.py     fills as tensors, for inference servers
+    triton.py      a bundle as a model of Triton's Python backend
     metrics.py     what is counted and timed, for Prometheus
     http/          protocols over HTTP, and what guards them
     page/          the page at /

@@ -160,6 +160,13 @@ def test_requests_that_are_none(served, request_bytes):
     assert_it_still_answers(served)
 
 
+def test_a_client_that_leaves_within_its_body(hasty):
+    with hasty.connection() as connection:
+        connection.sendall(head(100) + b'{"text":')
+    assert_it_still_answers(hasty)
+    assert [record for record in hasty.log if record["level"] == "error"] == []
+
+
 def test_a_client_that_goes_away_frees_the_model(hasty):
     body = json.dumps(LONG).encode()
     for _ in range(6):

@@ -105,6 +105,10 @@ def _request_id(scope: Scope) -> str:
     return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+class _LeftError(Exception):
+    """The client left before its request was there."""
+
+
 class Bodies:
     """Reads a request's body before anything else sees the request, within limits of size and time.
 
@@ -128,6 +132,8 @@ class Bodies:
                 scope, receive, send, 408, f"the body was not there after {self._limits.body_seconds:g} s"
             )
             return
+        except _LeftError:
+            return
         if body is None:
             await self._refuse(scope, receive, send, 413, f"the body is over {self._limits.body_bytes} bytes")
         elif any(name == b"content-encoding" and value != b"identity" for name, value in scope["headers"]):
@@ -144,7 +150,7 @@ class Bodies:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise asyncio.CancelledError
+                raise _LeftError
             body += message.get("body", b"")
             if len(body) > self._limits.body_bytes:
                 return None

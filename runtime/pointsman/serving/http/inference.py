@@ -10,12 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-import numpy as np
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from pointsman.infill import Fill
+from pointsman.serving import outputs
 from pointsman.serving.http.document import inlined
 from pointsman.serving.http.errors import INFERENCE_RESPONSES, RefusedError, sentence_of
 from pointsman.serving.http.events import event, stream_of
@@ -26,10 +25,7 @@ from pointsman.serving.http.tensors import InferParameters, InferRequest, Output
 from pointsman.serving.service import Filled, Filling, Service
 
 _VERSION: Final = "1"
-_INPUT: Final = "text_input"
-_OUTPUTS: Final = ("text_output", "score", "spans")
 _EXTENSIONS: Final = ("binary_tensor_data", "generate", "parameters")
-_LOWEST: Final = float(np.finfo(np.float32).min)
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _BODY: Final = {"content": {"application/json": {"schema": inlined(InferRequest)}}, "required": True}
 
@@ -117,16 +113,13 @@ def _add_metadata(router: APIRouter, services: Services) -> None:
     @router.get("/models/{name}/versions/{version}", include_in_schema=False)
     async def model(name: Name, request: Request) -> ModelMetadata:
         _named(services, name, request)
-        outputs = [
-            TensorMetadata(name=output, datatype="FP32" if output == "score" else "BYTES", shape=[-1, -1])
-            for output in _OUTPUTS
-        ]
+        kinds = {name: "FP32" if name == outputs.SCORE else "BYTES" for name in outputs.NAMES}
         return ModelMetadata(
             name=name,
             versions=[_VERSION],
             platform="pointsman",
-            inputs=[TensorMetadata(name=_INPUT, datatype="BYTES", shape=[-1])],
-            outputs=outputs,
+            inputs=[TensorMetadata(name=outputs.INPUT, datatype="BYTES", shape=[-1])],
+            outputs=[TensorMetadata(name=one, datatype=kind, shape=[-1, -1]) for one, kind in kinds.items()],
         )
 
 
@@ -177,8 +170,8 @@ def _read(body: bytes, header_length: str | None) -> tuple[InferRequest, bytes]:
 
 
 def _texts(asked: InferRequest, binary: bytes) -> list[str]:
-    if [tensor.name for tensor in asked.inputs] != [_INPUT]:
-        raise RefusedError(f"there must be one input, {_INPUT}", param="inputs")
+    if [tensor.name for tensor in asked.inputs] != [outputs.INPUT]:
+        raise RefusedError(f"there must be one input, {outputs.INPUT}", param="inputs")
     texts, taken = texts_of(asked.inputs[0], binary)
     if taken != len(binary):
         raise RefusedError("the body goes on behind its last tensor")
@@ -189,12 +182,12 @@ def _wanted(asked: InferRequest) -> dict[str, bool]:
     """The outputs that are wanted, and whether each goes behind the JSON."""
     default = bool(asked.parameters.binary_data_output)
     if not asked.outputs:
-        return dict.fromkeys(_OUTPUTS, default)
+        return dict.fromkeys(outputs.NAMES, default)
     wanted = {}
     for output in asked.outputs:
-        if output.name not in _OUTPUTS:
+        if output.name not in outputs.NAMES:
             raise RefusedError(
-                f"there is no output {output.name[:40]}; there are {', '.join(_OUTPUTS)}", param="outputs"
+                f"there is no output {output.name[:40]}; there are {', '.join(outputs.NAMES)}", param="outputs"
             )
         own = output.parameters.binary_data if output.parameters else None
         wanted[output.name] = default if own is None else own
@@ -202,19 +195,16 @@ def _wanted(asked: InferRequest) -> dict[str, bool]:
 
 
 def _tensors(results: Sequence[Filled]) -> list[OutputTensor]:
-    count = max(filled.request.options.num_return_sequences for filled in results)
-    nothing = Fill("", _LOWEST, ())
-    fills = [fill for filled in results for fill in [*filled.fills, *[nothing] * (count - len(filled.fills))]]
-    shape = (len(results), count)
+    found = outputs.Outputs.of(results)
     return [
-        OutputTensor("text_output", shape, "BYTES", [fill.text for fill in fills]),
-        OutputTensor("score", shape, "FP32", [fill.score for fill in fills]),
-        OutputTensor("spans", shape, "BYTES", [json.dumps([asdict(span) for span in fill.spans]) for fill in fills]),
+        OutputTensor(outputs.TEXT, found.shape, "BYTES", found.texts),
+        OutputTensor(outputs.SCORE, found.shape, "FP32", found.scores),
+        OutputTensor(outputs.SPANS, found.shape, "BYTES", found.spans),
     ]
 
 
 def _answered(asked: InferRequest, wanted: dict[str, bool], tensors: Sequence[OutputTensor], model: str) -> Response:
-    outputs: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     binary = b""
     for tensor in tensors:
         if tensor.name not in wanted:
@@ -226,8 +216,8 @@ def _answered(asked: InferRequest, wanted: dict[str, bool], tensors: Sequence[Ou
             binary += data
         else:
             shown["data"] = list(tensor.elements)
-        outputs.append(shown)
-    head = {"model_name": model, "model_version": _VERSION, "outputs": outputs}
+        listed.append(shown)
+    head = {"model_name": model, "model_version": _VERSION, "outputs": listed}
     if asked.id is not None:
         head["id"] = asked.id
     if not binary:
