@@ -50,6 +50,11 @@ class RunningRequests(Loop[Any]):
         super().__init__(stepper)
         self._encoding, self._tokens = stepper, tokens
 
+    @property
+    def bytes(self) -> int:
+        """Of host memory that is held for what is encoded and cached; 0 where the engine keeps it elsewhere."""
+        return self._encoding.bytes
+
     def join(self, requests: Sequence[Request]) -> list[Running[Any]]:
         """Encode the inputs of requests together, and put these in.
 

@@ -31,7 +31,16 @@ class Source:
 
 
 class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
-    """A `Stepper` that encodes what its requests attend to."""
+    """A `Stepper` that encodes what its requests attend to.
+
+    Attributes:
+        bytes: of host memory that is held for its requests.
+    """
+
+    @property
+    def bytes(self) -> int:
+        """See above."""
+        ...
 
     def encode(self, sources: Sequence[Source], pad_id: int) -> list[AnyRows]:
         """Run the encoder once over requests that join.

@@ -118,6 +118,11 @@ class Scheduler:
         return len(self._line)
 
     @property
+    def cache_bytes(self) -> int:
+        """Host memory held for what is encoded and cached, as it was a moment ago."""
+        return self._worker.bytes
+
+    @property
     def is_alive(self) -> bool:
         """Whether requests are taken and answered."""
         return self._is_open and self._thread.is_alive()

@@ -55,6 +55,11 @@ class Worker:
         """Those that are decoded, in the order in which they came."""
         return [entry for _, entry in [*self._inside.values()]]
 
+    @property
+    def bytes(self) -> int:
+        """See `RunningRequests.bytes`."""
+        return self._requests.bytes
+
     def drop(self) -> None:
         """Take out those that nobody waits for any more: their rows are given back."""
         for running, entry in [*self._inside.values()]:
