@@ -55,6 +55,11 @@ class RunningRequests(Loop[Any]):
         """Of host memory that is held for what is encoded and cached; 0 where the engine keeps it elsewhere."""
         return self._encoding.bytes
 
+    @property
+    def share_steps(self) -> bool:
+        """Whether requests are computed together; where not, each has a step and memory of its own."""
+        return self._encoding.shares_steps
+
     def join(self, requests: Sequence[Request]) -> list[Running[Any]]:
         """Encode the inputs of requests together, and put these in.
 

@@ -35,10 +35,16 @@ class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
 
     Attributes:
         bytes: of host memory that is held for its requests.
+        shares_steps: whether rows of several requests are computed together.
     """
 
     @property
     def bytes(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def shares_steps(self) -> bool:
         """See above."""
         ...
 

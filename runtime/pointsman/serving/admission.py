@@ -21,12 +21,14 @@ class Limits:
         bytes: Most memory of what is encoded and cached for requests that run together, as large as it may become.
         encoded: Most tokens, padding included, that are encoded between two steps, while others wait for the second;
             one input always is.
+        apart: Most requests that are decoded at the same time where each has a step and memory of its own.
     """
 
     waiting: int = 256
     rows: int = 64
     bytes: int = 4 << 30
     encoded: int = 512
+    apart: int = 8
 
 
 class Admission:
@@ -35,14 +37,16 @@ class Admission:
     Nobody overtakes, so one that takes many rows waits no longer than those before it run.
     """
 
-    def __init__(self, limits: Limits, architecture: Architecture) -> None:
+    def __init__(self, limits: Limits, architecture: Architecture, *, shares_steps: bool) -> None:
         """Prepare.
 
         Args:
             limits: What holds.
             architecture: Of the model: what a token takes.
+            shares_steps: Whether requests are computed together.
         """
         self._limits = limits
+        self._most = None if shares_steps else limits.apart
         keys_and_values = 2 * architecture.num_heads * architecture.d_kv
         self._token_bytes = architecture.decoder.layers * keys_and_values * _FLOAT32
 
@@ -75,6 +79,8 @@ class Admission:
         return count
 
     def _fit(self, jobs: Sequence[DecodingJob]) -> bool:
+        if self._most is not None and len(jobs) > self._most:
+            return False
         return sum(job.rows for job in jobs) <= self._limits.rows and self._bytes(jobs) <= self._limits.bytes
 
     def _bytes(self, jobs: Sequence[DecodingJob]) -> int:

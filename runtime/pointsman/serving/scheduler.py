@@ -53,8 +53,9 @@ class Scheduler:
             observer: Is told what happens.
         """
         self.limits = limits or Limits()
-        self._admission = Admission(self.limits, model.manifest.architecture)
         self._worker = Worker(model, observer or _Nobody())
+        architecture, shares_steps = model.manifest.architecture, self._worker.shares_steps
+        self._admission = Admission(self.limits, architecture, shares_steps=shares_steps)
         self._line: deque[Entry[Any]] = deque()
         self._in_hand: list[Entry[Any]] = []  # taken from the line, and not yet decoded
         self._changed = threading.Condition()

@@ -60,6 +60,11 @@ class Worker:
         """See `RunningRequests.bytes`."""
         return self._requests.bytes
 
+    @property
+    def shares_steps(self) -> bool:
+        """See `RunningRequests.share_steps`."""
+        return self._requests.share_steps
+
     def drop(self) -> None:
         """Take out those that nobody waits for any more: their rows are given back."""
         for running, entry in [*self._inside.values()]:

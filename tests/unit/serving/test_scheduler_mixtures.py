@@ -9,9 +9,11 @@ import pytest
 from asked import TEXTS, job, random_job
 
 from pointsman import DeadlineError, DeviceError, OptionsError
+from pointsman.backends.own_states import OwnStates
 from pointsman.serving.admission import Admission
 from pointsman.serving.jobs import DecodingJob, ScoringJob
 from pointsman.serving.scheduler import Limits, Scheduler
+from tolerances import SCORE
 
 COUNT = 64
 LONG = {"max_new_tokens": 300, "min_new_tokens": 300, "constrain": False}
@@ -148,9 +150,33 @@ def test_who_joins(infiller):
         (Limits(encoded=2 * tokens), [small] * 5, [], 2),
         (Limits(encoded=1), [small] * 5, [], 1),
         (Limits(bytes=3 * (8 + tokens) * token), [small] * 5, [small], 2),
+        (Limits(apart=1), [small] * 3, [], 3),
         (Limits(), [], [small], 0),
     ]:
-        assert Admission(limits, architecture).joining(line, running) == joins
+        assert Admission(limits, architecture, shares_steps=True).joining(line, running) == joins
+
+
+def test_who_joins_where_each_has_a_step_of_its_own(infiller):
+    given, limits = job(infiller), Limits(apart=3)
+    admission = Admission(limits, infiller.model.manifest.architecture, shares_steps=False)
+    assert admission.joining([given] * 5, [given]) == 2
+
+
+def test_an_engine_that_gives_each_request_a_step_of_its_own(infiller, monkeypatch):
+    """No more at the same time than it has memory for; each finds what it finds alone."""
+    backend, noted = infiller.model.backend, Rows()
+    monkeypatch.setattr(backend, "stepper", lambda: OwnStates(backend))
+    jobs = [job(infiller, text, **fields) for text in TEXTS for fields in ({}, {"num_beams": 2}, {"constrain": False})]
+
+    async def run():
+        async with Scheduler(infiller.model, Limits(apart=2), noted) as scheduler:
+            return await asyncio.gather(*(ticket.answer() for ticket in scheduler.submit_all(jobs)))
+
+    for given, (best, *_) in zip(jobs, asyncio.run(run()), strict=True):
+        ((alone, *_),) = infiller.model.generate([given.ids], given.options, constraint=given.constraint)
+        assert best.token_ids == alone.token_ids
+        SCORE.check(best.score, alone.score)
+    assert max(noted.rows) <= 4
 
 
 class Failing:
