@@ -29,7 +29,7 @@ infill: $(DEMO)/manifest.json ## export the demo model and fill a sentence (TEXT
 	$(BIN)/pointsman infill $(DEMO) "$$SENTENCE" --num-beams 4
 
 serve: $(DEMO)/manifest.json ## serve the demo bundle at http://127.0.0.1:8000 (PORT=8000)
-	$(BIN)/pointsman serve $(DEMO) --port $(PORT)
+	$(BIN)/pointsman serve $(DEMO) --port $(PORT) --with-routing
 
 export: $(VENV)/.packages ## export a checkpoint: MODEL=<folder or hub id> OUT=<bundle>
 	@test -n '$(MODEL)' -a -n '$(OUT)' || { echo 'say which: make export MODEL=<folder or hub id> OUT=<bundle>' >&2; exit 2; }

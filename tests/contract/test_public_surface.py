@@ -99,7 +99,7 @@ def test_decoding_keywords_are_the_fields_of_decoding_options():
 @pytest.mark.parametrize("loader", [SwitchModel.load, Infiller.load])
 def test_load(loader):
     parameters = inspect.signature(loader).parameters
-    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify"]
+    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify", "routing"]
     assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
 
 
@@ -114,6 +114,7 @@ def test_load(loader):
         (SwitchModel.generate, ["input_ids", "options", "constraint", "first_input"]),
         (SwitchModel.stream, ["input_ids", "options", "constraint"]),
         (SwitchModel.score, ["input_ids", "target_ids"]),
+        (SwitchModel.routes, ["input_ids", "output_ids"]),
     ],
 )
 def test_verbs(method, names):

@@ -38,6 +38,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
     parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
     parser.add_argument("--port", type=_port, default=8000, help="likewise; 0 takes a free one (default: 8000)")
     parser.add_argument("--api-keys", metavar="FILE", help="keys that clients must show, one a line")
@@ -148,7 +149,10 @@ def _service(
     from pointsman.serving.service import Service
 
     name, folder, variant = named
-    infiller = Infiller.load(folder, parsed.device, variant, engine=parsed.engine, threads=parsed.threads)
+    device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    infiller = Infiller.load(
+        folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
+    )
     queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
     scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
     metrics.watch(name, scheduler)

@@ -52,13 +52,16 @@ class Infiller:
         engine: str = "auto",
         threads: int | None = None,
         verify: bool = True,
+        routing: bool = False,
     ) -> Self:
         """Load a bundle; arguments and errors are those of `SwitchModel.load`.
 
         Raises:
             TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
         """
-        model = SwitchModel.load(bundle, device, variant, engine=engine, threads=threads, verify=verify)
+        model = SwitchModel.load(
+            bundle, device, variant, engine=engine, threads=threads, verify=verify, routing=routing
+        )
         return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
 
     def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:

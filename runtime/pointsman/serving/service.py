@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pointsman.decoding import DecodingFields, Generation, TokenEvent
 from pointsman.errors import OptionsError, TextError
 from pointsman.infill import Fill, Infiller, Span
@@ -52,6 +55,23 @@ class Change:
     sample: int
     span: Span
     event: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where tokens went.
+
+    Attributes:
+        source: Tokens of the input, as text.
+        fed: Tokens that were fed to the decoder, as text; its start token first.
+        encoder: Expert of each, int64 [sparse layers, source].
+        decoder: Likewise, int64 [sparse layers, fed].
+    """
+
+    source: tuple[str, ...]
+    fed: tuple[str, ...]
+    encoder: NDArray[np.int64]
+    decoder: NDArray[np.int64]
 
 
 class Filling:
@@ -137,6 +157,7 @@ class Service:
     def __init__(self, name: str, infiller: Infiller, scheduler: Scheduler, limits: ServiceLimits) -> None:
         self.name, self.infiller, self.scheduler, self.limits = name, infiller, scheduler, limits
         self._is_warm = False
+        self._routing = asyncio.Semaphore(1)
 
     @property
     def is_ready(self) -> bool:
@@ -199,6 +220,29 @@ class Service:
             requests = await asyncio.to_thread(self._requests, asked, first)
         jobs = [self._job(request, is_streamed=is_streamed) for request in requests]
         return Filling(self.infiller, requests, self.scheduler.submit_all(jobs, deadline=deadline))
+
+    def check_routing(self) -> None:
+        """Refuse to show where tokens go, if the model does not.
+
+        Raises:
+            OptionsError: It does not.
+        """
+        if not self.infiller.model.shows_routing:
+            raise OptionsError("this model does not show where tokens go; start the service with --with-routing")
+
+    async def routed(self, filled: Filled) -> Routed:
+        """Where the tokens of a text and of its best fill went; one text at a time, beside the scheduler."""
+        best = max(filled.generations, key=lambda generation: generation.score)
+        model = self.infiller.model
+        async with self._routing:
+            routing = await asyncio.to_thread(model.routes, filled.request.ids, best.token_ids)
+        fed = [model.special_tokens.decoder_start_id, *best.token_ids[:-1]]
+        return Routed(
+            tuple(map(self._token, filled.request.ids)), tuple(map(self._token, fed)), routing.encoder, routing.decoder
+        )
+
+    def _token(self, token: int) -> str:
+        return self.infiller.tokenizer.decode_span([token]).strip() or "␣"
 
     async def score(self, text: str, candidates: Sequence[Sequence[str]], seconds: float | None = None) -> list[float]:
         """Log-likelihoods of candidates, as `Infiller.score` gives them.

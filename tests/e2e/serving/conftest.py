@@ -17,7 +17,7 @@ def bundle(demo: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def served(bundle: Path) -> Iterator[Served]:
-    with serving(f"{bundle}@fused-float32") as running:
+    with serving(f"{bundle}@fused-float32", "--with-routing") as running:
         yield running
 
 

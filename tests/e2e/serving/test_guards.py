@@ -209,6 +209,13 @@ def test_a_full_line_says_when_to_come_back(hasty):
     assert_it_still_answers(hasty)
 
 
+def test_routing_that_is_not_shown(hasty):
+    answer = httpx2.post(f"{hasty.url}/v1/infill", json={"text": TEXT, "routing": True})
+    assert answer.status_code == 400
+    assert "start the service with --with-routing" in answer.json()["error"]["message"]
+    assert httpx2.get(f"{hasty.url}/v1/models").json()["data"][0]["routing"] is False
+
+
 def test_keys(bundle, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"# ours\n{KEY}  # of somebody\n")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from pointsman import DecodingOptions
+from pointsman import DecodingOptions, Infiller
 from pointsman.serving.http.fields import Decoding
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
@@ -146,6 +146,33 @@ def test_a_client_may_wait_less_than_the_service_allows(http):
 
 def test_fields_are_those_of_decoding_options():
     assert list(Decoding.model_fields) == list(DecodingOptions.__dataclass_fields__)
+
+
+@pytest.fixture(scope="module")
+def routed(bundle):
+    """The library, where it shows routing."""
+    return Infiller.load(bundle, variant="fused-float32", routing=True)
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"stream": True}])
+def test_where_tokens_went(http, routed, fields):
+    answer = http.post("/v1/infill", json={"text": [TEXT, OTHER], "routing": True, **fields})
+    if "stream" in fields:
+        results = sorted((data for name, data in events_of(answer) if name == "fills"), key=lambda one: one["input"])
+    else:
+        results = answer.json()["results"]
+    for text, result in zip([TEXT, OTHER], results, strict=True):
+        request = routed.request(text, num_beams=fields.get("num_beams", 1))
+        ((best,),) = routed.model.generate([request.ids], request.options, constraint=routed.constraint(request))
+        expected = routed.model.routes(request.ids, best.token_ids)
+        shown = result["routing"]
+        assert shown["num_experts"] == 8
+        for role in ("encoder", "decoder"):
+            assert [layer["block"] for layer in shown[role]["layers"]] == [1, 3]
+            assert [layer["experts"] for layer in shown[role]["layers"]] == getattr(expected, role).tolist()
+        assert len(shown["encoder"]["tokens"]) == len(request.ids)
+        assert shown["encoder"]["tokens"][0] == text.split()[0]
+        assert shown["decoder"]["tokens"][:2] == ["<pad>", "<extra_id_0>"]
 
 
 def test_request_ids(http):

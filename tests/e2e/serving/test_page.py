@@ -30,7 +30,8 @@ def blanked(page):
 
 
 def focused(page):
-    return page.run("return document.activeElement.id || document.activeElement.textContent")
+    return page.run("""const one = document.activeElement;
+        return one.id || one.getAttribute('aria-label') || one.textContent""")
 
 
 def write(page, text):
@@ -70,6 +71,28 @@ def test_all_by_keyboard(page, library):
     assert text == greedy.text
     assert page.text("#filled mark") == greedy.spans[0].text
     choose_another_by_keyboard(page, text)
+    read_the_experts_by_keyboard(page, library, greedy.text)
+
+
+def read_the_experts_by_keyboard(page, library, text):
+    for title in ("Encoder", "Decoder"):
+        tab_to(page, f"{title}: the expert of each token, layer by layer")
+    assert page.role("#encoder-experts .wide") == "region"
+    assert page.role("#encoder-experts table") == "table"
+    rows = page.run(ROWS, "#encoder-experts table")
+    assert [row[0] for row in rows] == ["Layer", "Block 1", "Block 3"]
+    assert rows[0][1:4] == ["The", "old", "<extra_id_0>"]
+    assert all(0 <= int(expert) < 8 for row in rows[1:] for expert in row[1:])
+    spans = library.infill("The old <extra_id_0> walks in <extra_id_1> park.")[0].spans
+    assert page.run(ROWS, "#decoder-experts table")[0][3] == spans[0].text
+    at = "return document.activeElement.scrollLeft"
+    page.run("document.activeElement.style.width = '10rem'")
+    page.press("Right")
+    page.wait_for(at)
+
+
+ROWS = """return [...document.querySelector(arguments[0]).rows]
+    .map((row) => [...row.cells].map((cell) => cell.textContent))"""
 
 
 def choose_another_by_keyboard(page, before):
@@ -154,7 +177,7 @@ def test_what_a_screen_reader_is_told(page):
     assert page.run(unnamed) == []
 
 
-SHOWN = "p, label, h1, h2, button, textarea, a, legend, .percent, mark"
+SHOWN = "p, label, h1, h2, button, textarea, a, legend, .percent, mark, td, th"
 CONTRAST = """
     const channel = (value) => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
     const light = (color) => {

@@ -138,6 +138,7 @@ class ModelAnswer(BaseModel):
     object: str = "model"
     created: int
     owned_by: str = "pointsman"
+    routing: bool = Field(description="Whether `/v1/infill` can show which expert each token went to.")
 
 
 class ModelsAnswer(BaseModel):
@@ -152,13 +153,16 @@ def completion_routes(services: Services) -> APIRouter:
     router = APIRouter(prefix="/v1", responses=RESPONSES, tags=["openai"])
     created = int(time.time())
 
+    def _model(service: Service) -> ModelAnswer:
+        return ModelAnswer(id=service.name, created=created, routing=service.infiller.model.shows_routing)
+
     @router.get("/models", summary="Which models are served")
     async def models() -> ModelsAnswer:
-        return ModelsAnswer(data=[ModelAnswer(id=service.name, created=created) for service in services])
+        return ModelsAnswer(data=[_model(service) for service in services])
 
     @router.get("/models/{name}", summary="One of them")
     async def model(name: str) -> ModelAnswer:
-        return ModelAnswer(id=services.named(name).name, created=created)
+        return _model(services.named(name))
 
     @router.post("/completions", response_model=CompletionAnswer, summary="Fill blanks, or the text before a suffix")
     async def complete(asked: CompletionRequest, request: Request) -> CompletionAnswer | Response:

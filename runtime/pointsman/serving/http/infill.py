@@ -12,7 +12,7 @@ from pointsman.serving.http.errors import RESPONSES
 from pointsman.serving.http.events import event, stream_of
 from pointsman.serving.http.fields import Decoding, Strict, Whole
 from pointsman.serving.http.services import Services
-from pointsman.serving.service import Filled, Filling
+from pointsman.serving.service import Filled, Filling, Routed, Service
 
 _TEXT = "The <extra_id_0> walks in <extra_id_1> park."
 
@@ -28,6 +28,9 @@ class InfillRequest(Decoding):
     )
     first: Whole = Field(
         default=0, description="Number of the first text, where the texts are part of more: samples follow from it."
+    )
+    routing: bool = Field(
+        default=False, description="Show which expert each token of the text and of its best fill went to."
     )
     stream: bool = Field(
         default=False, description="Answer with server-sent events: spans as they grow, then the fills."
@@ -59,11 +62,34 @@ class FillAnswer(BaseModel):
     spans: list[SpanAnswer]
 
 
+class LayerRouting(BaseModel):
+    """The choices of one router."""
+
+    block: int
+    experts: list[int] = Field(description="The expert of each token.")
+
+
+class StackRouting(BaseModel):
+    """Where the tokens of the encoder or the decoder went."""
+
+    tokens: list[str]
+    layers: list[LayerRouting]
+
+
+class RoutingAnswer(BaseModel):
+    """Where all tokens went."""
+
+    num_experts: int
+    encoder: StackRouting
+    decoder: StackRouting
+
+
 class InfillResult(BaseModel):
     """The fills of one text, best first."""
 
     text: str = Field(description="The text that was asked for.", examples=[_TEXT])
     fills: list[FillAnswer]
+    routing: RoutingAnswer | None = None
 
 
 class Usage(BaseModel):
@@ -110,19 +136,24 @@ def infill_routes(services: Services) -> APIRouter:
     @router.post(
         "/v1/infill",
         response_model=InfillAnswer,
+        response_model_exclude_none=True,
         responses={200: {"content": _STREAM}},
         summary="Fill the blanks of texts",
     )
     async def infill(asked: InfillRequest, request: Request) -> InfillAnswer | Response:
         """Fill texts; or stream events `span`, one `fills` for each text, and a last `done`."""
         service = services.named(asked.model)
+        if asked.routing:
+            service.check_routing()
         texts = [asked.text] if isinstance(asked.text, str) else asked.text
         fields, first = asked.decoding(), asked.first
         filling = await service.fill(texts, fields, first=first, is_streamed=asked.stream, seconds=asked.timeout)
         if asked.stream:
-            return stream_of(request, _events(texts, service.name, filling), error_name="error")
+            return stream_of(request, _events(texts, service, filling, routing=asked.routing), error_name="error")
         results = await filling.filled()
-        shown = [InfillResult.model_validate(_result(texts, filled)) for filled in results]
+        shown = [
+            InfillResult.model_validate(await _result(texts, service, one, routing=asked.routing)) for one in results
+        ]
         return InfillAnswer(model=service.name, results=shown, usage=Usage(**usage_of(results)))
 
     @router.post("/v1/score", summary="Say how likely given spans are")
@@ -135,19 +166,38 @@ def infill_routes(services: Services) -> APIRouter:
     return router
 
 
-async def _events(texts: list[str], model: str, filling: Filling) -> AsyncIterator[bytes]:
+async def _events(texts: list[str], service: Service, filling: Filling, *, routing: bool) -> AsyncIterator[bytes]:
     results = []
     async for change in filling.changes():
         if isinstance(change, Filled):
             results.append(change)
-            yield event({"input": change.number, **_result(texts, change)}, "fills")
+            yield event({"input": change.number, **await _result(texts, service, change, routing=routing)}, "fills")
         else:
             yield event({"input": change.number, "sample": change.sample, **asdict(change.span)}, "span")
-    yield event({"model": model, "usage": usage_of(results)}, "done")
+    yield event({"model": service.name, "usage": usage_of(results)}, "done")
 
 
-def _result(texts: list[str], filled: Filled) -> dict[str, Any]:
-    return {"text": texts[filled.number], "fills": [asdict(fill) for fill in filled.fills]}
+async def _result(texts: list[str], service: Service, filled: Filled, *, routing: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"text": texts[filled.number], "fills": [asdict(fill) for fill in filled.fills]}
+    if routing:
+        result["routing"] = _routing(service, await service.routed(filled))
+    return result
+
+
+def _routing(service: Service, routed: Routed) -> dict[str, Any]:
+    architecture = service.infiller.model.manifest.architecture
+    stacks = {
+        "encoder": (routed.source, architecture.encoder.sparse_layers, routed.encoder),
+        "decoder": (routed.fed, architecture.decoder.sparse_layers, routed.decoder),
+    }
+    shown = {
+        role: {
+            "tokens": list(tokens),
+            "layers": [{"block": block, "experts": own.tolist()} for block, own in zip(blocks, experts, strict=True)],
+        }
+        for role, (tokens, blocks, experts) in stacks.items()
+    }
+    return {"num_experts": architecture.num_experts, **shown}
 
 
 def usage_of(results: list[Filled]) -> dict[str, int]:

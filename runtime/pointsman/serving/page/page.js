@@ -9,6 +9,7 @@ const SENTINEL = /<extra_id_(\d+)>/;
 
 const words = new Words(at("words"), () => say(counted()));
 let running = null;
+let withRouting = new Set();
 
 at("text").addEventListener("input", () => words.show(at("text").value));
 at("stop").addEventListener("click", () => running?.abort());
@@ -32,6 +33,7 @@ function counted() {
 async function listModels() {
   const list = await ask("v1/models", null, at("key").value).catch(() => ({ data: [] }));
   at("model").replaceChildren(...list.data.map(({ id }) => new Option(id, id)));
+  withRouting = new Set(list.data.filter(({ routing }) => routing).map(({ id }) => id));
 }
 
 async function fill() {
@@ -81,7 +83,8 @@ async function filled(asked) {
   const spans = new Map();
   showFilled(asked, spans);
   let best = null;
-  for await (const { name, data } of asked.stream({ num_beams: 1, num_return_sequences: 1, do_sample: false })) {
+  const routing = withRouting.has(at("model").value);
+  for await (const { name, data } of asked.stream({ num_beams: 1, num_return_sequences: 1, do_sample: false, routing })) {
     if (name === "span") showFilled(asked, spans.set(data.index, data));
     if (name === "fills") best = data;
   }
