@@ -248,7 +248,7 @@ class SwitchModel:
         self.check_ids([input_ids], "input")
         self.check_ids([output_ids], "output")
         fed = np.array([self.special_tokens.decoder_start_id, *output_ids[:-1]], np.int64)
-        with _memory():
+        with enough_memory():
             return self.backend.routes(np.array([trimmed(input_ids, self.special_tokens.pad_id)], np.int64), fed)
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
