@@ -14,18 +14,22 @@ BY_FILES := --dist loadfile --no-loadscope-reorder
 SAMPLE := examples/data/c4-sample-train.json.gz
 UNSEEN := examples/data/c4-sample-validation.json.gz
 EXPORTER := $(wildcard export/pointsman_export/*.py export/pointsman_export/*/*.py export/pointsman_export/*/*/*.py) $(wildcard runtime/pointsman/bundle/*.py)
+PORT ?= 8000
 TEXT ?= The <extra_id_0> walks in <extra_id_1> park.
 export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill export calibrate compare engines test test-slow coverage bench gpu-check check format lint types imports clean
+.PHONY: help setup setup-dev infill serve export calibrate compare engines test test-slow coverage bench gpu-check check format lint types imports clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 infill: $(DEMO)/manifest.json ## export the demo model and fill a sentence (TEXT="...")
 	$(BIN)/pointsman infill $(DEMO) "$$SENTENCE" --num-beams 4
+
+serve: $(DEMO)/manifest.json ## serve the demo bundle at http://127.0.0.1:8000 (PORT=8000)
+	$(BIN)/pointsman serve $(DEMO) --port $(PORT) --with-routing
 
 export: $(VENV)/.packages ## export a checkpoint: MODEL=<folder or hub id> OUT=<bundle>
 	@test -n '$(MODEL)' -a -n '$(OUT)' || { echo 'say which: make export MODEL=<folder or hub id> OUT=<bundle>' >&2; exit 2; }
@@ -101,7 +105,7 @@ $(DEMO)/variants/float32/weights.bin: $(DEMO)/manifest.json
 	@:
 
 $(VENV)/.packages: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib]'
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib,serve,client]'
 	touch $@
 
 $(VENV)/.engines: $(VENV)/.packages

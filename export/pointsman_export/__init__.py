@@ -1,7 +1,7 @@
-"""Export Switch Transformers checkpoints to ONNX bundles, and bundles to TensorRT plans.
+"""Export Switch Transformers checkpoints to ONNX bundles, and bundles to TensorRT plans and models of Triton.
 
-`export_bundle` needs torch and ONNX, `build_plans` and `refit_plans` a TensorRT library: what a function needs is
-imported when it is first asked for.
+`export_bundle` needs torch and ONNX, `build_plans` and `refit_plans` a TensorRT library, `export_triton` neither: what
+a function needs is imported when it is first asked for.
 """
 
 import importlib
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from pointsman_export.bundle import export_bundle
     from pointsman_export.plans.build import build_plans
     from pointsman_export.plans.refit import refit_plans
+    from pointsman_export.triton import export_triton
 
-__all__ = ["build_plans", "export_bundle", "refit_plans"]
+__all__ = ["build_plans", "export_bundle", "export_triton", "refit_plans"]
 
 # Where each is, and what to do where a package that it needs is not installed.
 _HOMES = {
     "export_bundle": ("pointsman_export.bundle", "install pointsman[export]"),
     "build_plans": ("pointsman_export.plans.build", INSTALL_EITHER),
     "refit_plans": ("pointsman_export.plans.refit", INSTALL_EITHER),
+    "export_triton": ("pointsman_export.triton", "install pointsman"),
 }
 
 

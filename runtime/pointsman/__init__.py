@@ -6,13 +6,16 @@
 """
 
 import importlib.metadata
+from typing import TYPE_CHECKING
 
 from pointsman.decoding import DecodingOptions, Generation, TokenEvent
 from pointsman.errors import (
     BundleError,
     BundleNotFoundError,
+    BusyError,
     CheckpointError,
     CorpusError,
+    DeadlineError,
     DependencyError,
     DeviceError,
     EngineError,
@@ -21,20 +24,29 @@ from pointsman.errors import (
     OutputExistsError,
     ParityError,
     PointsmanError,
+    ServiceError,
     TextError,
     TokenizerError,
+    UnavailableError,
 )
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
 from pointsman.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from pointsman.serving.client import AsyncClient, Client
+
 __version__ = importlib.metadata.version("pointsman")
 
 __all__ = [
+    "AsyncClient",
     "BundleError",
     "BundleNotFoundError",
+    "BusyError",
     "CheckpointError",
+    "Client",
     "CorpusError",
+    "DeadlineError",
     "DecodingOptions",
     "DependencyError",
     "DeviceError",
@@ -47,10 +59,28 @@ __all__ = [
     "OutputExistsError",
     "ParityError",
     "PointsmanError",
+    "ServiceError",
     "Span",
     "SwitchModel",
     "TextError",
     "TokenEvent",
     "Tokenizer",
     "TokenizerError",
+    "UnavailableError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The clients, which need a package that filling does not.
+
+    Raises:
+        DependencyError: It is not installed.
+    """
+    if name not in ("AsyncClient", "Client"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from pointsman.serving import client
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[client]") from error
+    found: object = getattr(client, name)
+    return found

@@ -15,6 +15,10 @@ Each inherits from the standard exception a caller would expect, and its message
     ├── DeviceError (RuntimeError)          a device or inference engine that is asked for and not there
     ├── EngineError (RuntimeError)          a TensorRT plan that cannot be built, refitted or loaded
     ├── DependencyError (ImportError)       a package that a command needs and that is not installed
+    ├── ServiceError (RuntimeError)         a service that does not answer as it should, or refuses who asks
+    │   ├── BusyError                       it has as much to do as it takes; ask again later
+    │   ├── DeadlineError (TimeoutError)    the answer was not there in time
+    │   └── UnavailableError (ConnectionError)  it is starting, stopping, or not there
     └── ParityError (ArithmeticError)       what was written does not compute what it should
 """
 
@@ -77,6 +81,30 @@ class DependencyError(PointsmanError, ImportError):
 
 class EngineError(PointsmanError, RuntimeError):
     """A TensorRT plan cannot be built, refitted or loaded."""
+
+
+class ServiceError(PointsmanError, RuntimeError):
+    """A service does not answer as it should, or refuses who asks."""
+
+
+class BusyError(ServiceError):
+    """The service has as much to do as it takes.
+
+    Attributes:
+        retry_after: Seconds after which asking again may succeed.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServiceError, TimeoutError):
+    """The answer was not there in time."""
+
+
+class UnavailableError(ServiceError, ConnectionError):
+    """The service is starting, stopping, or not there."""
 
 
 class ParityError(PointsmanError, ArithmeticError):

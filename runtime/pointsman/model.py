@@ -1,7 +1,6 @@
 """Token ids in, token ids out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, cast
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
-from pointsman.backends.base import ASK_FOR_LESS
+from pointsman.backends.base import Routing, RoutingBackend
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
@@ -27,8 +26,8 @@ from pointsman.decoding import (
     teacher_forced,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
-from pointsman.errors import DeviceError, OptionsError, TextError
-from pointsman.running import Ids, Request, RunningRequests, padded, rows_per_input, trimmed
+from pointsman.errors import OptionsError, TextError
+from pointsman.running import Ids, Request, RunningRequests, enough_memory, padded, rows_per_input, trimmed
 from pointsman.scoring import Portion, shared_out
 
 _MOST_ROWS: Final = 4096  # whose logits, in a vocabulary of 32128, take half a gigabyte
@@ -64,6 +63,7 @@ class SwitchModel:
         engine: str = "auto",
         threads: int | None = None,
         verify: bool = True,
+        routing: bool = False,
     ) -> Self:
         """Load a bundle.
 
@@ -74,20 +74,23 @@ class SwitchModel:
             engine: `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
             threads: CPU threads; the engine's default where None.
             verify: whether to check the files' hashes first.
+            routing: whether `routes` shall be possible; only with ONNX Runtime on the CPU.
 
         Raises:
             BundleNotFoundError: there is no bundle.
             BundleError: it is damaged, newer than this program, or lacks the variant or its plans.
             DeviceError: the device is not available to the engine.
-            OptionsError: `threads` is not from 1 to 1024.
+            OptionsError: `threads` is not from 1 to 1024, or what was chosen shows no routing.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
         choice = choose(manifest, device=device, variant=variant, engine=engine)
-        model = cls(manifest, choice, open_backend(folder, manifest, choice, threads=threads, verify=verify))
+        backend = open_backend(folder, manifest, choice, threads=threads, verify=verify, routing=routing)
+        model = cls(manifest, choice, backend)
         model.bundle = folder
         place, where = folder.absolute(), (choice.device, choice.variant)
-        model._load_again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
+        again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
+        model._load_again = partial(again, routing=routing)
         return model
 
     def __repr__(self) -> str:
@@ -144,7 +147,7 @@ class SwitchModel:
         first_input: int = 0,
     ) -> list[list[Generation]]:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
-        with _memory():
+        with enough_memory():
             requests = self.running()
             (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
             return alone(requests, running.search)
@@ -167,7 +170,7 @@ class SwitchModel:
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         check_streams(options)
-        with _memory():
+        with enough_memory():
             requests = self.running()
             requests.join([Request(input_ids, options, constraint)])
         return _in_memory(streamed(requests))
@@ -203,7 +206,7 @@ class SwitchModel:
             raise TextError(
                 f"{len(target_ids)} targets do not divide among {len(input_ids)} inputs; give as many for each"
             )
-        with _memory():
+        with enough_memory():
             return [*self._scored(input_ids, target_ids)]
 
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
@@ -222,6 +225,31 @@ class SwitchModel:
             ids, _ = padded(wanted, pad_id)
             logprobs = teacher_forced(state, ids, start_id, positions=portion.positions)
             yield from (row[: len(target)] for row, target in zip(logprobs, wanted, strict=True))
+
+    @property
+    def shows_routing(self) -> bool:
+        """Whether `routes` is possible."""
+        return isinstance(self.backend, RoutingBackend)
+
+    def routes(self, input_ids: Ids, output_ids: Ids) -> Routing:
+        """Which expert each token goes to, where an input has this output, token by token as it was generated.
+
+        Args:
+            input_ids: of the input, eos included.
+            output_ids: as `Generation.token_ids`; the last is fed to no decoder.
+
+        Raises:
+            TextError: as for `generate`, of both.
+            OptionsError: the model was loaded without `routing`.
+            DeviceError: memory does not suffice.
+        """
+        if not isinstance(self.backend, RoutingBackend):
+            raise OptionsError("this model does not show where tokens go; load it with routing=True")
+        self.check_ids([input_ids], "input")
+        self.check_ids([output_ids], "output")
+        fed = np.array([self.special_tokens.decoder_start_id, *output_ids[:-1]], np.int64)
+        with enough_memory():
+            return self.backend.routes(np.array([trimmed(input_ids, self.special_tokens.pad_id)], np.int64), fed)
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
         """Run the encoder over inputs, which it pads on the right.
@@ -306,17 +334,8 @@ class SwitchModel:
         return options
 
 
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Says in a sentence that memory does not suffice for what is done within."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
-
-
 def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
-    with _memory():
+    with enough_memory():
         yield from events
 
 

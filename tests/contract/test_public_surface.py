@@ -15,10 +15,14 @@ from pointsman.bundle import Variant
 from pointsman.infill import DecodingFields
 
 PUBLIC = {
+    "AsyncClient",
     "BundleError",
     "BundleNotFoundError",
+    "BusyError",
     "CheckpointError",
+    "Client",
     "CorpusError",
+    "DeadlineError",
     "DecodingOptions",
     "DependencyError",
     "DeviceError",
@@ -31,12 +35,14 @@ PUBLIC = {
     "OutputExistsError",
     "ParityError",
     "PointsmanError",
+    "ServiceError",
     "Span",
     "SwitchModel",
     "TextError",
     "TokenEvent",
     "Tokenizer",
     "TokenizerError",
+    "UnavailableError",
 }
 FORBIDDEN = ("torch", "transformers", "onnx", "onnx_ir", "pointsman_export", "pointsman_calib")
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda")
@@ -73,6 +79,19 @@ def test_importing_brings_no_training_framework_and_no_engine(module):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("module", ["pointsman", "pointsman.cli.main", "pointsman.serving.scheduler"])
+def test_importing_brings_numpy_and_sentencepiece_alone(module):
+    code = f"""if True:
+        import sys
+        before = set(sys.modules)
+        import {module}
+        paths = {{str(getattr(sys.modules[name], "__file__", None)) for name in set(sys.modules) - before}}
+        print(*{{path.split("site-packages/")[1].split("/")[0] for path in paths if "site-packages/" in path}})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"numpy", "sentencepiece"}
+
+
 def test_decoding_keywords_are_the_fields_of_decoding_options():
     assert typing.get_type_hints(DecodingFields) == typing.get_type_hints(DecodingOptions)
 
@@ -80,7 +99,7 @@ def test_decoding_keywords_are_the_fields_of_decoding_options():
 @pytest.mark.parametrize("loader", [SwitchModel.load, Infiller.load])
 def test_load(loader):
     parameters = inspect.signature(loader).parameters
-    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify"]
+    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify", "routing"]
     assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
 
 
@@ -95,10 +114,27 @@ def test_load(loader):
         (SwitchModel.generate, ["input_ids", "options", "constraint", "first_input"]),
         (SwitchModel.stream, ["input_ids", "options", "constraint"]),
         (SwitchModel.score, ["input_ids", "target_ids"]),
+        (SwitchModel.routes, ["input_ids", "output_ids"]),
     ],
 )
 def test_verbs(method, names):
     assert list(inspect.signature(method).parameters)[1:] == names
+
+
+@pytest.mark.parametrize("verb", ["infill", "infill_batch", "infill_in_batches", "stream", "score"])
+@pytest.mark.parametrize("client", [pointsman.Client, pointsman.AsyncClient])
+def test_clients_have_the_verbs_of_an_infiller(client, verb):
+    theirs, ours = (inspect.signature(getattr(one, verb)) for one in (client, Infiller))
+    assert theirs.parameters == ours.parameters
+
+
+def test_a_client_without_its_package():
+    code = "import sys; sys.modules['httpx2'] = None; from pointsman import Client"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    sentence = "pointsman.errors.DependencyError: httpx2 is not installed; install pointsman[client]"
+    assert done.stderr.splitlines()[-1] == sentence
+    with pytest.raises(AttributeError, match="module 'pointsman' has no attribute 'client'"):
+        _ = pointsman.client
 
 
 @pytest.mark.parametrize(
@@ -186,6 +222,10 @@ EXPORTER = {
     "build_plans": (
         ["bundle", "flavour", "compute_capabilities", "variants", "max_rows", "options", "force"],
         {"flavour": None, "compute_capabilities": (), "variants": (), "max_rows": 8},
+    ),
+    "export_triton": (
+        ["bundle", "repository", "name", "variant", "gpu", "force"],
+        {"name": None, "variant": "auto", "gpu": False, "force": False},
     ),
     "refit_plans": (["bundle", "donor", "flavour", "force"], {"flavour": None, "force": False}),
 }

@@ -23,7 +23,7 @@ RUNTIME_TESTS = {
 TEXT = "The <extra_id_0> waits by <extra_id_1> box."
 
 PACKAGES = {"pointsman": "runtime", "pointsman_export": "export", "pointsman_calib": "calib"}
-KINDS = (".py", ".cu", ".css")  # modules, the source of GPU kernels, the style of the report
+KINDS = (".py", ".cu", ".css", ".html", ".js")  # modules, the source of GPU kernels, the report's style, the page
 METADATA = {f"{DIST_INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
 
 
@@ -77,7 +77,9 @@ def test_what_it_asks_for(wheel):
     with zipfile.ZipFile(wheel) as archive:
         metadata = email.parser.BytesParser().parsebytes(archive.read(f"{DIST_INFO}/METADATA"))
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        *("cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx", "serve", "client")
+    }
     unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert unconditional == {"numpy>=2.0", "sentencepiece!=0.2.1,>=0.2.0"}
 
@@ -101,6 +103,13 @@ def test_tools_say_what_they_lack(clean_python, extra, arguments):
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"pointsman-{extra}: onnx_ir is not installed; install pointsman[{extra}]\n"
+
+
+def test_serving_says_what_it_lacks(clean_python):
+    command = clean_python.with_name("pointsman")
+    done = subprocess.run([command, "serve", "bundle"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pointsman: uvicorn is not installed; install pointsman[serve]\n"
 
 
 @pytest.mark.parametrize("arguments", [("engines", "bundle"), ("refit", "bundle", "--from", "other")])

@@ -13,6 +13,7 @@ from pointsman.bundle import Form
 from pointsman.cli.arguments import Parser
 from pointsman.errors import PointsmanError
 from pointsman_export.cli.plans import add_commands
+from pointsman_export.cli.triton import add_triton
 
 if TYPE_CHECKING:
     from pointsman_export.bundle import Capacity
@@ -51,6 +52,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_bundle(commands)
     add_commands(commands)
+    add_triton(commands)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,22 @@ class Source:
 
 
 class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
-    """A `Stepper` that encodes what its requests attend to."""
+    """A `Stepper` that encodes what its requests attend to.
+
+    Attributes:
+        bytes: of host memory that is held for its requests.
+        shares_steps: whether rows of several requests are computed together.
+    """
+
+    @property
+    def bytes(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def shares_steps(self) -> bool:
+        """See above."""
+        ...
 
     def encode(self, sources: Sequence[Source], pad_id: int) -> list[AnyRows]:
         """Run the encoder once over requests that join.
@@ -74,6 +89,33 @@ class Backend(Protocol):
 
     def stepper(self) -> RequestStepper[Any]:
         """What steps requests together, without any so far; each has memory of its own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which expert each token went to.
+
+    Attributes:
+        encoder: int64 [sparse layers, source], for each token of the input.
+        decoder: int64 [sparse layers, tokens], for each token that was fed to the decoder.
+    """
+
+    encoder: NDArray[np.int64]
+    decoder: NDArray[np.int64]
+
+
+@runtime_checkable
+class RoutingBackend(Backend, Protocol):
+    """A backend that can show the routers' choices."""
+
+    def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
+        """Feed a decoder one token after the other, as generating does, and show where all tokens went.
+
+        Args:
+            input_ids: int64 [1, source].
+            fed_ids: int64 [tokens], the decoder start token first.
+        """
         ...
 
 

@@ -149,7 +149,9 @@ def _check(manifest: Manifest, variant: str, device: str) -> None:
         )
 
 
-def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: int | None, verify: bool) -> Backend:
+def open_backend(
+    bundle: Path, manifest: Manifest, choice: Choice, *, threads: int | None, verify: bool, routing: bool = False
+) -> Backend:
     """Load what was chosen.
 
     Args:
@@ -158,14 +160,17 @@ def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: i
         choice: what `choose` said.
         threads: CPU threads; the engine's default where None.
         verify: whether to check the hashes of what is loaded first.
+        routing: whether it shall be a `RoutingBackend`.
 
     Raises:
-        OptionsError: `threads` is out of range.
+        OptionsError: `threads` is out of range, or what was chosen shows no routing.
         BundleError: a file is missing or was changed, or the engine refuses it.
         DeviceError: the device cannot be used.
     """
     _check_threads(threads)
     variant = manifest.variants[choice.variant]
+    if routing and (choice.engine, choice.device) != ("onnxruntime", "cpu"):
+        raise OptionsError("only ONNX Runtime on the CPU shows routing; use device 'cpu' and engine 'onnxruntime'")
     if choice.engine != "onnxruntime":
         return opening.open_plans(bundle, manifest, choice.engine, choice.variant, verify=verify)
     if verify:
@@ -174,6 +179,8 @@ def open_backend(bundle: Path, manifest: Manifest, choice: Choice, *, threads: i
     backend: Backend
     if choice.device == "cuda":
         backend = engine.open_on_cuda(bundle, variant)
+    elif routing:
+        backend = engine.RoutedBackend(bundle, variant, manifest.architecture, threads=threads)
     else:
         backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads)
     return backend

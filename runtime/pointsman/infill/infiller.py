@@ -52,13 +52,16 @@ class Infiller:
         engine: str = "auto",
         threads: int | None = None,
         verify: bool = True,
+        routing: bool = False,
     ) -> Self:
         """Load a bundle; arguments and errors are those of `SwitchModel.load`.
 
         Raises:
             TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
         """
-        model = SwitchModel.load(bundle, device, variant, engine=engine, threads=threads, verify=verify)
+        model = SwitchModel.load(
+            bundle, device, variant, engine=engine, threads=threads, verify=verify, routing=routing
+        )
         return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
 
     def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:
@@ -137,6 +140,18 @@ class Infiller:
         """
         return request_of(self.model, self.tokenizer, text, options, fields, number=number)
 
+    def constraint(self, request: Request) -> SentinelConstraint | None:
+        """What the output of a checked request must look like, if its options ask for that."""
+        return self._constraint(Batch(request.number, [request.template], [request.ids], request.options))
+
+    def reader(self, request: Request) -> SpanReader:
+        """What takes the answer to a checked request apart, token by token."""
+        return SpanReader(request.template, self.tokenizer, self.model.special_tokens.eos_ids)
+
+    def fills(self, request: Request, generations: Iterable[Generation]) -> list[Fill]:
+        """The fills that a checked request's generations come to, best first."""
+        return self._ranked(request.template, generations)
+
     def fill_requests(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Fill]]:
         """Fill what `request` has checked, texts of about the same length together.
 
@@ -207,11 +222,20 @@ class Infiller:
         Raises:
             TextError: As for `infill`, or a candidate has too few spans, too many, or one that is not plain text.
         """
-        (template,) = templates_of([text], len(self.tokenizer.sentinel_ids))
-        targets = [self._target(template, number, spans) for number, spans in enumerate(candidates)]
+        ids, targets = self.targets(text, candidates)
         if not targets:
             return []
-        return [float(logprobs.sum()) for logprobs in self.model.score([self.tokenizer.encode(text)], targets)]
+        return [float(logprobs.sum()) for logprobs in self.model.score([ids], targets)]
+
+    def targets(self, text: str, candidates: Sequence[Sequence[str]]) -> tuple[list[int], list[list[int]]]:
+        """The ids of a text, and of the target that each candidate is scored as.
+
+        Raises:
+            TextError: As for `score`; how long they are is not looked at.
+        """
+        (template,) = templates_of([text], len(self.tokenizer.sentinel_ids))
+        targets = [self._target(template, number, spans) for number, spans in enumerate(candidates)]
+        return self.tokenizer.encode(text), targets
 
     def _batches(
         self, texts: Sequence[str], batch_size: int, options: DecodingOptions | None, fields: DecodingFields
@@ -225,7 +249,7 @@ class Infiller:
                 batch.ids, batch.options, constraint=constraint, first_input=batch.first
             )
             for template, of_text in zip(batch.templates, generations, strict=True):
-                yield sorted((self._fill(template, one) for one in of_text), key=_score, reverse=True)
+                yield self._ranked(template, of_text)
 
     def _constraint(self, batch: Batch) -> SentinelConstraint | None:
         if batch.options.constrain is False:
@@ -244,6 +268,9 @@ class Infiller:
     def _blanks(self, template: Template) -> list[int]:
         """The ids of a text's sentinels, in its order."""
         return [self.tokenizer.sentinel_id(index) for index in template.sentinels]
+
+    def _ranked(self, template: Template, generations: Iterable[Generation]) -> list[Fill]:
+        return sorted((self._fill(template, one) for one in generations), key=_score, reverse=True)
 
     def _fill(self, template: Template, generation: Generation) -> Fill:
         reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)

@@ -3,6 +3,7 @@
     backend.py   on the CPU: encoder, then one decoder step after another: `Backend` and `DecodingState`
     caches.py    a request's self-attention cache in host memory
     cuda.py      on CUDA: graphs run at addresses of the device, and replayed
+    routing.py   a backend that also shows the routers' choices
     session.py   graphs loaded and run; what the engine says turned into sentences
 
 Cross-attention keys and values are bound once per request, and steps write into the cache in place.
@@ -10,6 +11,7 @@ Cross-attention keys and values are bound once per request, and steps write into
 
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.cuda import open_on_cuda
+from pointsman.backends.onnxruntime.routing import RoutedBackend
 from pointsman.backends.onnxruntime.session import why_not_cuda
 
-__all__ = ["OnnxRuntimeBackend", "open_on_cuda", "why_not_cuda"]
+__all__ = ["OnnxRuntimeBackend", "RoutedBackend", "open_on_cuda", "why_not_cuda"]

@@ -1,5 +1,6 @@
 """A variant's two graphs as a `Backend`, and a request's steps."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,16 @@ class OnnxRuntimeBackend:
         most_positions: see `Backend`.
     """
 
-    def __init__(self, bundle: Path, variant: Variant, *, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Path, variant: Variant, *, threads: int | None, shown: Sequence[Sequence[str]] = ((), ())
+    ) -> None:
         """Load the graphs.
+
+        Args:
+            bundle: its folder.
+            variant: whose graphs.
+            threads: CPU threads; the engine's default where None.
+            shown: int64 values inside the encoder, and inside the decoder, that shall be outputs too.
 
         Raises:
             BundleError: the engine refuses a graph.
@@ -37,7 +46,9 @@ class OnnxRuntimeBackend:
         graphs = variant.encoder, variant.decoder
         # Laying out weights for matrix products takes most of a load, on one core for each graph.
         with ThreadPoolExecutor(len(graphs)) as pool:
-            sessions = pool.map(lambda graph: session(bundle / graph.file, "cpu", threads), graphs)
+            sessions = pool.map(
+                lambda graph, more: session(bundle / graph.file, "cpu", threads, None, more), graphs, shown
+            )
             self.encoder, self.decoder = sessions
 
     def encode(
@@ -79,6 +90,7 @@ class OnnxRuntimeState:
         self._session, self._graph = backend.decoder, backend.variant.decoder
         self._binding = backend.decoder.io_binding()
         self._bound: dict[str, _Bound] = {}
+        self._shown: list[_Bound] = []
         for spec, value in zip(backend.variant.encoder.outputs, cross, strict=True):
             self._binding.bind_ortvalue_input(spec.name, value)
         self._bind(names.ATTENTION_MASK, attention_mask)
@@ -107,6 +119,13 @@ class OnnxRuntimeState:
             self._bind(name, array)
         self._logits = _Bound(np.empty((rows, positions, self._vocabulary), np.float32))
         self._binding.bind_ortvalue_output(names.LOGITS, self._logits.value)
+
+    def show(self, values: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Have values inside the decoder, each int64 [rows, 1], after every step of one position, in these arrays."""
+        self._shown = [_Bound(np.zeros((len(self._lengths), 1), np.int64)) for _ in values]
+        for name, bound in zip(values, self._shown, strict=True):
+            self._binding.bind_ortvalue_output(name, bound.value)
+        return [bound.array for bound in self._shown]
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed tokens to every row; see `DecodingState.step`."""

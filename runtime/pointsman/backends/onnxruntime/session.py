@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import onnxruntime
 
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
+from pointsman.backends.onnxruntime.more_outputs import with_outputs
 from pointsman.errors import BundleError, DeviceError
 from pointsman.wording import as_text, is_text
 
@@ -17,6 +19,7 @@ Device = Literal["cpu", "cuda"]
 ELEMENT_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ProviderOptions = dict[str, str]
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL = 4  # the highest severity of messages
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
@@ -52,7 +55,13 @@ def _check_memory(error: Exception, device: Device) -> None:
         raise DeviceError(f"{where} is out of memory; {ASK_FOR_LESS}") from error
 
 
-def session(path: Path, device: Device, threads: int | None, provider_options: ProviderOptions | None = None) -> Any:  # noqa: ANN401 - untyped engine
+def session(
+    path: Path,
+    device: Device,
+    threads: int | None,
+    provider_options: ProviderOptions | None = None,
+    shown: Sequence[str] = (),
+) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
 
     Args:
@@ -60,6 +69,7 @@ def session(path: Path, device: Device, threads: int | None, provider_options: P
         device: where.
         threads: of the CPU; the engine's default where None.
         provider_options: of the device's execution provider.
+        shown: int64 values inside it that shall be outputs too.
 
     Raises:
         BundleError: the engine refuses it, or cannot take its path.
@@ -73,7 +83,12 @@ def session(path: Path, device: Device, threads: int | None, provider_options: P
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        loaded = _loaded(path, options, device, provider_options or {})
+        graph: Path | bytes = path
+        if shown:
+            # A graph in memory has no folder in which its weights could be looked for.
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
+            graph = with_outputs(path.read_bytes(), shown)
+        loaded = _loaded(graph, options, device, provider_options or {})
     except Exception as error:
         _check_memory(error, device)
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
@@ -91,8 +106,8 @@ def _options() -> Any:  # noqa: ANN401 - untyped engine
     return options
 
 
-def _loaded(path: Path, options: Any, device: Device, provider_options: ProviderOptions) -> Any:  # noqa: ANN401
-    return onnxruntime.InferenceSession(path, options, providers=[(_PROVIDERS[device], provider_options)])
+def _loaded(graph: Path | bytes, options: Any, device: Device, provider_options: ProviderOptions) -> Any:  # noqa: ANN401
+    return onnxruntime.InferenceSession(graph, options, providers=[(_PROVIDERS[device], provider_options)])
 
 
 def load_cuda() -> None:

@@ -1,0 +1,40 @@
+"""A backend whose graphs also give the routers' choices, where those are asked for."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.backends.base import Routing
+from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
+from pointsman.bundle import Architecture, Variant, names
+from pointsman.bundle.interface import ROLES, Role
+
+
+class RoutedBackend(OnnxRuntimeBackend):
+    """A variant's graphs with every router's choice as a further output; steps fetch none unasked."""
+
+    def __init__(self, bundle: Path, variant: Variant, architecture: Architecture, *, threads: int | None) -> None:
+        """Load the graphs; errors are those of `OnnxRuntimeBackend`."""
+        self._choices = {role: _choices(architecture, role) for role in ROLES}
+        super().__init__(bundle, variant, threads=threads, shown=[self._choices[role] for role in ROLES])
+
+    def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
+        """See `RoutingBackend.routes`."""
+        mask = np.ones_like(input_ids)
+        inputs = {names.INPUT_IDS: input_ids, names.ATTENTION_MASK: mask}
+        choices = self._choices["encoder"]
+        encoder = self.encoder.run(choices, inputs) if choices else []
+        state = self.encode(input_ids, mask, rows=1, room=len(fed_ids))
+        shown = state.show(self._choices["decoder"])
+        decoder = np.empty((len(shown), len(fed_ids)), np.int64)
+        for place, token in enumerate(fed_ids):
+            state.step(np.full((1, 1), token), np.zeros(1, np.int64))
+            decoder[:, place] = [choice[0, 0] for choice in shown]
+        return Routing(np.array(encoder, np.int64).reshape(len(choices), -1), decoder)
+
+
+def _choices(architecture: Architecture, role: Role) -> list[str]:
+    """The values that hold the choices of a stack's routers, in the order of its blocks."""
+    layers = architecture.stack(role).sparse_layers
+    return [names.expert_choice(names.sparse_layer(role, number)) for number in layers]

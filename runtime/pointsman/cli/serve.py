@@ -1,0 +1,159 @@
+"""`pointsman serve`: bundles over HTTP."""
+
+import argparse
+import ipaddress
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pointsman.backends.choice import DEVICES, ENGINES
+from pointsman.cli.arguments import positive
+from pointsman.errors import DependencyError, OptionsError
+from pointsman.infill import Infiller
+from pointsman.serving.limits import ServiceLimits
+from pointsman.serving.scheduler import Limits, Scheduler
+
+if TYPE_CHECKING:
+    from pointsman.serving.metrics import Metrics
+    from pointsman.serving.service import Service
+
+_NAMED: Final = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<bundle>.+?)(?:@(?P<variant>[A-Za-z0-9-]+))?")
+_INTERRUPTED: Final = 130
+_DEFAULTS: Final = ServiceLimits()
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.description = (
+        "Serve bundles over HTTP: a page at /, POST /v1/infill and /v1/score, the Open Inference Protocol, and "
+        "OpenAI's completions. Stops at SIGTERM when what it has taken is answered."
+    )
+    parser.add_argument(
+        "bundles",
+        metavar="[NAME=]BUNDLE[@VARIANT]",
+        nargs="+",
+        help="folder written by pointsman-export; its name is what clients ask for",
+    )
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
+    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
+    parser.add_argument("--port", type=_port, default=8000, help="likewise; 0 takes a free one (default: 8000)")
+    parser.add_argument("--api-keys", metavar="FILE", help="keys that clients must show, one a line")
+    parser.add_argument("--without-keys", action="store_true", help="let everyone use it, also from other machines")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    _add_limits(parser.add_argument_group("limits"))
+    parser.set_defaults(run=_serve)
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    queue = Limits()
+    for flag, kind, default, meaning in (
+        ("--max-waiting", positive, queue.waiting, "requests that wait for the model"),
+        ("--max-rows", positive, queue.rows, "beams or samples of one text, and of all that are decoded together"),
+        ("--max-cache-bytes", positive, queue.bytes, "memory of what is encoded and cached for those"),
+        ("--max-texts", positive, _DEFAULTS.texts, "texts in one request"),
+        ("--max-characters", positive, _DEFAULTS.characters, "characters of a text"),
+        ("--max-body-bytes", positive, _DEFAULTS.body_bytes, "bytes of a request's body"),
+        ("--max-connections", positive, _DEFAULTS.connections, "open connections"),
+        ("--timeout", _seconds, _DEFAULTS.seconds, "seconds until an answer must be there"),
+        ("--header-timeout", _seconds, _DEFAULTS.header_seconds, "seconds for a request's headers to arrive"),
+        ("--body-timeout", _seconds, _DEFAULTS.body_seconds, "seconds for its body to arrive"),
+        ("--drain-timeout", _seconds, _DEFAULTS.drain_seconds, "seconds to answer what was taken when it stops"),
+    ):
+        group.add_argument(flag, metavar="N", type=kind, default=default, help=f"{meaning} (default: {default:.10g})")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: use a whole number from 0 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: use a number of seconds above 0")
+    return seconds
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    if not (parsed.api_keys or parsed.without_keys or _is_loopback(parsed.host)):
+        raise OptionsError(
+            f"{parsed.host} can be reached from other machines; give --api-keys FILE, or --without-keys if everyone may"
+        )
+    try:
+        from pointsman.serving.http.keys import ApiKeys
+        from pointsman.serving.http.server import log_to_stderr, serve
+        from pointsman.serving.metrics import Metrics
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"{error.name} is not installed; install pointsman[serve]") from error
+    log_to_stderr(parsed.log_level)
+    keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
+    limits, metrics = _limits(parsed), Metrics()
+    services = [_service(one, parsed, limits, metrics) for one in _named(parsed.bundles)]
+    stopped_by = serve(services, metrics, limits, host=parsed.host, port=parsed.port, keys=keys)
+    return _INTERRUPTED if stopped_by == signal.SIGINT else 0
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _limits(parsed: argparse.Namespace) -> ServiceLimits:
+    return ServiceLimits(
+        body_bytes=parsed.max_body_bytes,
+        texts=parsed.max_texts,
+        characters=parsed.max_characters,
+        seconds=parsed.timeout,
+        header_seconds=parsed.header_timeout,
+        body_seconds=parsed.body_timeout,
+        drain_seconds=parsed.drain_timeout,
+        connections=parsed.max_connections,
+    )
+
+
+def _named(bundles: list[str]) -> list[tuple[str, str, str]]:
+    """Name, folder and variant of each bundle.
+
+    Raises:
+        OptionsError: Two have the same name.
+    """
+    named = []
+    for given in bundles:
+        match = _NAMED.fullmatch(given)
+        assert match is not None
+        folder = match["bundle"]
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).absolute().name) or "bundle"
+        named.append((match["name"] or own, folder, match["variant"] or "auto"))
+    names = [name for name, _, _ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise OptionsError(f"two bundles would be served as {twice}; name them: one={named[0][1]} two={named[1][1]}")
+    return named
+
+
+def _service(
+    named: tuple[str, str, str], parsed: argparse.Namespace, limits: ServiceLimits, metrics: "Metrics"
+) -> "Service":
+    from pointsman.serving.service import Service
+
+    name, folder, variant = named
+    device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    infiller = Infiller.load(
+        folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
+    )
+    queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
+    scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
+    metrics.watch(name, scheduler)
+    return Service(name, infiller, scheduler, limits)

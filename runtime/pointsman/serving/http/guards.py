@@ -1,0 +1,221 @@
+"""What every request passes: an id and a log line, a limit on its body, a key.
+
+Three ASGI applications around the application, in this order; none of them knows a protocol.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pointsman.serving.http.errors import refusal, status_of
+from pointsman.serving.http.events import MEDIA_TYPE
+from pointsman.serving.http.keys import ApiKeys
+from pointsman.serving.limits import ServiceLimits
+from pointsman.serving.metrics import Metrics
+
+_LOG: Final = logging.getLogger("pointsman.serving")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_OPEN_TO_ALL: Final = re.compile(r"/|/page/[\w.-]+|/v2/health/(live|ready)")
+_GONE: Final = "gone"
+
+
+class RequestLog:
+    """Gives every request an id, `X-Request-Id`, and logs and counts how it ended.
+
+    A client may bring an id of its own (up to 64 letters, digits, dots, dashes and underscores).
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        watched = _Watched(scope, send, self._metrics)
+        with self._metrics.in_flight():
+            try:
+                await self.app(scope, receive, watched.send)
+            except Exception as error:  # noqa: BLE001 - the last place that can answer
+                await watched.failed(error, receive)
+            finally:
+                watched.log()
+
+
+class _Watched:
+    """One request, and what is known of its answer."""
+
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
+        self._scope, self._send, self._metrics = scope, send, metrics
+        self._began = time.monotonic()
+        self._status: int | None = None
+        self._is_stream = self._is_complete = False
+        self.id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = self.id
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, and remember what it says."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            headers.append((b"x-content-type-options", b"nosniff"))
+            self._is_stream = any(value.startswith(MEDIA_TYPE.encode()) for _, value in headers)
+        elif message["type"] == "http.response.body":
+            if self._is_stream and message.get("body"):
+                self._metrics.first_token(time.monotonic() - self._began)
+                self._is_stream = False
+            self._is_complete |= not message.get("more_body", False)
+        await self._send(message)
+
+    async def failed(self, error: Exception, receive: Receive) -> None:
+        """Log what nobody foresaw, and answer if nothing was sent."""
+        _LOG.error("request failed", exc_info=error, extra={"request_id": self.id})
+        if self._status is None:
+            status, message, headers = status_of(error)
+            await refusal(self._scope["path"], status, message, headers=headers)(self._scope, receive, self.send)
+
+    def log(self) -> None:
+        """Log and count how it ended."""
+        outcome = str(self._status) if self._is_complete else _GONE
+        seconds = time.monotonic() - self._began
+        route = getattr(self._scope.get("route"), "path", "other")
+        self._metrics.answered(route, outcome, seconds)
+        _LOG.info(
+            "request",
+            extra={
+                "request_id": self.id,
+                "method": self._scope["method"],
+                "route": route,
+                "outcome": outcome,
+                "seconds": round(seconds, 6),
+                "client": (self._scope.get("client") or ("",))[0],
+            },
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class _LeftError(Exception):
+    """The client left before its request was there."""
+
+
+class Bodies:
+    """Reads a request's body before anything else sees the request, within limits of size and time.
+
+    While the request is answered, it watches for the client going away, and cancels the work then. A client that does
+    not read its answer is let go of after a time.
+    """
+
+    def __init__(self, app: ASGIApp, limits: ServiceLimits) -> None:
+        self.app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            await self._refuse(
+                scope, receive, send, 408, f"the body was not there after {self._limits.body_seconds:g} s"
+            )
+            return
+        except _LeftError:
+            return
+        if body is None:
+            await self._refuse(scope, receive, send, 413, f"the body is over {self._limits.body_bytes} bytes")
+        elif any(name == b"content-encoding" and value != b"identity" for name, value in scope["headers"]):
+            await self._refuse(scope, receive, send, 415, "the body is compressed; send it as it is")
+        else:
+            await self._answer(scope, body, receive, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body; None of one that is too large."""
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(length) > self._limits.body_bytes:
+            return None
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _LeftError
+            body += message.get("body", b"")
+            if len(body) > self._limits.body_bytes:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        answering = asyncio.ensure_future(self.app(scope, _giving(body), send))
+        leaving = asyncio.ensure_future(receive())  # says that the client is gone, or that the answer is complete
+        seconds = self._limits.seconds + self._limits.send_seconds
+        try:
+            await asyncio.wait({answering, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                answering.cancel()
+            await _finished(answering)
+        finally:
+            answering.cancel()
+            leaving.cancel()
+
+    @staticmethod
+    async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+        # What was not read would be taken for the next request.
+        answer = refusal(scope["path"], status, sentence, headers={"Connection": "close"})
+        await answer(scope, receive, send)
+
+
+async def _finished(answering: "asyncio.Future[Any]") -> None:
+    """Wait for the answer to end; one that was cancelled for its client's sake ends quietly."""
+    try:
+        await answering
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+
+
+def _giving(body: bytes) -> Callable[[], Awaitable[Message]]:
+    """A `receive` that gives a body, and then waits for ever: who leaves is seen elsewhere."""
+    left = [body]
+
+    async def receive() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    return receive
+
+
+class Keys:
+    """Asks for an API key, `Authorization: Bearer KEY`, wherever something could be learnt or used."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self.app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http" or _OPEN_TO_ALL.fullmatch(scope["path"]) or self._is_known(scope):
+            await self.app(scope, receive, send)
+            return
+        headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+        sentence = "this service asks for a key: Authorization: Bearer KEY"
+        await refusal(scope["path"], 401, sentence, headers=headers)(scope, receive, send)
+
+    def _is_known(self, scope: Scope) -> bool:
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, key = given.decode("latin-1").partition(" ")
+        return kind.lower() == "bearer" and key.strip() in self._keys

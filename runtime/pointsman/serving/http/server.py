@@ -1,0 +1,162 @@
+"""uvicorn with our signals and exit codes, and log lines that programs can read."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+
+from pointsman.errors import OptionsError
+from pointsman.serving.http.app import create_app
+from pointsman.serving.http.connections import TimedConnection
+from pointsman.serving.http.keys import ApiKeys
+from pointsman.serving.limits import ServiceLimits
+from pointsman.serving.metrics import Metrics
+from pointsman.serving.service import Service
+
+_HEADER_BYTES: Final = 32 << 10
+_AFTER_DRAINING: Final = 5  # seconds in which answers reach their clients
+_LOG: Final = logging.getLogger("pointsman.serving")
+_OWN_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class Server(uvicorn.Server):
+    """A server that answers what it has taken when it is told to stop.
+
+    Attributes:
+        stopped_by: The signal that stopped it.
+    """
+
+    def __init__(self, config: uvicorn.Config, services: Sequence[Service], limits: ServiceLimits) -> None:
+        super().__init__(config)
+        self._services, self._limits = services, limits
+        self._draining: list[asyncio.Task[bool]] = []
+        self.stopped_by: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        if sockets and self.started:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            _LOG.info("ready", extra={"url": f"http://{shown}:{port}", "models": [one.name for one in self._services]})
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT; unlike uvicorn's, nothing is raised again afterwards."""
+        loop = asyncio.get_running_loop()
+        before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+        for one in before:
+            loop.add_signal_handler(one, self.handle_exit, one, None)
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                loop.remove_signal_handler(one)
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take no more requests, and stop when what was taken is answered; at the second SIGINT at once."""
+        if self.stopped_by is None:
+            _LOG.info("stopping", extra={"waiting": sum(one.scheduler.waiting for one in self._services)})
+            self.stopped_by = sig
+            self._draining = [
+                asyncio.ensure_future(one.scheduler.drain(self._limits.drain_seconds)) for one in self._services
+            ]
+        super().handle_exit(sig, frame)
+
+
+def serve(
+    services: Sequence[Service],
+    metrics: Metrics,
+    limits: ServiceLimits,
+    *,
+    host: str,
+    port: int,
+    keys: ApiKeys | None = None,
+) -> int | None:
+    """Serve until a signal stops it.
+
+    Args:
+        services: What to serve.
+        metrics: What is counted.
+        limits: Of requests.
+        host: Where to listen.
+        port: Likewise; 0 takes any that is free, which the log says.
+        keys: Keys that clients must show.
+
+    Returns:
+        The signal that stopped it.
+
+    Raises:
+        OptionsError: It cannot listen there.
+    """
+    listening = listen(host, port)
+    connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
+    config = uvicorn.Config(
+        create_app(services, metrics, limits, keys),
+        http=connection,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        timeout_graceful_shutdown=int(limits.drain_seconds) + _AFTER_DRAINING,
+    )
+    server = Server(config, services, limits)
+    server.run(sockets=[listening])
+    return server.stopped_by
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        OptionsError: It cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise OptionsError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error
+    return listening
+
+
+class JsonLines(logging.Formatter):
+    """Log records as JSON objects, one a line: time, level, event, and what else is known of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(level: str) -> None:
+    """Let this program's log go to stderr as JSON lines; of uvicorn's, warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, lowest in (("pointsman", level.upper()), ("uvicorn", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(lowest)

@@ -1,0 +1,124 @@
+"""What a service counts and times, for Prometheus."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pointsman.serving.scheduler import Scheduler
+
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_STEP_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The numbers of one service process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "pointsman_requests",
+            "Requests by route and outcome (status, or gone).",
+            ("route", "outcome"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "pointsman_request_seconds",
+            "Seconds from a request to its end.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_flight = Gauge("pointsman_requests_in_flight", "Requests that are not answered.", registry=registry)
+        self._first_token = Histogram(
+            "pointsman_first_token_seconds", "Seconds to a stream's first token.", buckets=_SECONDS, registry=registry
+        )
+        self._waiting = Gauge("pointsman_waiting", "Jobs that wait for the model.", ("model",), registry=registry)
+        model = ("model",)
+        self._cache_bytes = Gauge(
+            "pointsman_cache_bytes",
+            "Bytes of host memory held for what is encoded and cached.",
+            model,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            "pointsman_wait_seconds",
+            "Seconds that a job waited for the model.",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rows = Histogram(
+            "pointsman_step_rows", "Rows of a decoding step.", model, buckets=_ROWS, registry=registry
+        )
+        self._step = Histogram(
+            "pointsman_step_seconds",
+            "Seconds of a decoding step, which gives each row a token.",
+            model,
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._tokens_in = Counter("pointsman_tokens_in", "Tokens that were encoded.", model, registry=registry)
+        self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
+
+    def watch(self, model: str, scheduler: Scheduler) -> None:
+        """Show how many jobs wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
+        self._waiting.labels(model).set_function(lambda: scheduler.waiting)
+        self._cache_bytes.labels(model).set_function(lambda: scheduler.cache_bytes)
+
+    def observer(self, model: str) -> "ModelMetrics":
+        """What a model's scheduler reports to."""
+        return ModelMetrics(
+            self._waited.labels(model),
+            self._rows.labels(model),
+            self._step.labels(model),
+            self._tokens_in.labels(model),
+            self._tokens_out.labels(model),
+        )
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request while it runs."""
+        with self._in_flight.track_inprogress():
+            yield
+
+    def answered(self, route: str, outcome: str, seconds: float) -> None:
+        """Count a request that has ended."""
+        self._requests.labels(route, outcome).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def first_token(self, seconds: float) -> None:
+        """Count the time to a stream's first token."""
+        self._first_token.observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class ModelMetrics:
+    """A scheduler's observer."""
+
+    def __init__(
+        self, waited: Histogram, rows: Histogram, step: Histogram, tokens_in: Counter, tokens_out: Counter
+    ) -> None:
+        self._waited, self._rows, self._step = waited, rows, step
+        self._tokens_in, self._tokens_out = tokens_in, tokens_out
+
+    def waited(self, seconds: float) -> None:
+        """A job begins."""
+        self._waited.observe(seconds)
+
+    def encoded(self, tokens: int, seconds: float) -> None:  # noqa: ARG002 - the observer's interface
+        """Inputs have been encoded."""
+        self._tokens_in.inc(tokens)
+
+    def stepped(self, rows: int, tokens: int, seconds: float) -> None:
+        """A step was done."""
+        self._rows.observe(rows)
+        self._step.observe(seconds)
+        self._tokens_out.inc(tokens)
