@@ -1,7 +1,6 @@
 """Token ids in, token ids out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, cast
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
-from pointsman.backends.base import ASK_FOR_LESS, Routing, RoutingBackend
+from pointsman.backends.base import Routing, RoutingBackend
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
@@ -27,8 +26,8 @@ from pointsman.decoding import (
     teacher_forced,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
-from pointsman.errors import DeviceError, OptionsError, TextError
-from pointsman.running import Ids, Request, RunningRequests, padded, rows_per_input, trimmed
+from pointsman.errors import OptionsError, TextError
+from pointsman.running import Ids, Request, RunningRequests, enough_memory, padded, rows_per_input, trimmed
 from pointsman.scoring import Portion, shared_out
 
 _MOST_ROWS: Final = 4096  # whose logits, in a vocabulary of 32128, take half a gigabyte
@@ -148,7 +147,7 @@ class SwitchModel:
         first_input: int = 0,
     ) -> list[list[Generation]]:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
-        with _memory():
+        with enough_memory():
             requests = self.running()
             (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
             return alone(requests, running.search)
@@ -171,7 +170,7 @@ class SwitchModel:
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         check_streams(options)
-        with _memory():
+        with enough_memory():
             requests = self.running()
             requests.join([Request(input_ids, options, constraint)])
         return _in_memory(streamed(requests))
@@ -207,7 +206,7 @@ class SwitchModel:
             raise TextError(
                 f"{len(target_ids)} targets do not divide among {len(input_ids)} inputs; give as many for each"
             )
-        with _memory():
+        with enough_memory():
             return [*self._scored(input_ids, target_ids)]
 
     def _scored(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> Iterator[NDArray[np.float32]]:
@@ -249,7 +248,7 @@ class SwitchModel:
         self.check_ids([input_ids], "input")
         self.check_ids([output_ids], "output")
         fed = np.array([self.special_tokens.decoder_start_id, *output_ids[:-1]], np.int64)
-        with _memory():
+        with enough_memory():
             return self.backend.routes(np.array([trimmed(input_ids, self.special_tokens.pad_id)], np.int64), fed)
 
     def encode(self, input_ids: Sequence[Ids], *, rows: int, room: int | None = None) -> DecodingState:
@@ -335,17 +334,8 @@ class SwitchModel:
         return options
 
 
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Says in a sentence that memory does not suffice for what is done within."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
-
-
 def _in_memory(events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[tuple[TokenEvent, ...]]:
-    with _memory():
+    with enough_memory():
         yield from events
 
 

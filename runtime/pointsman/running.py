@@ -1,14 +1,16 @@
 """Requests of one model that are decoded together: they come and go between steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.backends.base import RequestStepper, Source
-from pointsman.decoding import Constraint, DecodingOptions, Loop, Running, SpecialTokens, search_of
+from pointsman.backends.base import ASK_FOR_LESS, RequestStepper, Source
+from pointsman.decoding import Constraint, DecodingOptions, Loop, Rows, Running, Search, SpecialTokens, search_of
+from pointsman.errors import DeviceError
 
 Ids = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -48,6 +50,16 @@ class RunningRequests(Loop[Any]):
         super().__init__(stepper)
         self._encoding, self._tokens = stepper, tokens
 
+    @property
+    def bytes(self) -> int:
+        """Of host memory that is held for what is encoded and cached; 0 where the engine keeps it elsewhere."""
+        return self._encoding.bytes
+
+    @property
+    def share_steps(self) -> bool:
+        """Whether requests are computed together; where not, each has a step and memory of its own."""
+        return self._encoding.shares_steps
+
     def join(self, requests: Sequence[Request]) -> list[Running[Any]]:
         """Encode the inputs of requests together, and put these in.
 
@@ -57,10 +69,16 @@ class RunningRequests(Loop[Any]):
         """
         pad_id = self._tokens.pad_id
         rows = self._encoding.encode([_source(request, pad_id) for request in requests], pad_id)
-        return [self._admitted(request, own) for request, own in zip(requests, rows, strict=True)]
+        try:
+            searches = [self._search(request, own) for request, own in zip(requests, rows, strict=True)]
+        except BaseException:
+            for own in rows:
+                self._encoding.release(own)
+            raise
+        return [self.admit(search, own) for search, own in zip(searches, rows, strict=True)]
 
-    def _admitted(self, request: Request, rows: Any) -> Running[Any]:  # noqa: ANN401 - of whatever engine
-        search = search_of(
+    def _search(self, request: Request, rows: Rows) -> Search:
+        return search_of(
             len(request.input_ids),
             request.options,
             self._tokens,
@@ -68,7 +86,15 @@ class RunningRequests(Loop[Any]):
             first_input=request.first_input,
             selects=rows.selects,
         )
-        return self.admit(search, rows)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Says in a sentence that memory does not suffice for what is done within."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"this machine is out of memory; {ASK_FOR_LESS}") from error
 
 
 def _source(request: Request, pad_id: int) -> Source:

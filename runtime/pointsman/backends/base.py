@@ -31,7 +31,22 @@ class Source:
 
 
 class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
-    """A `Stepper` that encodes what its requests attend to."""
+    """A `Stepper` that encodes what its requests attend to.
+
+    Attributes:
+        bytes: of host memory that is held for its requests.
+        shares_steps: whether rows of several requests are computed together.
+    """
+
+    @property
+    def bytes(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def shares_steps(self) -> bool:
+        """See above."""
+        ...
 
     def encode(self, sources: Sequence[Source], pad_id: int) -> list[AnyRows]:
         """Run the encoder once over requests that join.

@@ -19,8 +19,10 @@ class _Encodes(Protocol):
 class OwnStates(OneAfterAnother):
     """A `RequestStepper` that encodes and steps one request after another."""
 
+    shares_steps = False
+
     def __init__(self, backend: _Encodes) -> None:
-        self._backend = backend
+        self._backend, self.bytes = backend, 0  # the engine's own memory is not counted
 
     def encode(self, sources: Sequence[Source], pad_id: int) -> list[OwnState]:
         """See `RequestStepper.encode`."""

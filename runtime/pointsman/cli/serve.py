@@ -52,7 +52,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     queue = Limits()
     for flag, kind, default, meaning in (
         ("--max-waiting", positive, queue.waiting, "requests that wait for the model"),
-        ("--max-rows", positive, queue.rows, "beams or samples of one text"),
+        ("--max-rows", positive, queue.rows, "beams or samples of one text, and of all that are decoded together"),
+        ("--max-cache-bytes", positive, queue.bytes, "memory of what is encoded and cached for those"),
         ("--max-texts", positive, _DEFAULTS.texts, "texts in one request"),
         ("--max-characters", positive, _DEFAULTS.characters, "characters of a text"),
         ("--max-body-bytes", positive, _DEFAULTS.body_bytes, "bytes of a request's body"),
@@ -62,7 +63,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         ("--body-timeout", _seconds, _DEFAULTS.body_seconds, "seconds for its body to arrive"),
         ("--drain-timeout", _seconds, _DEFAULTS.drain_seconds, "seconds to answer what was taken when it stops"),
     ):
-        group.add_argument(flag, metavar="N", type=kind, default=default, help=f"{meaning} (default: {default:g})")
+        group.add_argument(flag, metavar="N", type=kind, default=default, help=f"{meaning} (default: {default:.10g})")
 
 
 def _port(text: str) -> int:
@@ -152,7 +153,7 @@ def _service(
     infiller = Infiller.load(
         folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
     )
-    queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows)
+    queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
     scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
     metrics.watch(name, scheduler)
     return Service(name, infiller, scheduler, limits)

@@ -73,8 +73,9 @@ class SentinelConstraint:
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` have an eos or their closing sentinel."""
-        is_eos = np.asarray(np.isin(prefixes[:, 1:], self._eos_ids))
-        return is_eos.any(axis=1) | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
+        has_eos = (prefixes[:, 1:, None] == self._eos_ids).any(axis=(1, 2))
+        ended: NDArray[np.bool_] = has_eos | (self._opened(prefixes) > self._blanks[self._inputs(prefixes)])
+        return ended
 
     def named(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         """All that is not text; tokens of text may come or may not, all alike."""

@@ -269,7 +269,7 @@ class Rules:
 
     def ended(self, prefixes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows `[rows]` end with the last token of their prefix `[rows, length]`."""
-        by_eos = np.isin(prefixes[:, -1], self.tokens.eos_ids)
+        by_eos: NDArray[np.bool_] = (prefixes[:, -1:] == self.tokens.eos_ids).any(axis=1)
         return by_eos if self.constraint is None else by_eos | self.constraint.ended(prefixes)
 
     def no_token_possible(self, input_index: int) -> OptionsError:

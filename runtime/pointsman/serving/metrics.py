@@ -39,6 +39,12 @@ class Metrics:
         )
         self._waiting = Gauge("pointsman_waiting", "Jobs that wait for the model.", ("model",), registry=registry)
         model = ("model",)
+        self._cache_bytes = Gauge(
+            "pointsman_cache_bytes",
+            "Bytes of host memory held for what is encoded and cached.",
+            model,
+            registry=registry,
+        )
         self._waited = Histogram(
             "pointsman_wait_seconds",
             "Seconds that a job waited for the model.",
@@ -60,8 +66,9 @@ class Metrics:
         self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
 
     def watch(self, model: str, scheduler: Scheduler) -> None:
-        """Show how many jobs wait at a scheduler, whenever the numbers are asked for."""
+        """Show how many jobs wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
         self._waiting.labels(model).set_function(lambda: scheduler.waiting)
+        self._cache_bytes.labels(model).set_function(lambda: scheduler.cache_bytes)
 
     def observer(self, model: str) -> "ModelMetrics":
         """What a model's scheduler reports to."""

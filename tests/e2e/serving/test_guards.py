@@ -20,7 +20,18 @@ KEY = "a-key-of-some-length"
 @pytest.fixture(scope="module")
 def hasty(bundle):
     """A service with little patience."""
-    limits = ("--max-body-bytes", 2000, "--header-timeout", 0.4, "--body-timeout", 0.4, "--max-waiting", 2)
+    limits = (
+        "--max-body-bytes",
+        2000,
+        "--header-timeout",
+        0.4,
+        "--body-timeout",
+        0.4,
+        "--max-waiting",
+        2,
+        "--max-rows",
+        1,
+    )
     with serving(bundle, *limits, "--timeout", 3) as running:
         yield running
 

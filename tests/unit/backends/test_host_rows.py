@@ -20,7 +20,7 @@ from tolerances import FORMS as BETWEEN_FORMS
 def backend(exports) -> OnnxRuntimeBackend:
     bundle = exports("tied")
     (variant,) = bundle.manifest.variants.values()
-    return OnnxRuntimeBackend(bundle.folder, variant, device="cpu", threads=1)
+    return OnnxRuntimeBackend(bundle.folder, variant, threads=1)
 
 
 def source(rng: np.random.Generator, inputs: int, longest: int, rows: int) -> Source:
@@ -168,7 +168,7 @@ def test_the_grid_is_wide_enough_for_results_that_do_not_depend_on_others(backen
     for precision, width in (("float32", 2), ("int8", 1)):
         stepper = HostStepper(*graphs, replace(backend.variant, precision=precision))
         stepper.encode([source(rng, 3, 5, 1)], pad_id=0)
-        assert stepper._attending(3)[names.ATTENDING_ROWS].shape == (3, width)
+        assert stepper._attending(3)[names.ATTENDING_QUERIES].shape == (3, 4, width)
 
 
 @pytest.mark.parametrize("seed", range(20))

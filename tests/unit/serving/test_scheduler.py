@@ -4,12 +4,12 @@ import asyncio
 import time
 
 import pytest
+from asked import TEXT, job
 
-from pointsman import BusyError, DeadlineError, Infiller, OptionsError, UnavailableError
-from pointsman.serving.jobs import DecodingJob, ScoringJob
+from pointsman import BusyError, DeadlineError, OptionsError, UnavailableError
+from pointsman.serving.jobs import ScoringJob
 from pointsman.serving.scheduler import Limits, Scheduler
 
-TEXT = "The <extra_id_0> waits by <extra_id_1> box."
 LONG = {"max_new_tokens": 400, "min_new_tokens": 400, "constrain": False}
 
 DECODING = {
@@ -18,14 +18,6 @@ DECODING = {
     "beams": {"num_beams": 3, "num_return_sequences": 3},
     "samples": {"do_sample": True, "seed": 5, "num_return_sequences": 3, "top_k": 0},
 }
-
-
-def job(infiller: Infiller, text: str = TEXT, *, number: int = 0, is_streamed: bool = False, **fields) -> DecodingJob:
-    request = infiller.request(text, number=number, **fields)
-    constraint = infiller.constraint(request)
-    return DecodingJob(
-        ids=request.ids, options=request.options, constraint=constraint, number=number, is_streamed=is_streamed
-    )
 
 
 @pytest.mark.parametrize("kind", DECODING)
@@ -82,7 +74,7 @@ def test_scores_are_those_of_the_library(infiller):
 
 def test_a_full_line_refuses_and_says_when_to_come_back(infiller):
     async def refused():
-        async with Scheduler(infiller.model, Limits(waiting=2)) as scheduler:
+        async with Scheduler(infiller.model, Limits(waiting=2, rows=1)) as scheduler:
             running = scheduler.submit(job(infiller, **LONG, is_streamed=True))
             await anext(running.events())
             waiting = scheduler.submit(job(infiller))
@@ -152,7 +144,7 @@ def test_draining_answers_what_was_taken_and_takes_no_more(infiller):
 def test_what_is_not_drained_in_time_fails(infiller):
     async def drained():
         async with Scheduler(infiller.model) as scheduler:
-            tickets = scheduler.submit_all([job(infiller, **LONG), job(infiller)])
+            tickets = scheduler.submit_all([job(infiller, **LONG) for _ in range(2)])
             assert not await scheduler.drain(0.02)
             for ticket in tickets:
                 with pytest.raises(UnavailableError, match="the service stopped before it had answered"):

@@ -70,6 +70,8 @@ class HostStepper:
     next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
     """
 
+    shares_steps = True
+
     def __init__(self, encoder: Any, decoder: Any, variant: Variant) -> None:  # noqa: ANN401 - untyped engine
         """Have no requests.
 
