@@ -156,4 +156,7 @@ def _service(
     queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
     scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
     metrics.watch(name, scheduler)
+    counts = infiller.model.expert_counts
+    if counts is not None:
+        metrics.watch_experts(name, infiller.model.manifest.architecture, counts)
     return Service(name, infiller, scheduler, limits)

@@ -22,6 +22,9 @@ from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.metrics import Metrics
 from pointsman.serving.service import Service
 
+_KEEP_ALIVE: Final = (
+    75  # seconds; longer than clients keep idle connections, so that none is closed as it is used again
+)
 _HEADER_BYTES: Final = 32 << 10
 _AFTER_DRAINING: Final = 5  # seconds in which answers reach their clients
 _LOG: Final = logging.getLogger("pointsman.serving")
@@ -112,6 +115,7 @@ def serve(
         server_header=False,
         proxy_headers=False,
         limit_concurrency=limits.connections,
+        timeout_keep_alive=_KEEP_ALIVE,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=int(limits.drain_seconds) + _AFTER_DRAINING,
     )
