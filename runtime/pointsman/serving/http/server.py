@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -85,6 +85,7 @@ def serve(
     host: str,
     port: int,
     keys: ApiKeys | None = None,
+    hosts: Collection[str] = (),
 ) -> int | None:
     """Serve until a signal stops it.
 
@@ -95,6 +96,7 @@ def serve(
         host: Where to listen.
         port: Likewise; 0 takes any that is free, which the log says.
         keys: Keys that clients must show.
+        hosts: Names that it may be called by; any, where there are none.
 
     Returns:
         The signal that stopped it.
@@ -105,7 +107,7 @@ def serve(
     listening = listen(host, port)
     connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(
-        create_app(services, metrics, limits, keys),
+        create_app(services, metrics, limits, keys, hosts),
         http=connection,
         ws="none",
         loop="asyncio",
