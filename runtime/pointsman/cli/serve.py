@@ -49,7 +49,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         nargs="+",
         default=[],
-        help="other names that it may be called by, as a proxy does; only where it listens on this machine alone, without keys",
+        help="other names that it may be called by, as by a proxy; only asked without keys, on this machine",
     )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     _add_limits(parser.add_argument_group("limits"))
