@@ -86,6 +86,12 @@ def test_scores_are_those_of_the_library(http, library):
     assert http.post("/v1/score", json={"text": TEXT, "candidates": []}).json()["scores"] == []
 
 
+def test_many_candidates(http, library):
+    candidates = [[f"man {'of that kind ' * (number % 40)}", "the"] for number in range(100)]
+    scores = http.post("/v1/score", json={"text": TEXT, "candidates": candidates}).json()["scores"]
+    assert scores == pytest.approx(library.score(TEXT, candidates), abs=2e-3)
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
