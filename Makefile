@@ -52,7 +52,7 @@ engines: $(DEMO)/manifest.json $(VENV)/.engines ## build the demo's TensorRT-RTX
 test: $(VENV)/.dev ## run the fast tests, two files at a time (ARGS="-k beam", WORKERS=4)
 	$(BIN)/python -m $(SHARED_OUT) $(BY_FILES) $(ARGS)
 
-test-slow: $(VENV)/.dev ## run the heavy tests
+test-slow: $(VENV)/.dev $(VENV)/.ray ## run the heavy tests
 	$(BIN)/python -m $(SHARED_OUT) --dist worksteal -m slow $(ARGS)
 
 coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they take
@@ -70,7 +70,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/render.py
 
-gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (ten minutes)
+gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (eight minutes)
 	$(BIN)/python benchmarks/gpu.py
 
 check: format lint types imports test ## what continuous integration runs: format, lint, types, imports, tests
@@ -114,6 +114,11 @@ $(VENV)/.engines: $(VENV)/.packages
 
 $(VENV)/.dev: $(VENV)/.engines
 	$(PIP_INSTALL) --group dev
+	touch $@
+
+# Ray takes half a gigabyte, and only the slow tests run it.
+$(VENV)/.ray: $(VENV)/.dev
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[ray]'
 	touch $@
 
 # Dependency groups need pip 25.1, which is newer than what comes with Python 3.11.

@@ -40,6 +40,7 @@ CASES = (
     Case("encoder 64", new_tokens=0),
     Case("encoder 512", source=512, new_tokens=0),
 )
+GPU_CASES = (*CASES[:2], Case("batch 32", batch=32), *CASES[2:])
 QUICK_CASES = (
     Case("greedy", source=12, new_tokens=4),
     Case("batch 8", batch=8, source=12, new_tokens=4),

@@ -1,9 +1,9 @@
 """What runs on this machine's GPU, whether it says what transformers says there, and how fast it is.
 
 transformers (eager, and compiled with a static cache), ONNX Runtime on CUDA, TensorRT and TensorRT-RTX each run in a
-process of their own, at switch-base-8's real size with random weights, in float32 and bfloat16. Whoever cannot run is
-named with the reason. All that is needed is made here: no network, and ten minutes in all; who no longer fits into
-them is named too.
+process of their own, at switch-base-8's real size with random weights, in float32 and bfloat16; and the fastest of
+ours with 128 experts too. Whoever cannot run is named with the reason. All that is needed is made here: no network, and
+eight minutes in all; who no longer fits into them is named too.
 
 In float32 tokens are compared. In bfloat16 they would prove nothing: a random network's tokens turn on the last bits of
 its scores, and three correct programs say three things. There the trained demo model decodes documents of C4 that are
@@ -26,7 +26,7 @@ from typing import Any
 
 import gpu_report
 import measurements
-from cases import CASES, QUICK_CASES, Case
+from cases import GPU_CASES, QUICK_CASES, Case
 from contestants.forcing import Document
 from contestants.job import Device, Engine, Job, Precision
 from contestants.searches import SEARCHED_LENGTHS, SEARCHES
@@ -79,17 +79,20 @@ class Check:
         measured: what each contestant's process printed.
         forced: what each contestant noted of the documents forced upon the demo model.
         refusals: why the others did not run.
+        grown: what ONNX Runtime printed for as many experts as `wide` has.
     """
 
     clock: Clock
     keep: Path
     shape: str
+    wide: str
     cases: tuple[Case, ...]
     repeats: int
     device: Device = "cuda"
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     forced: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
+    grown: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Everything, what matters most first: bfloat16's engines are what is promised."""
@@ -99,6 +102,7 @@ class Check:
         self._each_engine(checkpoint, LOW, self._time)
         self._force_documents()
         self._each_engine(checkpoint, EXACT, self._time)
+        self._grow()
         compiled = tuple(case for case in self.cases if case.name in _COMPILED_CASES)
         self._time(replace(self._transformers(checkpoint, LOW), engine="compiled", cases=compiled))
 
@@ -106,17 +110,28 @@ class Check:
         return Job(engine="transformers", path=str(checkpoint), precision=precision, device=self.device)
 
     def _each_engine(self, checkpoint: Path, precision: Precision, do: Callable[[Job], None]) -> None:
-        """Export a checkpoint, build plans for this GPU, and do something with each of its variants on each engine."""
+        """Export a checkpoint, build plans for this GPU, and do something with its variant on each engine."""
         bundle = self._bundle(checkpoint, precision)
         if bundle is None:
             return
-        job = Job(engine="onnxruntime", path=str(bundle), precision=precision, device=self.device)
-        for form in ("fused", "portable"):
-            do(replace(job, variant=f"{form}-{precision}"))
+        variant = f"portable-{precision}"
+        job = Job(engine="onnxruntime", path=str(bundle), variant=variant, precision=precision, device=self.device)
+        do(job)
         for flavour in FLAVOURS:
-            planned = replace(job, engine=flavour, variant=f"portable-{precision}")
+            planned = replace(job, engine=flavour)
             if self._build(planned):
                 do(planned)
+
+    def _grow(self) -> None:
+        """Time one input with more experts."""
+        bundle = (
+            self._bundle(prepared_checkpoint(self.keep, self.wide, STORED), LOW) if self.clock.left > RESERVE else None
+        )
+        if bundle is None:
+            return
+        job = Job(engine="onnxruntime", path=str(bundle), variant=f"portable-{LOW}", precision=LOW, device=self.device)
+        timed = replace(job, cases=self.cases[:1], warm_ups=WARM_UPS, repeats=self.repeats)
+        self.grown = self._contestant(timed, f"{name_of(job)}, {self.wide}") or {}
 
     def _force_documents(self) -> None:
         """Losses of the demo model in low precision, and transformers' in float32 for what they are held to."""
@@ -150,13 +165,13 @@ class Check:
             self.measured[name_of(job)] = printed
 
     def _bundle(self, checkpoint: Path, precision: Precision) -> Path | None:
-        """Both forms at a precision; where that fails, everyone who needs them is named."""
+        """The portable form at a precision; where that fails, everyone who needs it is named."""
         name, seconds = f"whatever runs {checkpoint.name} in {precision}", self.clock.left - RESERVE
         print(
             f"{checkpoint.name}: exporting in {precision} ({self.clock.left:.0f} s left)", file=sys.stderr, flush=True
         )
         try:
-            return prepared_bundle(self.keep, checkpoint, forms="both", dtype=precision, timeout=max(seconds, 0.0))
+            return prepared_bundle(self.keep, checkpoint, forms="portable", dtype=precision, timeout=max(seconds, 0.0))
         except subprocess.CalledProcessError as error:
             self.refusals[name] = f"the export failed (exit code {error.returncode})"
         except subprocess.TimeoutExpired:
@@ -239,10 +254,11 @@ def main(find_gpu: Callable[[], CudaDevice] = CudaDevice) -> int:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
     started = measurements.begin()
-    shape, cases = ("tiny", QUICK_CASES) if parsed.quick else ("switch-base-8", CASES)
-    check = Check(Clock(time.monotonic() + 60 * parsed.minutes), parsed.keep, shape, cases, parsed.repeats)
+    shapes = ("tiny", "tiny-16") if parsed.quick else ("switch-base-8", "switch-base-128")
+    cases = QUICK_CASES if parsed.quick else GPU_CASES
+    check = Check(Clock(time.monotonic() + 60 * parsed.minutes), parsed.keep, *shapes, cases, parsed.repeats)
     check.run()
-    report = gpu_report.Report(gpu, cases, check.measured, check.forced, check.refusals, shape)
+    report = gpu_report.Report(gpu, cases, check.measured, check.forced, check.refusals, shapes[0], check.grown)
     folder = parsed.output or (BUILD / "quick" if parsed.quick else RESULTS)
     measurements.write(folder / f"{file_name(gpu['name'])}.json", started, report.to_json())
     (folder / f"{file_name(gpu['name'])}.md").write_text(report.to_markdown(started), encoding="utf-8")
@@ -253,8 +269,8 @@ def main(find_gpu: Callable[[], CudaDevice] = CudaDevice) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Check and measure what runs on this machine's GPU.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="that it may take in all (default: 10)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each case (default: 5)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="that it may take in all (default: 8)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case (default: 3)")
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write the measurements")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a smoke test that checks no bars")

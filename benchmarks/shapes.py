@@ -8,6 +8,10 @@ Try `python benchmarks/shapes.py switch-base-8 build/switch-base-8`.
 import argparse
 import json
 import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +110,7 @@ def c(*, layers: int, num_experts: int, fraction: int = 1) -> Architecture:
 
 SHAPES: dict[str, Architecture] = {
     "switch-base-8": switch(),
+    "switch-base-128": switch(num_experts=128),
     "dense-base": switch(num_experts=0),
     "2GB-by-blocks": switch(layers=10),
     "8GB-by-blocks": switch(layers=40),
@@ -117,6 +122,7 @@ SHAPES: dict[str, Architecture] = {
     # For smoke tests of the scripts.
     "tiny": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-dense": switch(layers=2, num_experts=0, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
+    "tiny-16": switch(layers=2, num_experts=16, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-by-experts": switch(layers=2, num_experts=24, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-gated": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256, gated=True, tied_head=False),
 }
@@ -131,7 +137,7 @@ def total_bytes(architecture: Architecture, dtype: Dtype = "float32") -> int:
 def write_checkpoint(
     folder: Path, architecture: Architecture, *, dtype: Dtype = "float32", seed: int = 0, shard_bytes: int = SHARD_BYTES
 ) -> Path:
-    """Write a checkpoint, one tensor in memory at a time.
+    """Write a checkpoint, a few tensors in memory at a time.
 
     Args:
         folder: where; made if it is not there.
@@ -187,8 +193,21 @@ def _write_shard(path: Path, shapes: Shapes, dtype: Dtype, seed: int) -> None:
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            file.write(_drawn(name, shape, seed).astype(numpy_dtype).tobytes())
+        for content in _ahead(lambda name: _drawn(name, shapes[name], seed).astype(numpy_dtype).tobytes(), shapes):
+            file.write(content)
+
+
+def _ahead(function: Callable[[str], bytes], items: Iterable[str]) -> Iterator[bytes]:
+    """Results in order, while a thread for each core works on the next ones."""
+    workers = os.cpu_count() or 1
+    pending: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:

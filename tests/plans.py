@@ -40,7 +40,7 @@ def edit_graph(bundle: Path, role: Role, edit) -> None:
     """Change a graph of the only portable variant, and its record with it."""
     manifest = read_manifest(bundle)
     ((name, variant),) = ((name, each) for name, each in manifest.variants.items() if each.form == "portable")
-    path = bundle / variant.graph(role).file
+    path = bundle / variant.graph_of_one_position(role).file
     model = ir.load(path)
     edit(model.graph)
     path.write_bytes(ir.to_proto(model).SerializeToString())

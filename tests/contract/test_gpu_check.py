@@ -25,7 +25,7 @@ def test_the_gpu_check_says_in_one_line_that_there_is_no_gpu():
 def gpu_check(load, tmp_path):
     """A check of tiny models that has no time left."""
     gpu = load("gpu")
-    return gpu.Check(gpu.Clock(0.0), tmp_path, "tiny", load("cases").QUICK_CASES, 1)
+    return gpu.Check(gpu.Clock(0.0), tmp_path, "tiny", "tiny-16", load("cases").QUICK_CASES, 1)
 
 
 def test_who_does_not_run_is_named(gpu_check):
@@ -57,23 +57,23 @@ def forced(losses, likeliest):
 
 @pytest.fixture
 def gpu_report(load):
-    """Of made-up figures: transformers takes 400 ms, TensorRT 30 ms with a loss 0.05 % higher."""
+    """Of made-up figures: transformers takes 400 ms, ours 30 ms with a loss 0.05 % higher."""
     routing = {"encoder_experts_hit": 8.0, "decoder_experts_hit": 1.0}
     reference = gpu_measured([[5, 6, 7, 8]], 400.0, routing=routing) | {"bytes_a_second": 1e12}
     measured = {
         "transformers bfloat16": reference,
-        "tensorrt portable-bfloat16": gpu_measured([[5, 6, 9, 8]], 30.0),
+        "onnxruntime portable-bfloat16": gpu_measured([[5, 6, 9, 8]], 30.0),
         "transformers float32": reference | {"searched": [[[3, 1]], [[4, 4]]]},
         "onnxruntime fused-float32": gpu_measured([[5, 6, 7, 8]], 100.0) | {"searched": [[[3, 1]], [[4]]]},
     }
     documents = {
         "transformers float32": forced([2.0, 4.0, 6.0], [7, 7, 9]),
         "transformers bfloat16": forced([3.0, 4.0, 6.0], [7, 7, 9]),
-        "tensorrt portable-bfloat16": forced([2.006, 4.0, 6.0], [7, 8, 9]),
+        "onnxruntime portable-bfloat16": forced([2.006, 4.0, 6.0], [7, 8, 9]),
     }
     refusals = {"tensorrt-rtx portable-bfloat16": "it is not installed"}
     cases, gpu = [load("cases").Case("greedy")], {"name": "GPU", "driver": "600"}
-    return load("gpu_report").Report(gpu, cases, measured, documents, refusals, "switch-base-8")
+    return load("gpu_report").Report(gpu, cases, measured, documents, refusals, "switch-base-8", {})
 
 
 def test_the_gpu_report_compares_tokens_in_float32(gpu_report):
@@ -92,12 +92,12 @@ def test_the_gpu_report_compares_tokens_in_float32(gpu_report):
 
 
 def test_the_gpu_report_compares_losses_in_low_precision(gpu_report):
-    ours = gpu_report.fidelities()["tensorrt portable-bfloat16"]
+    ours = gpu_report.fidelities()["onnxruntime portable-bfloat16"]
     assert (ours.loss, ours.change, ours.agreement) == pytest.approx((4.002, 0.0005, 2 / 3))
     assert gpu_report.losses_agree()  # transformers' own loss in bfloat16, a twelfth higher, is not held to anything
-    gpu_report.forced["tensorrt portable-bfloat16"] = forced([1.98, 4.0, 6.0], [7, 7, 9])
+    gpu_report.forced["onnxruntime portable-bfloat16"] = forced([1.98, 4.0, 6.0], [7, 7, 9])
     assert not gpu_report.losses_agree()  # lower is as wrong as higher
-    del gpu_report.forced["tensorrt portable-bfloat16"]
+    del gpu_report.forced["onnxruntime portable-bfloat16"]
     assert not gpu_report.losses_agree()  # nothing was compared
 
 
@@ -112,6 +112,17 @@ def test_the_gpu_report_compares_speed(gpu_report):
     assert (round(bar.value, 2), bar.held) == (13.33, True)
 
 
+def test_the_gpu_report_holds_a_hopper_to_its_time_and_128_experts_to_that_of_8(gpu_report):
+    report = replace(
+        gpu_report, gpu={"name": "NVIDIA H200", "compute_capability": "9.0"}, grown=gpu_measured([[5]], 36.0)
+    )
+    report = replace(report, cases=[replace(report.cases[0], new_tokens=16)])
+    _, milliseconds, growth = report.bars()
+    assert (milliseconds.value, milliseconds.held) == (pytest.approx(30 / 16), False)
+    assert (growth.value, growth.held) == (pytest.approx(1.2), False)
+    assert ", missed\n" in report.to_markdown({"date": "2026-01-01", "versions": {}})
+
+
 def test_the_gpu_report_has_the_share_of_the_roofline(gpu_report, load):
     greedy = gpu_report.cases[0]
     halves = [gpu_report.roofline_seconds(name, greedy) for name in gpu_report.measured]
@@ -123,10 +134,10 @@ def test_the_gpu_report_has_the_share_of_the_roofline(gpu_report, load):
 def test_the_gpu_report_as_a_page(gpu_report):
     page = gpu_report.to_markdown({"date": "2026-01-01", "versions": {"torch": "2.13.0"}})
     assert page.startswith("# GPU\n\n2026-01-01; driver 600; torch 2.13.0. Shape: switch-base-8.\n")
-    assert "| greedy | tensorrt portable-bfloat16 | 30.00 | 0.94 | 13.3× | 28% |" in page
+    assert "| greedy | onnxruntime portable-bfloat16 | 30.00 | 0.94 | 13.3× | 28% |" in page
     assert "- onnxruntime fused-float32: 7 of 8 tokens are those of transformers; not in min_new_tokens 10, " in page
     assert (
-        "- tensorrt portable-bfloat16: the demo model's loss on C4 is 4.0020, +0.050% beside float32; "
+        "- onnxruntime portable-bfloat16: the demo model's loss on C4 is 4.0020, +0.050% beside float32; "
         "66.7% of the likeliest tokens agree\n"
     ) in page
     assert "- tensorrt-rtx portable-bfloat16 did not run: it is not installed\n" in page
@@ -191,15 +202,17 @@ def test_the_gpu_check_runs_on_a_cpu(load, tmp_path):
     """That shows that the scripts work and agree; the figures are a CPU's, and are thrown away."""
     gpu = load("gpu")
     cases = tuple(case for case in load("cases").QUICK_CASES if case.name in {"greedy", "4 beams", "encoder 64"})
-    check = gpu.Check(gpu.Clock(time.monotonic() + 1700), tmp_path, "tiny", cases, 1, "cpu")
+    check = gpu.Check(gpu.Clock(time.monotonic() + 1700), tmp_path, "tiny", "tiny-16", cases, 1, "cpu")
     check.run()
-    report = load("gpu_report").Report({"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny")
+    report = load("gpu_report").Report(
+        {"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny", check.grown
+    )
     assert set(check.measured["transformers compiled bfloat16"]["cases"]) == {"greedy", "encoder 64"}
     assert report.tokens_agree()
-    assert set(report.equal_tokens()) == {"onnxruntime fused-float32", "onnxruntime portable-float32"}
-    assert len(report.equal_tokens()["onnxruntime fused-float32"]) == 2 + 8  # cases that generate, and searches
+    assert set(report.equal_tokens()) == {"onnxruntime portable-float32"}
+    assert len(report.equal_tokens()["onnxruntime portable-float32"]) == 2 + 8  # cases that generate, and searches
     assert abs(report.fidelities()["transformers bfloat16"].change) < 0.001
     assert check.measured["transformers float32"]["bytes_a_second"] > 1e8
     no_bfloat16 = "ONNX Runtime does not run bfloat16 on the CPU"
-    assert check.refusals["onnxruntime fused-bfloat16"].startswith(no_bfloat16)
-    assert check.refusals["onnxruntime fused-bfloat16, demo model"].startswith(no_bfloat16)
+    for what in ("", ", demo model", ", tiny-16"):
+        assert check.refusals[f"onnxruntime portable-bfloat16{what}"].startswith(no_bfloat16)

@@ -78,7 +78,7 @@ def test_what_it_asks_for(wheel):
         metadata = email.parser.BytesParser().parsebytes(archive.read(f"{DIST_INFO}/METADATA"))
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {
-        *("cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx", "serve", "client")
+        *("cpu", "gpu", "export", "calib", "tensorrt", "tensorrt-rtx", "serve", "client", "ray")
     }
     unconditional = {line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert unconditional == {"numpy>=2.0", "sentencepiece!=0.2.1,>=0.2.0"}

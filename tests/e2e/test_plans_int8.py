@@ -25,7 +25,7 @@ def plan(bundle, variant, role):
 
 def weights(bundle, role):
     """Codes and scales of every weight of the variant's graph, scales of the codes' number of axes."""
-    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.name].graph(role).file).graph
+    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.name].graph_of_one_position(role).file).graph
     for node in graph:
         if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer():
             codes, scales = (value.const_value.numpy() for value in node.inputs[:2])

@@ -13,7 +13,7 @@ import torch
 from checkpoints import CHECKPOINTS, expressible, reference, weights, write_checkpoint
 from exports import FORMS
 from parity.numpy_reference import NumpySwitch, bucket
-from pointsman.bundle import attending, empty_cache, names
+from pointsman.bundle import attending, cache_positions, empty_cache, names
 from pointsman.errors import DeviceError
 from pointsman.model import SwitchModel
 from pointsman.running import padded
@@ -159,7 +159,8 @@ def test_rows_of_different_ages_and_different_numbers_share_a_step(exports, name
     (variant,) = model.manifest.variants.values()
     ids, mask = padded(sources, pad_id=0)
     encoded = model.backend.encoder.run(None, {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
-    fixed = {names.ATTENTION_MASK: mask, **attending(inputs, len(sources))}
+    heads = model.manifest.architecture.num_heads
+    fixed = {names.ATTENTION_MASK: mask, **attending(inputs, len(sources), heads=heads), **cache_positions(32)}
     fixed |= {spec.name: value for spec, value in zip(variant.encoder.outputs, encoded, strict=True)}
     cache, lengths = empty_cache(variant.decoder.inputs, len(inputs), 32), np.zeros(len(inputs), np.int64)
     got: list[list[np.ndarray]] = [[] for _ in inputs]

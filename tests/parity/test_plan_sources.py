@@ -11,7 +11,7 @@ from parity.test_tokens import batch, sequences
 from plans import build
 from pointsman.bundle import sha256_of
 from pointsman.decoding import DecodingOptions
-from pointsman.model import SwitchModel
+from unit.backends.host_onnxruntime import on_the_host
 
 LENGTHS = (5, 12, 3)
 OPTIONS = (DecodingOptions(max_new_tokens=14), DecodingOptions(max_new_tokens=14, num_beams=4))
@@ -22,7 +22,7 @@ def test_tokens_of_what_was_built_from(exports, tmp_path, checkpoint):
     export = exports(checkpoint, "portable")
     folder = Path(shutil.copytree(export.folder, tmp_path / "bundle"))
     manifest = build(folder, "--compute-capability", "8.9")
-    model = SwitchModel.load(folder, device="cpu", variant="portable-float32", threads=1)
+    model = on_the_host(folder, "portable-float32")
     network = reference(export.checkpoint)
     for options in OPTIONS:
         got = model.generate(sequences(batch(LENGTHS)), options)
@@ -30,6 +30,6 @@ def test_tokens_of_what_was_built_from(exports, tmp_path, checkpoint):
         assert [[each.token_ids for each in of_input] for of_input in got] == expected.token_ids
     for engine in manifest.engines:
         graph, weights = engine.built_from
-        assert graph.path == model.manifest.variants["portable-float32"].graph(engine.role).file
-        assert graph.sha256 == sha256_of(folder / graph.path) == sha256_of(export.graph(engine.role))
+        assert graph.path == model.manifest.variants["portable-float32"].graph_of_one_position(engine.role).file
+        assert graph.sha256 == sha256_of(folder / graph.path) == sha256_of(export.folder / graph.path)
         assert weights.sha256 == sha256_of(folder / weights.path)

@@ -168,7 +168,7 @@ def _build_pair(
             for role in ROLES:
                 bar.set_postfix_str(f"{target.variant} {role} for {target.compute_capability}")
                 variant = manifest.variants[target.variant]
-                graph = variant.graph(role)
+                graph = variant.graph_of_one_position(role)
                 request = PlanRequest(
                     graph=bundle / graph.file,
                     inputs=graph.inputs,

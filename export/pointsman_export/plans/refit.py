@@ -152,7 +152,9 @@ def _refit_together(
         for plan in plans:
             variant = manifest.variants[plan.variant]
             started = time.perf_counter()
-            refitted = _refitted(library, source / plan.file.path, target / variant.graph(plan.role).file)
+            refitted = _refitted(
+                library, source / plan.file.path, target / variant.graph_of_one_position(plan.role).file
+            )
             seconds = round(time.perf_counter() - started, 3)
             file = write_plan(refitted, partial, names.plan_name(plan.role), folder)
             made.append(replace(plan, built_from=variant.sources(plan.role), file=file, build_seconds=seconds))

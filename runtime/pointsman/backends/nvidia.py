@@ -28,7 +28,8 @@ _EXTRAS: dict[Flavour, str] = {
     "tensorrt-rtx": "pointsman[tensorrt-rtx]",
 }
 INSTALL: dict[Flavour, str] = {flavour: f"install {extra}" for flavour, extra in _EXTRAS.items()}
-INSTALL_EITHER = f"install pointsman[gpu], {_EXTRAS['tensorrt-rtx']}, or {_EXTRAS['tensorrt']}"
+INSTALL_EITHER = f"install {_EXTRAS['tensorrt-rtx']}, or {_EXTRAS['tensorrt']}"
+INSTALL_ANY = f"install pointsman[gpu], {_EXTRAS['tensorrt-rtx']}, or {_EXTRAS['tensorrt']}"
 
 
 def missing_gpu() -> str | None:

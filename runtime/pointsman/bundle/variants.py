@@ -61,10 +61,14 @@ class Variant:
     step: Graph | None = None
 
     def graph(self, role: Role) -> Graph:
-        """What plans and GPUs run: the encoder's graph, or the decoder step's for one position where there is one."""
+        """The encoder's graph or the decoder step's, of any number of positions."""
+        return self.encoder if role == "encoder" else self.decoder
+
+    def graph_of_one_position(self, role: Role) -> Graph:
+        """What plans are built from and GPUs run: the encoder's graph, or the decoder step's for one position."""
         return self.encoder if role == "encoder" else self.step or self.decoder
 
     def sources(self, role: Role) -> tuple[FileRecord, ...]:
-        """What a graph is loaded from: its own file first, then the weights."""
-        own = [record for record in self.files if record.path == self.graph(role).file]
+        """What a plan is built from: its graph's file first, then the weights."""
+        own = [record for record in self.files if record.path == self.graph_of_one_position(role).file]
         return (*own, *(record for record in self.files if PurePosixPath(record.path).name == names.WEIGHTS))

@@ -40,7 +40,7 @@ def add_infill(parser: argparse.ArgumentParser) -> None:
         help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {_LINES_AT_ONCE})",
     )
     _add_lines(parser.add_argument_group("lines of a file"))
-    _add_decoding(parser.add_argument_group("decoding"))
+    add_decoding(parser.add_argument_group("decoding"))
     parser.set_defaults(run=_infill)
 
 
@@ -62,7 +62,7 @@ def _add_lines(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_decoding(group: argparse._ArgumentGroup) -> None:
+def add_decoding(group: argparse._ArgumentGroup) -> None:
     """An option for every field of `DecodingOptions`; those left out of the command line stay out of the result."""
     group.description = "What the checkpoint itself says (pointsman inspect shows it) goes before these defaults."
     for name, kind, meaning in (
@@ -105,7 +105,7 @@ def _flag(field: str) -> str:
 
 
 def _infill(parsed: argparse.Namespace) -> int:
-    decoding = _decoding(parsed)
+    decoding = decoding_of(parsed)
     if parsed.input is not None or parsed.jsonl:
         return _infill_lines(parsed, decoding)
     if parsed.output or parsed.resume or parsed.on_error != "fail":
@@ -191,7 +191,7 @@ def _line_count(path: str) -> int | None:
         return sum(1 for _ in file)
 
 
-def _decoding(parsed: argparse.Namespace) -> DecodingFields:
+def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
     """The decoding options of the command line; bad ones are refused here, before anything is loaded."""
     names = {field.name for field in fields(DecodingOptions)}
     given: Any = {name: value for name, value in vars(parsed).items() if name in names}

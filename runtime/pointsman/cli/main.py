@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pointsman.cli.arguments import Parser, add_bundle
+from pointsman.cli.files import add_files
 from pointsman.cli.infill import add_infill
 from pointsman.cli.output import give_up_stdout, open_stdout, report, write, write_json
 from pointsman.cli.score import add_score
@@ -60,6 +61,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_infill(commands.add_parser("infill", help="fill the blanks of texts", allow_abbrev=False))
     add_score(commands.add_parser("score", help="say how likely given spans are", allow_abbrev=False))
+    add_files(commands.add_parser("fill-files", help="fill files with actors of Ray", allow_abbrev=False))
     add_serve(commands.add_parser("serve", help="serve bundles over HTTP", allow_abbrev=False))
     _add_inspect(commands.add_parser("inspect", help="say what a bundle is and check its files", allow_abbrev=False))
     return parser

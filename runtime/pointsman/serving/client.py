@@ -313,6 +313,9 @@ def _refuse(response: httpx2.Response) -> None:
         detail = response.json()["error"]
         message, code = str(detail["message"]), detail["code"]
     except (ValueError, KeyError, TypeError):
+        # The service always says why: it is something before it that answers, in place of one that is gone.
+        if status >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            raise UnavailableError(f"the service cannot be reached (status {status}); ask again") from None
         raise ServiceError(f"the service answers with status {status} and no reason; check its address") from None
     after = response.headers.get("retry-after", "")
     raise _refused(status, message, code, float(after) if after.isdigit() else 1.0)

@@ -138,7 +138,8 @@ def test_addresses_that_are_none(url):
 
 ANSWERS = {
     "busy": (b"429 Busy\r\nRetry-After: 7", b'{"error": {"message": "busy", "code": "BusyError"}}', BusyError, "busy"),
-    "no reason": (b"502 Bad Gateway", b"<html>", ServiceError, "status 502 and no reason; check its address"),
+    "no reason": (b"403 Forbidden", b"<html>", ServiceError, "status 403 and no reason; check its address"),
+    "a proxy": (b"502 Bad Gateway", b"<html>", UnavailableError, "the service cannot be reached (status 502); ask"),
     "no JSON": (b"200 OK", b"<html>", ServiceError, "does not answer in JSON"),
     "stopping": (b"503 No", b'{"error": {"message": "stopping", "code": null}}', UnavailableError, "stopping"),
     "internal": (b"500 No", b'{"error": {"message": "internal", "code": "Exception"}}', ServiceError, "internal"),

@@ -11,6 +11,7 @@ from pointsman import SwitchModel
 from pointsman.backends.choice import Choice
 from pointsman.backends.tensorrt import opening
 from pointsman.bundle import (
+    ROLES,
     AxisRange,
     Manifest,
     PlanOptions,
@@ -92,7 +93,8 @@ def write_engines(folder: Path, profiles: tuple[Profile, ...]) -> None:
     manifest = read_manifest(folder)
     variant = manifest.variants[VARIANT]
     engines = []
-    for role, graph in (("encoder", variant.encoder), ("decoder", variant.decoder)):
+    for role in ROLES:
+        graph = variant.graph_of_one_position(role)
         place = folder / names.plan_folder("tensorrt", "8.9", VARIANT) / f"{role}.plan"
         place.parent.mkdir(parents=True, exist_ok=True)
         axes = {axis for spec in graph.inputs for axis in spec.axes if isinstance(axis, str)}

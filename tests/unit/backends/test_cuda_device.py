@@ -12,7 +12,7 @@ import pytest
 
 from pointsman.backends.gpu.cuda import OUT_OF_MEMORY, compiled
 from pointsman.backends.gpu.selection import kernel_source
-from pointsman.backends.nvidia import INSTALL_EITHER
+from pointsman.backends.nvidia import INSTALL_ANY
 
 TESTS = Path(__file__).parents[2]
 SETUP = """if True:
@@ -198,8 +198,8 @@ def test_without_a_driver(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("cuda", f"cuda-bindings is not installed; {INSTALL_EITHER}"),
-        ("cuda.bindings", f"cuda-bindings is not installed; {INSTALL_EITHER}"),
+        ("cuda", f"cuda-bindings is not installed; {INSTALL_ANY}"),
+        ("cuda.bindings", f"cuda-bindings is not installed; {INSTALL_ANY}"),
     ],
 )
 def test_without_the_bindings(driver, missing, sentence):

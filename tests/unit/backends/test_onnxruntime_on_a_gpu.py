@@ -1,17 +1,13 @@
-"""ONNX Runtime's GPU path with the host in the place of the GPU: the same bindings, on addresses of host memory."""
+"""ONNX Runtime's GPU path with the host in the place of the GPU: tokens are those of its CPU path."""
 
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
-from pointsman.backends.choice import Choice
-from pointsman.backends.gpu.backend import GpuBackend
-from pointsman.backends.onnxruntime.cuda import BucketedShapes, RecordedGraph
-from pointsman.backends.onnxruntime.session import session
-from pointsman.bundle import ROLES, read_manifest
+from pointsman.backends.onnxruntime.cuda import BucketedShapes
 from pointsman.decoding import SentinelConstraint
 from pointsman.errors import OptionsError
 from unit.backends.conftest import VARIANT
-from unit.backends.host_device import HostDevice
+from unit.backends.host_onnxruntime import on_the_host
 from unit.backends.test_tensorrt_backend import CASES, INPUTS, check
 
 
@@ -22,12 +18,7 @@ def reference(exported):
 
 @pytest.fixture(scope="module")
 def model(exported):
-    manifest = read_manifest(exported)
-    variant = manifest.variants[VARIANT]
-    graphs = (variant.graph(role) for role in ROLES)
-    encoder, decoder = (RecordedGraph(graph, session(exported / graph.file, "cpu", 1), "cpu") for graph in graphs)
-    backend = GpuBackend(HostDevice(), "onnxruntime", variant, (encoder, decoder), BucketedShapes())
-    return SwitchModel(manifest, Choice(VARIANT, "cuda", "it is a test"), backend)
+    return on_the_host(exported, VARIANT)
 
 
 @pytest.mark.parametrize("inputs", [INPUTS, INPUTS[:1], INPUTS * 4], ids=len)

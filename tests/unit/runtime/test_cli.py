@@ -17,7 +17,7 @@ from small_bundles import engine, fake_infiller, write_small_bundle
 from pointsman import DecodingOptions
 from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 from pointsman.cli import main as cli
-from pointsman.cli.infill import _decoding as decoding_of
+from pointsman.cli.infill import decoding_of
 from pointsman.errors import ParityError
 from pointsman.infill import Infiller
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.gpu.device import CaptureError, Launch, Memory
-from pointsman.backends.nvidia import INSTALL_EITHER, NO_DRIVER, failure
+from pointsman.backends.nvidia import INSTALL_ANY, NO_DRIVER, failure
 from pointsman.errors import DeviceError
 
 OUT_OF_MEMORY = f"the GPU is out of memory; {ASK_FOR_LESS}"
@@ -187,10 +187,10 @@ def compiled(source: str, compute_capability: str, macros: dict[str, int]) -> by
         status, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     except RuntimeError as error:  # of the bindings, where libnvrtc is not there
-        raise DeviceError(f"nvidia-cuda-nvrtc is not installed; {INSTALL_EITHER}") from error
+        raise DeviceError(f"nvidia-cuda-nvrtc is not installed; {INSTALL_ANY}") from error
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise DeviceError(
-            f"NVRTC cannot compile for compute capability {compute_capability} ({status.name}); {INSTALL_EITHER}"
+            f"NVRTC cannot compile for compute capability {compute_capability} ({status.name}); {INSTALL_ANY}"
         )
     image = bytes(nvrtc.nvrtcGetCUBINSize(program)[1])
     nvrtc.nvrtcGetCUBIN(program, image)  # writes into it
@@ -202,4 +202,4 @@ def _bindings(module: str) -> Any:  # noqa: ANN401 - untyped
     try:
         return importlib.import_module(f"cuda.bindings.{module}")
     except ModuleNotFoundError as error:
-        raise DeviceError(f"cuda-bindings is not installed; {INSTALL_EITHER}") from error
+        raise DeviceError(f"cuda-bindings is not installed; {INSTALL_ANY}") from error

@@ -32,7 +32,7 @@ class Workspace:
     ) -> None:
         self._device, self._selector = device, selector
         self._encoder, self._decoder = encoder, decoder
-        self._encoder_graph, self._graph = variant.encoder, variant.graph("decoder")
+        self._encoder_graph, self._graph = variant.encoder, variant.graph_of_one_position("decoder")
         self.vocabulary = int(self._graph.outputs[0].axes[-1])
         self._source, self._fixed, self._fed, self._named, self._best = (Staging(device) for _ in range(5))
         self._cross, self._logits = Arena(device), Arena(device)

@@ -127,7 +127,7 @@ def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> G
         "use_tf32": "0",  # float32 is float32: TF32 would keep 10 bits of it
         "enable_cuda_graph": str(int(variant.form == "portable")),  # no graph with branches can be recorded
     }
-    graphs = (variant.graph(role) for role in ROLES)
+    graphs = (variant.graph_of_one_position(role) for role in ROLES)
     encoder, decoder = (
         RecordedGraph(graph, session(bundle / graph.file, "cuda", None, options), "cuda") for graph in graphs
     )

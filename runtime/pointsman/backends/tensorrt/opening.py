@@ -90,7 +90,7 @@ def open_plans(
     check_pair(manifest, pair, gpu.compute_capability)
     files = [check_file(bundle, record, verify=verify) for record in pair]
     library, chosen = library_for(pair[0]), manifest.variants[variant]
-    graphs = (chosen.graph(role) for role in ROLES)
+    graphs = (chosen.graph_of_one_position(role) for role in ROLES)
     encoder, decoder = (
         Plan(gpu, library, record, graph, file) for record, graph, file in zip(pair, graphs, files, strict=True)
     )

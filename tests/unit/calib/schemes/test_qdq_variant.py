@@ -174,7 +174,7 @@ def test_a_draft_keeps_what_it_is_asked_to(quantized, bundle):
     exact, rounded = (logits(bundle, name) for name in (SOURCE, NAME))
     coverage = manifest.variants[NAME].quantization.coverage
     graphs = graph_files(bundle, manifest.variants[SOURCE])
-    draft = QdqDraft(graphs, table, manifest.architecture, coverage, "mse", place)
+    draft = QdqDraft(graphs, table, manifest.architecture, coverage, "mse", place, None)
     every = frozenset(draft.quantizable)
     draft.write(Kept(inputs=every))
     assert float_inputs(bundle) == {product.weight for product in draft.products}

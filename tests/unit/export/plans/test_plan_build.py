@@ -74,7 +74,7 @@ def test_plans_are_built_from_the_variants_own_files(built):
 @pytest.mark.parametrize("role", ROLES)
 def test_a_plan_holds_every_weight_of_its_graph(built, role):
     """As it is or transposed, byte for byte: float32 weights are not rounded, and none is read after it was freed."""
-    graph = ir.load(built / read_manifest(built).variants[NAME].graph(role).file).graph
+    graph = ir.load(built / read_manifest(built).variants[NAME].graph_of_one_position(role).file).graph
     plan = (built / f"engines/tensorrt-rtx-sm89/{NAME}/{role}.plan").read_bytes()
     weights = [value.const_value.numpy() for name, value in graph.initializers.items() if name.endswith(".weight")]
     matrices = [weight for weight in weights if weight.ndim > 1]

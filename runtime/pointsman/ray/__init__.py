@@ -1,0 +1,13 @@
+"""Beyond one machine, with Ray: the service as replicas, and columns of texts filled by actors. The extra `ray`.
+
+bundles.py      a bundle by path or by URL, fetched once for each machine
+deployment.py   `application`: the service on Ray Serve
+filling.py      `fill`: a column of a Ray dataset
+shards.py       `fill_files`: files into shards, resumable
+"""
+
+from pointsman.ray.deployment import application
+from pointsman.ray.filling import fill
+from pointsman.ray.shards import Filling, Shard, fill_files
+
+__all__ = ["Filling", "Shard", "application", "fill", "fill_files"]

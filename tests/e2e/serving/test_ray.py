@@ -1,0 +1,173 @@
+"""Ray: two replicas of which one is killed under load, a column of a dataset, and files in shards."""
+
+import collections
+import json
+import signal
+import subprocess
+import threading
+import time
+
+import httpx2
+import psutil
+import pytest
+
+from conftest import installed
+from pointsman import Client, OptionsError, OutputError, TextError, UnavailableError
+
+ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+]
+TEXT = "The <extra_id_0> walks in <extra_id_1> park."
+TEXTS = [TEXT, "Once upon a <extra_id_0>.", "A <extra_id_0> day."] * 7
+URL = "http://127.0.0.1:8765"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def replicas(cluster, bundle):
+    from ray import serve
+
+    from pointsman.ray import application
+
+    serve.start(http_options={"host": "127.0.0.1", "port": 8765})
+    serve.run(application(f"file://{bundle}", name="demo", variant="fused-float32", threads=1, replicas=2))
+    yield
+    serve.shutdown()
+
+
+def test_replicas_answer_as_the_library(replicas, library):
+    with Client(URL) as client:
+        assert client.infill(TEXT, num_beams=3) == library.infill(TEXT, num_beams=3)
+        assert [*client.stream(TEXT)] == [*library.stream(TEXT)]
+        with pytest.raises(TextError, match="the text has no blank"):
+            client.infill("no blank")
+    assert httpx2.get(f"{URL}/v2/health/ready").status_code == 200
+    assert "pointsman_requests_total" in httpx2.get(f"{URL}/metrics").text
+
+
+def replica_processes():
+    names = ((process, " ".join(process.info["cmdline"] or [])) for process in psutil.process_iter(["cmdline"]))
+    return [process for process, name in names if name.startswith("ray::ServeReplica")]
+
+
+def test_a_replica_that_is_killed_takes_only_its_own_requests_with_it(replicas, library):
+    expected, outcomes, over = library.infill(TEXT, num_beams=4), collections.Counter(), threading.Event()
+
+    def ask():
+        with Client(URL) as client:
+            while not over.is_set():
+                try:
+                    outcomes["right" if client.infill(TEXT, num_beams=4) == expected else "wrong"] += 1
+                except UnavailableError:
+                    outcomes["ask again"] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    killed, _ = replica_processes()
+    killed.send_signal(signal.SIGKILL)
+    before = outcomes["right"]
+    time.sleep(8)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert outcomes["wrong"] == 0
+    assert outcomes["ask again"] <= len(threads)
+    assert outcomes["right"] > before + len(threads)
+    assert len([process for process in replica_processes() if process.pid != killed.pid]) == 2
+
+
+def test_a_column_of_a_dataset(cluster, bundle, library):
+    from pointsman.ray import fill
+
+    dataset = ray.data.from_items([{"number": number, "text": text} for number, text in enumerate(TEXTS)])
+    filled = fill(dataset, str(bundle), variant="fused-float32", threads=1, actors=2, batch_size=4, num_beams=2)
+    rows = sorted(filled.take_all(), key=lambda row: row["number"])
+    assert [row["filled"] for row in rows] == [library.infill(text, num_beams=2)[0].text for text in TEXTS]
+    assert all(row["filled_score"] < 0 for row in rows)
+    with pytest.raises(OptionsError, match="leave out seed"):
+        fill(dataset, str(bundle), do_sample=True, seed=1)
+
+
+@pytest.fixture(params=["parquet", "jsonl"])
+def source(request, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path = tmp_path / f"texts.{request.param}"
+    rows = [{"number": number, "text": text} for number, text in enumerate(TEXTS)]
+    if request.param == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
+    return path
+
+
+def rows_of(folder, kind):
+    import pyarrow.parquet
+
+    for path in sorted(folder.glob(f"texts-*.{kind}")):
+        if kind == "parquet":
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+        else:
+            yield from map(json.loads, path.read_text().splitlines())
+
+
+def test_files_in_shards_that_a_stopped_run_goes_on_with(cluster, bundle, library, source, tmp_path):
+    from pointsman.ray import Filling, fill_files
+
+    fields = {"do_sample": True, "seed": 2}
+    filling = Filling(bundle=str(bundle), variant="fused-float32", threads=1, rows=5, fields=fields)
+    shards = fill_files([source], tmp_path / "out", filling, actors=2)
+    next(shards)
+    del shards  # stopped
+    left = len(list(fill_files([source], tmp_path / "out", filling)))
+    assert left < 5
+    rows = list(rows_of(tmp_path / "out", source.suffix[1:]))
+    requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
+    assert [row["number"] for row in rows] == list(range(len(TEXTS)))
+    assert [row["filled"] for row in rows] == [fills[0].text for fills in library.fill_requests(requests, 1)]
+    assert list(fill_files([source], tmp_path / "out", filling)) == []
+    other = Filling(bundle=str(bundle), variant="fused-float32", rows=6, fields=fields)
+    with pytest.raises(OutputError, match="has shards of other settings"):
+        fill_files([source], tmp_path / "out", other)
+
+
+def test_files_that_cannot_be_filled(cluster, bundle, tmp_path):
+    from pointsman.ray import Filling, fill_files
+
+    filling = Filling(bundle=str(bundle), fields={})
+    (tmp_path / "x.csv").write_text("text\n")
+    with pytest.raises(TextError, match="is neither"):
+        fill_files([tmp_path / "x.csv"], tmp_path / "out", filling)
+    with pytest.raises(TextError, match="is not there; check the path"):
+        fill_files([tmp_path / "y.jsonl"], tmp_path / "out", filling)
+    (tmp_path / "z.jsonl").write_text('{"texts": "A <extra_id_0>."}\n')
+    with pytest.raises(TextError, match="has no column text; it has texts"):
+        list(fill_files([tmp_path / "z.jsonl"], tmp_path / "out", filling))
+
+
+def test_the_command(bundle, tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
+    command = [
+        installed("pointsman"),
+        "fill-files",
+        bundle,
+        tmp_path / "t.jsonl",
+        "-o",
+        tmp_path / "out",
+        "--num-beams",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'out/t-00000.jsonl'}\n"
+    assert json.loads((tmp_path / "out/t-00000.jsonl").read_text())["filled"]
