@@ -68,6 +68,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(BIN)/python benchmarks/calib_memory.py $(if $(C4),--corpus $(C4))
 	$(BIN)/python benchmarks/compare_memory.py
 	$(BIN)/python benchmarks/engine_build.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/render.py
 
 gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (eight minutes)

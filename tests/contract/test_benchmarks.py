@@ -182,6 +182,21 @@ def test_decode_runs_and_says_what_transformers_says(tmp_path):
 
 
 @pytest.mark.slow
+def test_serving_runs(tmp_path):
+    output = tmp_path / "serving.json"
+    quick = ("--quick", "--rounds", 1, "--seconds", 2, "--clients", 1, 4, "--keep", tmp_path, "--output", output)
+    ran = script("serving", *quick)
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads(output.read_text())
+    assert set(record["contestants"]) == {"service", "a lock around Infiller.infill", "around transformers.generate"}
+    for loads in record["contestants"].values():
+        assert [one["clients"] for one in loads] == [1, 4]
+        assert all(one["answers"] > 0 and one["refused"] == 0 for one in loads)
+    assert record["contestants"]["service"][0]["first_token"]
+    assert output.with_suffix(".svg").read_text().startswith("<svg")
+
+
+@pytest.mark.slow
 def test_calib_memory_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "calib_memory.json", tmp_path / "work"
     corpus = BENCHMARKS.parent / "examples/data/c4-sample-train.json.gz"

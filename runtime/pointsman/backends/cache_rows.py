@@ -44,8 +44,9 @@ class CacheRows:
         if np.array_equal(beam_rows, self._own):
             return []
         parents = self._places[beam_rows]
-        kept, first_children = np.unique(parents, return_index=True)
-        further, free = np.delete(self._own, first_children), np.setdiff1d(self._own, kept)
+        first_child = np.full_like(self._own, -1)
+        first_child[parents[::-1]] = self._own[::-1]
+        free, further = np.flatnonzero(first_child < 0), np.flatnonzero(first_child[parents] != self._own)
         sources = parents[further]
         self._places = parents
         self._places[further] = free

@@ -5,7 +5,7 @@ others. The rules then see a row in which all other tokens are impossible. That 
 row, since rules treat the tokens that they do not name alike: they leave them, or make all of them impossible.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -91,14 +91,20 @@ class SelectedTokens:
         totals = self.log_normalizers(np.arange(len(self.scores)))
         return SelectedTokens(self.scores - totals[:, None], self.token_ids, self.named, self.log_others - totals)
 
-    def processed(self, rules: Rules, prefixes: Ids, vocabulary: int) -> "SelectedTokens":
-        """What the rules leave."""
+    def processed(self, rules: Rules, prefixes: Ids, impossible: Scores) -> "SelectedTokens":
+        """What the rules leave.
+
+        Args:
+            rules: Applied to whole rows, in which tokens without a column are impossible.
+            prefixes: `[rows, length]`.
+            impossible: `-inf`, `[rows, vocabulary]`, to work in; it is the same afterwards.
+        """
         possible = self.scores > -np.inf
         rows = np.arange(len(prefixes))[:, None]
-        whole = np.full((len(prefixes), vocabulary), -np.inf, np.float32)
-        whole[np.nonzero(possible)[0], self.token_ids[possible]] = self.scores[possible]
-        processed = rules.process(prefixes, whole)
+        impossible[np.nonzero(possible)[0], self.token_ids[possible]] = self.scores[possible]
+        processed = rules.process(prefixes, impossible)
         scores = np.where(possible, processed[rows, self.token_ids], -np.inf).astype(np.float32, copy=False)
+        impossible[rows, self.token_ids] = -np.inf
         others_remain = np.max(scores, axis=1, where=~self.named, initial=-np.inf) > -np.inf
         log_others = np.where(others_remain, self.log_others, -np.inf).astype(np.float32, copy=False)
         return SelectedTokens(scores, self.token_ids, self.named, log_others)
@@ -112,7 +118,7 @@ class Scorer(Protocol):
         ...
 
     def scores(self, answer: Answer, prefixes: Ids) -> NextScores:
-        """Scores of the tokens that follow the prefixes.
+        """Scores of the tokens that follow the prefixes for which something was wanted last.
 
         Raises:
             ParityError: The logits are not finite.
@@ -150,24 +156,32 @@ class _WholeScorer:
         return WholeRows(self.rules.process(prefixes, logits.copy()) if self.rules.processors else logits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _SelectedScorer:
+    """Keeps from step to step what is as large as the vocabulary, and what it asked for last."""
+
     rules: Rules
     normalized: bool
     count: int
     vocabulary: int
+    _named_ids: Ids = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    _impossible: Scores = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def wanted(self, prefixes: Ids) -> Wanted:
-        return Wanted(self.rules.named(prefixes), self.count)
+        self._named_ids = self.rules.named(prefixes)
+        return Wanted(self._named_ids, self.count)
 
     def scores(self, answer: Answer, prefixes: Ids) -> SelectedTokens:
         assert isinstance(answer, Selection)
-        named_ids = self.rules.named(prefixes)
         checked_logits(np.column_stack([answer.named_logits, answer.log_total]), position=prefixes.shape[1])
-        merged = SelectedTokens.merged(named_ids, answer)
+        merged = SelectedTokens.merged(self._named_ids, answer)
         if self.normalized:
             merged = merged.normalized()
-        return merged.processed(self.rules, prefixes, self.vocabulary) if self.rules.processors else merged
+        if not self.rules.processors:
+            return merged
+        if len(self._impossible) != len(prefixes):
+            self._impossible = np.full((len(prefixes), self.vocabulary), -np.inf, np.float32)
+        return merged.processed(self.rules, prefixes, self._impossible)
 
 
 def _log_sum(scores: Scores, counted: NDArray[np.bool_], log_others: Scores) -> Scores:

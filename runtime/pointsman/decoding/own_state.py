@@ -23,7 +23,10 @@ class OwnState:
             pad_id: Fed to rows that have been given back.
         """
         self._state, self._pad_id = state, pad_id
-        self.selects = Selects(state.vocabulary, state.most_selected) if isinstance(state, SelectingState) else None
+        self._selecting = state if isinstance(state, SelectingState) else None
+        self.selects: Selects | None = None
+        if self._selecting is not None:
+            self.selects = Selects(self._selecting.vocabulary, self._selecting.most_selected)
         self._own = np.arange(0)
         self._kept: NDArray[np.int64] | None = None  # rows of the state that the request has kept; None for all
 
@@ -52,8 +55,8 @@ class OwnState:
     def _answer(self, token_ids: NDArray[np.int64], parents: NDArray[np.int64], wanted: Wanted | None) -> Answer:
         if wanted is None:
             return self._state.step(token_ids[:, None], parents)[:, -1]
-        assert isinstance(self._state, SelectingState)
-        return self._state.select(token_ids[:, None], parents, *wanted)
+        assert self._selecting is not None
+        return self._selecting.select(token_ids[:, None], parents, *wanted)
 
 
 class OneAfterAnother:

@@ -153,7 +153,7 @@ def test_a_flood_of_headers(served):
     "request_bytes",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"\xff\xfe / HTTP/1.1\r\n\r\n",
         b"GET /%zz%00%ff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
