@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
-from pointsman.backends.base import Routing, RoutingBackend
+from pointsman.backends.base import ExpertCounts, Routing, RoutingBackend
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
@@ -230,6 +230,11 @@ class SwitchModel:
     def shows_routing(self) -> bool:
         """Whether `routes` is possible."""
         return isinstance(self.backend, RoutingBackend)
+
+    @property
+    def expert_counts(self) -> ExpertCounts | None:
+        """How many tokens experts were sent by `generate` and `stream`; None of a model without `routing`."""
+        return self.backend.counts if isinstance(self.backend, RoutingBackend) else None
 
     def routes(self, input_ids: Ids, output_ids: Ids) -> Routing:
         """Which expert each token goes to, where an input has this output, token by token as it was generated.
