@@ -25,6 +25,7 @@ from pointsman.wording import first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _FEW = 8  # ids
+_LIBRARIES = 100_000_000  # bytes of Python, NumPy and ONNX Runtime
 _NEXT_UNIT = 999.5  # what would be shown as 1e+03
 
 
@@ -64,6 +65,25 @@ def inspect_bundle(
     return Inspection(folder, manifest, _damage(folder, manifest), choice, refusal)
 
 
+def memory(
+    manifest: Manifest, variant: str, *, inputs: int = 1, source: int = 0, rows: int = 1, target: int = 0
+) -> int:
+    """About how many bytes a variant takes on a CPU: its files, the libraries, and the keys and values of tokens.
+
+    What the encoder needs while it computes, and a cache while it grows, comes on top (docs/memory.md).
+
+    Args:
+        manifest: The bundle's.
+        variant: A variant's name.
+        inputs: How many are filled together.
+        source: Tokens of the longest of them.
+        rows: Their beams or samples together.
+        target: Tokens of the longest output.
+    """
+    tokens = inputs * source + rows * target
+    return _bytes(manifest.variants[variant].files) + _LIBRARIES + tokens * manifest.architecture.token_bytes
+
+
 def _damage(folder: Path, manifest: Manifest) -> str | None:
     try:
         verify_files(folder, manifest.files())
@@ -83,13 +103,17 @@ def _chosen(manifest: Manifest, device: str, variant: str, engine: str) -> tuple
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """The inspection as one document: the manifest's keys, and `bundle`, `bytes`, `damage`, `choice`, `refusal`."""
+    """The inspection as one document: the manifest's keys, and those of what was found.
+
+    `bytes` are on disk, `memory_bytes` of a variant on a CPU, `token_bytes` what each token adds to them (`memory`).
+    """
     manifest = inspection.manifest
     document: dict[str, Any] = {"bundle": str(inspection.bundle), "bytes": _bytes(manifest.files())}
     document |= to_json(manifest)
     for name, variant in manifest.variants.items():
-        document["variants"][name]["bytes"] = _bytes(variant.files)
+        document["variants"][name] |= {"bytes": _bytes(variant.files), "memory_bytes": memory(manifest, name)}
     return document | {
+        "token_bytes": manifest.architecture.token_bytes,
         "damage": inspection.damage,
         "choice": to_json(inspection.choice),
         "refusal": inspection.refusal,
@@ -109,6 +133,10 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield from _source_lines(manifest)
     yield from _architecture_lines(manifest.architecture)
     yield f"limits        {manifest.limits.tokens} tokens in and out; {manifest.extra_ids} sentinels"
+    yield (
+        f"memory        on a CPU, a variant's size and {size(_LIBRARIES)}, and for each token in and out "
+        f"{size(manifest.architecture.token_bytes)}"
+    )
     yield f"generation    {_generation(manifest.generation)}"
     yield f"files         {inspection.damage or 'all sizes and hashes are right'}"
     yield "variants"

@@ -1,7 +1,7 @@
 """The sizes and constants of one Switch Transformer."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pointsman.bundle import names
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pointsman.bundle.interface import Role
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+
+_FLOAT32: Final = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,11 @@ class Architecture:
     decoder_start_token_id: int
     separate_embeddings: bool = False
     scaled_head: bool = False
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token's keys and values take in float32: of an input, or of a row of the decoder."""
+        return self.decoder.layers * 2 * self.num_heads * self.d_kv * _FLOAT32
 
     def stack(self, role: "Role") -> Stack:
         """The encoder's blocks or the decoder's."""

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from pointsman.bundle import Architecture
 from pointsman.errors import OptionsError
 from pointsman.serving.jobs import DecodingJob
-
-_FLOAT32: Final = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +44,7 @@ class Admission:
         """
         self._limits = limits
         self._most = None if shares_steps else limits.apart
-        keys_and_values = 2 * architecture.num_heads * architecture.d_kv
-        self._token_bytes = architecture.decoder.layers * keys_and_values * _FLOAT32
+        self._token_bytes = architecture.token_bytes
 
     def check(self, job: DecodingJob) -> None:
         """Refuse a request that could never join.

@@ -316,6 +316,7 @@ def test_inspect_for_people(small_bundle, capsys):
         "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
         "8 experts of capacity 64 in each sparse block",
         "128 tokens in and out; 20 sentinels",
+        "memory        on a CPU, a variant's size and 100 MB, and for each token in and out 512 bytes",
         "all sizes and hashes are right",
         "fused-float32  4.7 kB, capacity 64",
         "2.5e-07 of 1.0e-04 allowed, worst at decoder.block.1; 100.00% of tokens go to the same expert",
@@ -390,6 +391,8 @@ def test_inspect_as_json(small_bundle, capsys):
     shared_once = 1100 + 3600 + 4200
     assert document["bytes"] == document["tokenizer"][0]["bytes"] + shared_once
     assert document["variants"]["fused-float32"]["bytes"] == 4700
+    assert document["variants"]["fused-float32"]["memory_bytes"] == 100_000_000 + 4700
+    assert document["token_bytes"] == 2 * 2 * 4 * 8 * 4  # blocks, keys and values, heads, d_kv, bytes
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

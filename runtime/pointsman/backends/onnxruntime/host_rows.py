@@ -125,19 +125,25 @@ class HostStepper:
         """
         self._close_gaps()
         self._is_bound = False
-        first = len(self._inputs)
-        self._encode(*joined(sources, pad_id))
-        joining = []
-        for source in sources:
-            inputs = len(source.input_ids)
-            attended = np.repeat(np.arange(first, first + inputs), source.rows // inputs)
-            self._row_inputs = np.concatenate([self._row_inputs, attended])
-            joining.append(HostRows(self._caches.add(source.rows)))
-            first += inputs
+        try:
+            encoded = self._encoded(*joined(sources, pad_id))
+            slots = self._caches.add(sum(source.rows for source in sources))
+        except BaseException:
+            if not self._requests:
+                self._clear()
+            raise
+        # Only now, when nothing can fail any more, do they count.
+        each = [source.rows // len(source.input_ids) for source in sources for _ in source.input_ids]
+        attended = len(self._inputs) + np.repeat(np.arange(len(each)), each)
+        self._inputs.arrived(encoded)
+        self._row_inputs = np.concatenate([self._row_inputs, attended])
+        ends = np.cumsum([source.rows for source in sources])
+        joining = [HostRows(own) for own in np.split(slots, ends[:-1])]
         self._requests += joining
         return joining
 
-    def _encode(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
+    def _encoded(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Run the encoder, into slots behind those of other inputs where it can."""
         outputs = self._inputs.reserve(mask)
         choices = {} if self._choices is None else self._choices.of_encoder(*ids.shape)
         binding = self._encoder.io_binding()
@@ -145,9 +151,9 @@ class HostStepper:
         binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(mask))
         _bind_each(binding.bind_ortvalue_output, outputs | choices)
         run(self._encoder, binding, "cpu")
-        self._inputs.arrived(outputs)
         if self._choices is not None:
             self._choices.encoded(mask)
+        return outputs
 
     def step(self, feeds: Sequence[tuple[HostRows, Feed]]) -> list[NDArray[np.float32]]:
         """See `Stepper.step`.
