@@ -65,7 +65,9 @@ def inspect_bundle(
     return Inspection(folder, manifest, _damage(folder, manifest), choice, refusal)
 
 
-def memory(manifest: Manifest, variant: str, *, inputs: int = 1, source: int = 0, rows: int = 1, target: int = 0) -> int:
+def memory(
+    manifest: Manifest, variant: str, *, inputs: int = 1, source: int = 0, rows: int = 1, target: int = 0
+) -> int:
     """About how many bytes a variant takes on a CPU: its files, the libraries, and the keys and values of tokens.
 
     What the encoder needs while it computes, and a cache while it grows, comes on top (docs/memory.md).
