@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, cast
+from typing import Final, Self, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
-from pointsman.backends.base import Routing, RoutingBackend
+from pointsman.backends.base import ExpertCounts, Routing, RoutingBackend
 from pointsman.backends.choice import Choice, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
@@ -24,6 +24,8 @@ from pointsman.decoding import (
     check_streams,
     streamed,
     teacher_forced,
+    with_options,
+    without_options,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
 from pointsman.errors import OptionsError, TextError
@@ -109,6 +111,7 @@ class SwitchModel:
             raise OptionsError("this model was not loaded from a bundle, so it cannot be pickled; use SwitchModel.load")
         return self._load_again, ()
 
+    @with_options
     def generate(
         self,
         input_ids: Sequence[Ids],
@@ -116,6 +119,7 @@ class SwitchModel:
         *,
         constraint: Constraint | None = None,
         first_input: int = 0,
+        **fields: Unpack[DecodingFields],
     ) -> list[list[Generation]]:
         """Decode every input to its end.
 
@@ -126,16 +130,17 @@ class SwitchModel:
                 kept, and greedily where there are none.
             constraint: what output must look like, as `Infiller` makes one.
             first_input: number of the first input, where they are part of more: samples follow from it.
+            fields: some of the options as keywords, in place of `options`; `help(DecodingOptions)` says what each is.
 
         Returns:
             for every input its `num_return_sequences` generations, best first.
 
         Raises:
             TextError: an input is empty, too long, or has ids that the model does not know.
-            OptionsError: `options` ask for what cannot be.
+            OptionsError: a keyword is no option, or they ask for what cannot be.
             DeviceError: memory does not suffice.
         """
-        options = self._checked(input_ids, options)
+        options = self._checked(input_ids, options, fields)
         return self.generate_unchecked(input_ids, options, constraint=constraint, first_input=first_input)
 
     def generate_unchecked(
@@ -152,18 +157,20 @@ class SwitchModel:
             (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
             return alone(requests, running.search)
 
+    @with_options
     def stream(
         self,
         input_ids: Sequence[Ids],
         options: DecodingOptions | None = None,
         *,
         constraint: Constraint | None = None,
+        **fields: Unpack[DecodingFields],
     ) -> Iterator[tuple[TokenEvent, ...]]:
         """Decode greedily or by sampling, and give the tokens of each step as soon as they are known.
 
         Arguments and errors are those of `generate`.
         """
-        return self.stream_unchecked(input_ids, self._checked(input_ids, options), constraint=constraint)
+        return self.stream_unchecked(input_ids, self._checked(input_ids, options, fields), constraint=constraint)
 
     def stream_unchecked(
         self, input_ids: Sequence[Ids], options: DecodingOptions, *, constraint: Constraint | None = None
@@ -179,6 +186,7 @@ class SwitchModel:
         """Requests that are decoded together, none so far. One thread at a time may use them."""
         return RunningRequests(self.backend.stepper(), self.special_tokens)
 
+    @without_options
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """Log-probabilities of given targets (teacher forcing), in bounded memory.
 
@@ -230,6 +238,11 @@ class SwitchModel:
     def shows_routing(self) -> bool:
         """Whether `routes` is possible."""
         return isinstance(self.backend, RoutingBackend)
+
+    @property
+    def expert_counts(self) -> ExpertCounts | None:
+        """How many tokens experts were sent by `generate` and `stream`; None of a model without `routing`."""
+        return self.backend.counts if isinstance(self.backend, RoutingBackend) else None
 
     def routes(self, input_ids: Ids, output_ids: Ids) -> Routing:
         """Which expert each token goes to, where an input has this output, token by token as it was generated.
@@ -327,8 +340,10 @@ class SwitchModel:
             raise OptionsError(f"options are {_shown(options)}; use DecodingOptions, with their names as keywords")
         return options
 
-    def _checked(self, input_ids: Sequence[Ids], options: DecodingOptions | None) -> DecodingOptions:
-        options = self.options(options, {})
+    def _checked(
+        self, input_ids: Sequence[Ids], options: DecodingOptions | None, fields: DecodingFields
+    ) -> DecodingOptions:
+        options = self.options(options, fields)
         self.check_ids(input_ids, "input")
         self.check_options(options, len(input_ids))
         return options

@@ -1,5 +1,6 @@
 """How names are put into a sentence."""
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -23,3 +24,10 @@ def first_few(items: Iterable[object], limit: int = 4) -> str:
     if len(words) <= limit:
         return ", ".join(words)
     return f"{', '.join(words[:limit])} and {len(words) - limit} more"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of those that are known: the one that it is most like, or all of them."""
+    names = [*known]
+    nearest = difflib.get_close_matches(name.lower(), names, 1)
+    return f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(names[:-1])} or {names[-1]}"

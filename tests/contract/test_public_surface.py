@@ -1,6 +1,8 @@
 """What the packages promise: their names, their documentation, their keywords, and what they do not import."""
 
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 import typing
@@ -103,22 +105,34 @@ def test_load(loader):
     assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
 
 
+OPTIONS = [*DecodingFields.__annotations__]
+
+
 @pytest.mark.parametrize(
     ("method", "names"),
     [
-        (Infiller.infill, ["text", "options", "fields"]),
-        (Infiller.infill_batch, ["texts", "options", "fields"]),
-        (Infiller.infill_in_batches, ["texts", "batch_size", "options", "fields"]),
-        (Infiller.stream, ["text", "options", "fields"]),
+        (Infiller.infill, ["text", "options", *OPTIONS]),
+        (Infiller.infill_batch, ["texts", "options", *OPTIONS]),
+        (Infiller.infill_in_batches, ["texts", "batch_size", "options", *OPTIONS]),
+        (Infiller.stream, ["text", "options", *OPTIONS]),
         (Infiller.score, ["text", "candidates"]),
-        (SwitchModel.generate, ["input_ids", "options", "constraint", "first_input"]),
-        (SwitchModel.stream, ["input_ids", "options", "constraint"]),
+        (SwitchModel.generate, ["input_ids", "options", "constraint", "first_input", *OPTIONS]),
+        (SwitchModel.stream, ["input_ids", "options", "constraint", *OPTIONS]),
         (SwitchModel.score, ["input_ids", "target_ids"]),
         (SwitchModel.routes, ["input_ids", "output_ids"]),
+        (DecodingOptions.__init__, OPTIONS),
     ],
 )
 def test_verbs(method, names):
     assert list(inspect.signature(method).parameters)[1:] == names
+
+
+@pytest.mark.parametrize("method", [Infiller.infill, Infiller.stream, SwitchModel.generate, pointsman.Client.infill])
+def test_help_shows_every_option_with_its_default(method):
+    shown = pydoc.plain(pydoc.render_doc(method))
+    for name, default in inspect.signature(DecodingOptions).parameters.items():
+        value = "..." if name == "max_new_tokens" else repr(default.default)
+        assert re.search(rf"\b{name}: [^=]+ = {re.escape(value)}[,)]", shown), name
 
 
 @pytest.mark.parametrize("verb", ["infill", "infill_batch", "infill_in_batches", "stream", "score"])

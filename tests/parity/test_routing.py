@@ -58,6 +58,23 @@ def test_showing_them_changes_nothing(exports, form):
     assert np.array_equal(*(model.score([SOURCE], [target])[0] for model in (plain, shown)))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_counts_are_those_of_the_choices(exports, form):
+    model = routed(exports("capacity-2", form), form)
+    sources = [SOURCE, SOURCE[:7], SOURCE[3:]]
+    generations = model.generate(sources, OPTIONS)
+    counts = model.expert_counts
+    shown = [model.routes(source, own[0].token_ids) for source, own in zip(sources, generations, strict=True)]
+    experts = CHECKPOINTS["capacity-2"].architecture.num_experts
+    per_input = [[np.bincount(layer, minlength=experts) for layer in one.encoder] for one in shown]
+    assert np.array_equal(counts.encoder, np.sum(per_input, axis=0))
+    assert np.array_equal(counts.dropped, np.sum(np.maximum(np.array(per_input) - 2, 0), axis=0))
+    per_input = [[np.bincount(layer, minlength=experts) for layer in one.decoder] for one in shown]
+    assert np.array_equal(counts.decoder, np.sum(per_input, axis=0))
+    assert counts.dropped.sum() > 0
+    assert exports("tied", form).load().expert_counts is None
+
+
 def test_models_that_do_not_show_them(exports):
     plain = exports("tied", "fused").load()
     assert not plain.shows_routing

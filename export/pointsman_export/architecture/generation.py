@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pointsman.bundle import Architecture, GenerationSettings
 from pointsman.bundle.records import from_json
-from pointsman.decoding.options import DecodingFields, DecodingOptions
+from pointsman.decoding import DecodingFields, DecodingOptions
 from pointsman.errors import CheckpointError, OptionsError
 from pointsman.wording import first_few
 from pointsman_export.checkpoint import Checkpoint

@@ -105,9 +105,35 @@ class Routing:
     decoder: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertCounts:
+    """How many tokens experts were sent, of all that was encoded and stepped since the model was loaded.
+
+    Attributes:
+        encoder: int64 [sparse layers, experts].
+        decoder: likewise.
+        dropped: int64 [sparse layers of the encoder, experts], those of them that an expert had no room for.
+    """
+
+    encoder: NDArray[np.int64]
+    decoder: NDArray[np.int64]
+    dropped: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, encoder: int, decoder: int, experts: int) -> "ExpertCounts":
+        """No tokens, of so many layers and experts."""
+        return cls(*(np.zeros((layers, experts), np.int64) for layers in (encoder, decoder, encoder)))
+
+
 @runtime_checkable
 class RoutingBackend(Backend, Protocol):
-    """A backend that can show the routers' choices."""
+    """A backend that can show the routers' choices.
+
+    Attributes:
+        counts: of all requests that were decoded.
+    """
+
+    counts: ExpertCounts
 
     def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
         """Feed a decoder one token after the other, as generating does, and show where all tokens went.

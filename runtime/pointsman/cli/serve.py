@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pointsman.serving.service import Service
 
 _NAMED: Final = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<bundle>.+?)(?:@(?P<variant>[A-Za-z0-9-]+))?")
+_OWN_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _INTERRUPTED: Final = 130
 _DEFAULTS: Final = ServiceLimits()
 
@@ -43,6 +44,13 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=8000, help="likewise; 0 takes a free one (default: 8000)")
     parser.add_argument("--api-keys", metavar="FILE", help="keys that clients must show, one a line")
     parser.add_argument("--without-keys", action="store_true", help="let everyone use it, also from other machines")
+    parser.add_argument(
+        "--allowed-host",
+        metavar="NAME",
+        nargs="+",
+        default=[],
+        help="other names that it may be called by, as by a proxy; only asked without keys, on this machine",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     _add_limits(parser.add_argument_group("limits"))
     parser.set_defaults(run=_serve)
@@ -97,8 +105,16 @@ def _serve(parsed: argparse.Namespace) -> int:
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
     services = [_service(one, parsed, limits, metrics) for one in _named(parsed.bundles)]
-    stopped_by = serve(services, metrics, limits, host=parsed.host, port=parsed.port, keys=keys)
+    where = {"host": parsed.host, "port": parsed.port}
+    stopped_by = serve(services, metrics, limits, **where, keys=keys, hosts=_hosts(parsed))
     return _INTERRUPTED if stopped_by == signal.SIGINT else 0
+
+
+def _hosts(parsed: argparse.Namespace) -> list[str]:
+    """Names that the service may be called by: without a key, nothing else tells its user from a page of another."""
+    if parsed.api_keys or parsed.without_keys:
+        return []
+    return [*_OWN_NAMES, parsed.host.lower(), *(name.lower() for name in parsed.allowed_host)]
 
 
 def _is_loopback(host: str) -> bool:
@@ -156,4 +172,7 @@ def _service(
     queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
     scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
     metrics.watch(name, scheduler)
+    counts = infiller.model.expert_counts
+    if counts is not None:
+        metrics.watch_experts(name, infiller.model.manifest.architecture, counts)
     return Service(name, infiller, scheduler, limits)

@@ -8,11 +8,13 @@ and `stream` run a loop with one request.
 from pointsman.decoding.constraints import SentinelConstraint, check_room
 from pointsman.decoding.decode import alone, check_streams, decode, stream, streamed
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
+from pointsman.decoding.keywords import DecodingFields, check_names, without_options
 from pointsman.decoding.loop import Loop, Progress, Running
-from pointsman.decoding.options import DecodingFields, DecodingOptions
+from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.own_state import OneAfterAnother, OwnState
 from pointsman.decoding.rules import Constraint
 from pointsman.decoding.search import Search, search_of
+from pointsman.decoding.signatures import with_options
 from pointsman.decoding.step import Answer, DecodingState, Feed, Rows, SelectingState, Selection, Selects, Stepper
 from pointsman.decoding.teacher_forcing import teacher_forced
 
@@ -40,6 +42,7 @@ __all__ = [
     "Stepper",
     "TokenEvent",
     "alone",
+    "check_names",
     "check_room",
     "check_streams",
     "decode",
@@ -47,4 +50,6 @@ __all__ = [
     "stream",
     "streamed",
     "teacher_forced",
+    "with_options",
+    "without_options",
 ]

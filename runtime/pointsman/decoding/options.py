@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, nan
 from numbers import Integral, Real
-from typing import Final, Literal, TypedDict, cast
+from typing import Final, Literal, cast
 
+from pointsman.decoding.keywords import DecodingFields, check_names, with_names_checked
 from pointsman.errors import OptionsError
 
 _DEFAULT_TOP_K = 50
@@ -15,25 +16,7 @@ _OF_SAMPLING: Final = {"temperature": 1.0, "top_k": _DEFAULT_TOP_K, "top_p": 1.0
 _RANGES = {"temperature": (0.001, 1000.0), "repetition_penalty": (0.01, 100.0), "length_penalty": (-10.0, 10.0)}
 
 
-class DecodingFields(TypedDict, total=False):
-    """The fields of `DecodingOptions` as keywords."""
-
-    max_new_tokens: int
-    min_new_tokens: int
-    num_beams: int
-    num_return_sequences: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int | None
-    repetition_penalty: float
-    no_repeat_ngram_size: int
-    constrain: bool | None
-
-
+@with_names_checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingOptions:
     """How sequences are searched for.
@@ -58,7 +41,8 @@ class DecodingOptions:
             `None` leaves it to the caller: on where text is filled, off where plain ids are generated.
 
     Raises:
-        OptionsError: Values out of range or contradicting each other; one line names all of them.
+        OptionsError: Names that are no options, or values out of range or contradicting each other; one line names all
+            of them.
     """
 
     max_new_tokens: int = DEFAULT_ROOM
@@ -88,8 +72,9 @@ class DecodingOptions:
             room: `max_new_tokens` where neither says it; more, if the fewest tokens ask for more.
 
         Raises:
-            OptionsError: Together they are out of range or contradict each other.
+            OptionsError: One is no option, or together they are out of range or contradict each other.
         """
+        check_names(fields)
         merged = {**defaults, **fields}
         if not merged.get("do_sample"):
             merged = {name: value for name, value in merged.items() if name in fields or name not in _OF_SAMPLING}

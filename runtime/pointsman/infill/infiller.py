@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Self, Unpack
 
 from pointsman.bundle import Manifest, names, verify_files
-from pointsman.decoding import DecodingFields, DecodingOptions, Generation, SentinelConstraint, TokenEvent
+from pointsman.decoding import (
+    DecodingFields,
+    DecodingOptions,
+    Generation,
+    SentinelConstraint,
+    TokenEvent,
+    with_options,
+    without_options,
+)
 from pointsman.errors import OptionsError, TextError
-from pointsman.infill.requests import Batch, Request, batches_of, grouped, request_of, templates_of
+from pointsman.infill.requests import Batch, Request, batches_of, check_one, grouped, request_of, templates_of
 from pointsman.infill.results import Fill, Span
 from pointsman.infill.spans import SpanReader
 from pointsman.model import SwitchModel
@@ -64,13 +72,14 @@ class Infiller:
         )
         return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
 
+    @with_options
     def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:
         """Fill the blanks of a text.
 
         Args:
             text: With `<extra_id_n>` wherever something is missing: any numbers, in any order, each once.
             options: How to decode.
-            fields: The same as keywords.
+            fields: The same as keywords; `help(DecodingOptions)` says what each means.
 
         Returns:
             `num_return_sequences` fills, best first. Two may read alike, where the same text was spelled with
@@ -78,11 +87,13 @@ class Infiller:
 
         Raises:
             TextError: The text has no blanks, bad ones, or too many tokens.
-            OptionsError: The options contradict each other or leave too little room.
+            OptionsError: A keyword is no option, or the options contradict each other or leave too little room.
         """
+        check_one(text, "infill")
         (fills,) = self._filled(self._batches([text], 1, options, fields))
         return fills
 
+    @with_options
     def infill_batch(
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
@@ -93,6 +104,7 @@ class Infiller:
         """
         return [*self._filled(self._batches(texts, sys.maxsize, options, fields))]
 
+    @with_options
     def infill_in_batches(
         self,
         texts: Sequence[str],
@@ -118,6 +130,7 @@ class Infiller:
         """
         return self._filled(self._batches(texts, batch_size, options, fields))
 
+    @with_options
     def request(
         self,
         text: str,
@@ -138,6 +151,7 @@ class Infiller:
             TextError: As for `infill`.
             OptionsError: As for `infill`.
         """
+        check_one(text, "request")
         return request_of(self.model, self.tokenizer, text, options, fields, number=number)
 
     def constraint(self, request: Request) -> SentinelConstraint | None:
@@ -178,6 +192,7 @@ class Infiller:
                 yield fills.pop(given)
                 given += 1
 
+    @with_options
     def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> Iterator[Span]:
@@ -196,6 +211,7 @@ class Infiller:
             TextError: As for `infill`, at once.
             OptionsError: As for `infill`, at once; also where beams or several fills are asked for.
         """
+        check_one(text, "stream")
         (batch,) = self._batches([text], 1, options, fields)
         count = batch.options.num_return_sequences
         if count > 1:
@@ -203,6 +219,7 @@ class Infiller:
         events = self.model.stream_unchecked(batch.ids, batch.options, constraint=self._constraint(batch))
         return self._grown(batch.templates[0], events)
 
+    @without_options
     def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
         """Log-likelihoods of given spans.
 

@@ -4,7 +4,7 @@ What passes here is not checked again on its way to the engine.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -55,6 +55,20 @@ def templates_of(texts: Sequence[str], extra_ids: int) -> list[Template]:
         except TextError as error:
             raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
     return templates
+
+
+def check_one(text: object, method: str) -> None:
+    """Refuse several texts where one is filled.
+
+    Args:
+        text: What is to be one.
+        method: Which was asked to fill it.
+
+    Raises:
+        TextError: There are several.
+    """
+    if isinstance(text, Iterable) and not isinstance(text, str | bytes):
+        raise TextError(f"{method} takes one text, and this is a {type(text).__name__}; use infill_batch for several")
 
 
 def options_for(

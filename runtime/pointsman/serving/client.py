@@ -9,7 +9,7 @@ from typing import Any, Final, Self, Unpack
 import httpx2
 
 from pointsman import errors
-from pointsman.decoding import DecodingFields, DecodingOptions
+from pointsman.decoding import DecodingFields, DecodingOptions, check_names, with_options, without_options
 from pointsman.decoding.options import is_whole
 from pointsman.errors import (
     BusyError,
@@ -21,6 +21,7 @@ from pointsman.errors import (
     UnavailableError,
 )
 from pointsman.infill import Fill, Span
+from pointsman.infill.requests import check_one
 
 _TEXTS_AT_ONCE: Final = 32
 _SECONDS: Final = 600.0  # where the service's own limit shall hold
@@ -62,6 +63,7 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    @with_options
     def infill(self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]) -> list[Fill]:
         """Fill the blanks of a text, as `Infiller.infill`.
 
@@ -73,14 +75,16 @@ class Client:
             UnavailableError: The service is starting, stopping, or not there.
             ServiceError: It refuses the key, or does not answer as it should.
         """
-        return _fills(self._post("/v1/infill", self._asking.infill(text, options, fields)))[0]
+        return _fills(self._post("/v1/infill", self._asking.one(text, options, fields)))[0]
 
+    @with_options
     def infill_batch(
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
         """Fill several texts, as `Infiller.infill_batch`; errors are those of `infill`."""
         return [*self.infill_in_batches(texts, _TEXTS_AT_ONCE, options, **fields)]
 
+    @with_options
     def infill_in_batches(
         self,
         texts: Sequence[str],
@@ -92,6 +96,7 @@ class Client:
         bodies = self._asking.batches(texts, batch_size, options, fields)
         return (fills for body in bodies for fills in _fills(self._post("/v1/infill", body)))
 
+    @with_options
     def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> Iterator[Span]:
@@ -101,6 +106,7 @@ class Client:
         assert begun is None
         return (span for span in spans if span is not None)
 
+    @without_options
     def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
         """Log-likelihoods of given spans, as `Infiller.score`; errors are those of `infill`."""
         scores: list[float] = self._post("/v1/score", self._asking.score(text, candidates))["scores"]
@@ -143,18 +149,21 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
+    @with_options
     async def infill(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[Fill]:
         """Fill the blanks of a text; errors are those of `Client.infill`."""
-        return _fills(await self._post("/v1/infill", self._asking.infill(text, options, fields)))[0]
+        return _fills(await self._post("/v1/infill", self._asking.one(text, options, fields)))[0]
 
+    @with_options
     async def infill_batch(
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
         """Fill several texts; errors are those of `Client.infill`."""
         return [fills async for fills in self.infill_in_batches(texts, _TEXTS_AT_ONCE, options, **fields)]
 
+    @with_options
     async def infill_in_batches(
         self,
         texts: Sequence[str],
@@ -167,6 +176,7 @@ class AsyncClient:
             for fills in _fills(await self._post("/v1/infill", body)):
                 yield fills
 
+    @with_options
     async def stream(
         self, text: str, options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> AsyncIterator[Span]:
@@ -182,6 +192,7 @@ class AsyncClient:
                     yield span
             events.check_end()
 
+    @without_options
     async def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
         """Log-likelihoods of given spans; errors are those of `Client.infill`."""
         answer = await self._post("/v1/score", self._asking.score(text, candidates))
@@ -205,6 +216,10 @@ class _Asking:
     ) -> dict[str, Any]:
         return _sendable({**self._common, "text": text, **_decoding(options, fields)})
 
+    def one(self, text: str, options: DecodingOptions | None, fields: DecodingFields) -> dict[str, Any]:
+        check_one(text, "infill")
+        return self.infill(text, options, fields)
+
     def batches(
         self, texts: Sequence[str], batch_size: int, options: DecodingOptions | None, fields: DecodingFields
     ) -> list[dict[str, Any]]:
@@ -219,6 +234,7 @@ class _Asking:
         ]
 
     def stream(self, text: str, options: DecodingOptions | None, fields: DecodingFields) -> dict[str, Any]:
+        check_one(text, "stream")
         body = self.infill(text, options, fields)
         for name in ("num_return_sequences", "num_beams"):
             if body.get(name, 1) != 1:
@@ -235,6 +251,7 @@ class _Asking:
 
 
 def _decoding(options: DecodingOptions | None, fields: DecodingFields) -> Mapping[str, Any]:
+    check_names(fields)
     if options is None:
         return fields
     if fields:

@@ -1,11 +1,17 @@
 """What a service counts and times, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from pointsman.backends.base import ExpertCounts
+from pointsman.bundle import Architecture
 from pointsman.serving.scheduler import Scheduler
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -65,6 +71,10 @@ class Metrics:
         self._tokens_in = Counter("pointsman_tokens_in", "Tokens that were encoded.", model, registry=registry)
         self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
 
+    def watch_experts(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
+        """Show how many tokens experts were sent, and how many of these were dropped."""
+        self.registry.register(_Experts(model, architecture, counts))
+
     def watch(self, model: str, scheduler: Scheduler) -> None:
         """Show how many jobs wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
         self._waiting.labels(model).set_function(lambda: scheduler.waiting)
@@ -98,6 +108,31 @@ class Metrics:
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Experts(Collector):
+    """Counts that are kept elsewhere, as Prometheus' client asks for them."""
+
+    def __init__(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
+        self._model, self._architecture, self._counts = model, architecture, counts
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts as they are now."""
+        labels = ("model", "stack", "block", "expert")
+        sent = CounterMetricFamily("pointsman_expert_tokens", "Tokens that an expert was sent.", labels=labels)
+        dropped = CounterMetricFamily(
+            "pointsman_dropped_tokens", "Tokens that an expert had no room for.", labels=labels
+        )
+        counts, encoder, decoder = self._counts, self._architecture.encoder, self._architecture.decoder
+        self._add(sent, "encoder", encoder.sparse_layers, counts.encoder)
+        self._add(sent, "decoder", decoder.sparse_layers, counts.decoder)
+        self._add(dropped, "encoder", encoder.sparse_layers, counts.dropped)
+        yield from (sent, dropped)
+
+    def _add(self, family: CounterMetricFamily, stack: str, blocks: Sequence[int], counts: NDArray[np.int64]) -> None:
+        for block, of_block in zip(blocks, counts.tolist(), strict=True):
+            for expert, count in enumerate(of_block):
+                family.add_metric((self._model, stack, str(block), str(expert)), count)
 
 
 class ModelMetrics:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +20,7 @@ from pointsman.serving.scheduler import Scheduler
 from pointsman.serving.ticket import Ticket
 
 _WARM_UP: Final = "A <extra_id_0> is warm."
+_SCORED_AT_ONCE: Final = 512  # tokens of candidates, between two steps of what is decoded
 _AT_ONCE: Final = 1000  # characters that are tokenized in less time than handing them to a thread takes
 
 
@@ -256,14 +257,13 @@ class Service:
                 f"{len(candidates)} candidates are too many; this service scores {self.limits.candidates}"
             )
         deadline = self.deadline(seconds)
-        job = await asyncio.to_thread(self._scoring, text, candidates)
-        if not job.targets:
-            return []
-        ticket = self.scheduler.submit(job, deadline=deadline)
+        jobs = await asyncio.to_thread(self._scoring, text, candidates)
+        tickets = self.scheduler.submit_all(jobs, deadline=deadline)
         try:
-            return await ticket.answer()
+            return [score for ticket in tickets for score in await ticket.answer()]
         finally:
-            ticket.cancel()
+            for ticket in tickets:
+                ticket.cancel()
 
     def _check_texts(self, texts: Sequence[str]) -> None:
         if not texts:
@@ -299,7 +299,8 @@ class Service:
             is_streamed=is_streamed,
         )
 
-    def _scoring(self, text: str, candidates: Sequence[Sequence[str]]) -> ScoringJob:
+    def _scoring(self, text: str, candidates: Sequence[Sequence[str]]) -> list[ScoringJob]:
+        """Jobs of some candidates each, so that what is decoded meanwhile waits for none of them long."""
         longest = max((len(span) for spans in candidates for span in spans), default=0)
         if longest > self.limits.characters:
             raise TextError(f"a span has {longest} characters; this service takes {self.limits.characters} at most")
@@ -307,4 +308,16 @@ class Service:
         self.infiller.model.check_ids([ids], "input")
         if targets:
             self.infiller.model.check_ids(targets, "candidate")
-        return ScoringJob(ids=ids, targets=targets)
+        return [ScoringJob(ids=ids, targets=some) for some in _portions(targets)]
+
+
+def _portions(targets: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """Neighbours that have so many tokens together, and at least one of them."""
+    portion: list[list[int]] = []
+    for target in targets:
+        if portion and sum(map(len, portion)) + len(target) > _SCORED_AT_ONCE:
+            yield portion
+            portion = []
+        portion.append(target)
+    if portion:
+        yield portion

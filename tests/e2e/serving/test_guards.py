@@ -37,7 +37,7 @@ def hasty(bundle):
 
 
 def head(length=0, path="/v1/infill", kind="application/json", extra=""):
-    fields = f"Host: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{extra}"
+    fields = f"Host: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{extra}"
     return f"POST {path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
@@ -99,7 +99,7 @@ def test_ten_megabytes(http, served):
 
 def test_ten_megabytes_in_chunks(served):
     chunk = b"10000\r\n" + b"x" * (1 << 16) + b"\r\n"
-    begun = b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    begun = b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with served.connection() as connection:
         connection.sendall(begun)
         try:
@@ -144,7 +144,7 @@ def test_a_body_that_never_ends(hasty):
 
 def test_a_flood_of_headers(served):
     lines = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 100) for number in range(2000))
-    answer = served.raw(b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
+    answer = served.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n")
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
     assert_it_still_answers(served)
 
@@ -153,15 +153,15 @@ def test_a_flood_of_headers(served):
     "request_bytes",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-        b"GET / HTTP/9.9\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"\xff\xfe / HTTP/1.1\r\n\r\n",
-        b"GET /%zz%00%ff HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /v1/infill HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Request-Id: \xff\xfe\r\nConnection: close\r\n\r\n",
-        b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /page/..%2f..%2fapp.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /%zz%00%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: \xff\xfe\r\nConnection: close\r\n\r\n",
+        b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /page/..%2f..%2fapp.py HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
 def test_requests_that_are_none(served, request_bytes):
@@ -207,6 +207,35 @@ def test_a_full_line_says_when_to_come_back(hasty):
     for connection in connections:
         connection.close()
     assert_it_still_answers(hasty)
+
+
+@pytest.mark.parametrize("host", ["example.org", "localhost.example.org:8000", "", "127.0.0.1.", "localhost:x"])
+def test_other_names_of_this_machine(served, host):
+    answer = served.raw(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 421 ")
+    assert b"this service has another name" in answer
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000"])
+def test_names_of_this_machine(served, host):
+    answer = served.raw(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_two_models_and_a_name_of_a_proxy(bundle, library):
+    named = (f"fused={bundle}@fused-float32", f"portable={bundle}@portable-float32")
+    with serving(*named, "--allowed-host", "example.org") as running:
+        names = [model["id"] for model in httpx2.get(f"{running.url}/v1/models").json()["data"]]
+        assert names == ["fused", "portable"]
+        texts = set()
+        for name in names:
+            body = {"text": TEXT, "model": name}
+            answer = httpx2.post(f"{running.url}/v1/infill", json=body, headers={"Host": "example.org"}).json()
+            assert answer["model"] == name
+            texts.add(answer["results"][0]["fills"][0]["text"])
+        assert texts == {library.infill(TEXT)[0].text}
+        metrics = httpx2.get(f"{running.url}/metrics").text
+        assert all(f'pointsman_tokens_out_total{{model="{name}"}}' in metrics for name in names)
 
 
 def test_routing_that_is_not_shown(hasty):
@@ -272,7 +301,7 @@ def test_interrupting(bundle):
 
 
 def test_pipelined_requests(served):
-    one = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     last = one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert served.raw(one * 3 + last).count(b"HTTP/1.1 200 ") == 4
 

@@ -1,6 +1,7 @@
 """`POST /v1/infill` and `/v1/score`: what the library gives, and sentences for what cannot be."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -83,6 +84,12 @@ def test_scores_are_those_of_the_library(http, library):
     answer = http.post("/v1/score", json={"text": TEXT, "candidates": candidates})
     assert answer.json() == {"model": "demo", "scores": library.score(TEXT, candidates)}
     assert http.post("/v1/score", json={"text": TEXT, "candidates": []}).json()["scores"] == []
+
+
+def test_many_candidates(http, library):
+    candidates = [[f"man {'of that kind ' * (number % 40)}", "the"] for number in range(100)]
+    scores = http.post("/v1/score", json={"text": TEXT, "candidates": candidates}).json()["scores"]
+    assert scores == pytest.approx(library.score(TEXT, candidates), abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +198,23 @@ def test_metrics(http):
     assert 'pointsman_requests_total{outcome="200",route="/v1/infill"}' in text
     for name in ("step_rows", "step_seconds", "wait_seconds", "tokens_in", "tokens_out", "waiting"):
         assert f"pointsman_{name}{'_total' if name.startswith('tokens') else ''}" in text.replace("_bucket", "")
+
+
+def test_experts_are_counted(http, library):
+    def counted():
+        text = http.get("/metrics").text
+        found = re.findall(r'^pointsman_expert_tokens_total{.*stack="(\w+)"} ([\d.]+)$', text, re.MULTILINE)
+        return {stack: sum(float(count) for one, count in found if one == stack) for stack in ("encoder", "decoder")}
+
+    before = counted()
+    usage = http.post("/v1/infill", json={"text": TEXT}).json()["usage"]
+    after = counted()
+    assert after["encoder"] - before["encoder"] == 2 * usage["input_tokens"]
+    assert after["decoder"] - before["decoder"] == 2 * usage["output_tokens"]
+    assert (
+        'pointsman_dropped_tokens_total{block="1",expert="0",model="demo",stack="encoder"} 0.0'
+        in http.get("/metrics").text
+    )
 
 
 def test_other_origins_are_told_nothing(http):

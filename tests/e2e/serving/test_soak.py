@@ -103,7 +103,7 @@ class Load:
         host, port = self.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         content = json.dumps(body).encode()
-        fields = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         writer.write(f"POST /v1/infill HTTP/1.1\r\n{fields}\r\n".encode() + content)
         await writer.drain()
         return reader, writer

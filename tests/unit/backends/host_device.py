@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsman.backends.gpu.device import CaptureError, Launch
+from pointsman.backends.gpu.device import CaptureError, Launch, Pieces
 from pointsman.errors import DeviceError
 
 HERE = Path(__file__).parent
@@ -64,14 +64,14 @@ class HostDevice:
         self.copied += size
         self.submit(lambda: ctypes.memmove(target, source, size))
 
-    def copy_pieces(
-        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
-    ) -> None:
-        assert strides[0] % strides[1] == 0
-        assert strides[0] >= counts[1] * strides[1]
-        assert strides[1] >= size > 0
-        for place in np.add.outer(*(np.arange(n) * by for n, by in zip(counts, strides, strict=True))).ravel().tolist():
-            self.copy(target + place, source + place, size)
+    def copy_pieces(self, target: Pieces, source: Pieces, size: int, *, counts: tuple[int, int]) -> None:
+        for side in (target, source):
+            assert side.group % side.piece == 0
+            assert side.group >= counts[1] * side.piece
+            assert side.piece >= size > 0
+        for group, piece in np.ndindex(*counts):
+            one, other = (side.address + group * side.group + piece * side.piece for side in (target, source))
+            self.copy(one, other, size)
 
     def clear(self, address: int, size: int) -> None:
         self.check(address, size)

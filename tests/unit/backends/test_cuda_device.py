@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[2]
 SETUP = """if True:
     import ctypes, gc
     from pointsman.backends.gpu.cuda import CudaDevice, compute_capability
-    from pointsman.backends.gpu.device import CaptureError
+    from pointsman.backends.gpu.device import CaptureError, Pieces
     from pointsman.backends.gpu.selection import Selector
     from pointsman.errors import DeviceError
     def told(work):
@@ -88,11 +88,11 @@ one, two = device.allocate(32), device.allocate(32)
 ctypes.memmove(one.address, bytes(range(65, 97)), 32)
 device.clear(two.address, 31)
 ctypes.memset(two.address + 31, 46, 1)
-device.copy_pieces(two.address, one.address + 1, 2, counts=(2, 3), strides=(16, 4))
+device.copy_pieces(Pieces(two.address, 16, 4), Pieces(one.address + 1, 12, 3), 2, counts=(2, 3))
 device.wait()
 print(ctypes.string_at(two.address, 32).replace(bytes(1), b"-").decode())
 """
-    assert run(driver, code) == ["BC--FG--JK------RS--VW--Z[-----."]
+    assert run(driver, code) == ["BC--EF--HI------NO--QR--TU-----."]
 
 
 def test_what_is_captured_happens_when_it_is_replayed(driver):

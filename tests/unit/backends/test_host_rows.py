@@ -148,15 +148,24 @@ def test_what_one_request_leaves_behind_does_no_harm_to_the_next(backend):
         assert np.isfinite(logits).all()
 
 
-def test_an_encoder_that_fails_leaves_the_others_as_they_were(backend, monkeypatch):
+def failing(*_):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("where", ["host_rows.run", "host_rows.RowCaches.add"])
+def test_an_encoder_that_fails_leaves_the_others_as_they_were(backend, monkeypatch, where):
     rng, stepper = np.random.default_rng(0), backend.stepper()
     given = source(rng, 1, 8, 1)
     alone = Alone(backend, given)
     (rows,) = stepper.encode([given], pad_id=0)
     with monkeypatch.context() as patched:
-        patched.setattr("pointsman.backends.onnxruntime.host_rows.run", lambda *_: (_ for _ in ()).throw(MemoryError))
+        patched.setattr(f"pointsman.backends.onnxruntime.{where}", failing)
         with pytest.raises(MemoryError):
             stepper.encode([source(rng, 2, 30, 1)], pad_id=0)
+        empty = backend.stepper()
+        with pytest.raises(MemoryError):
+            empty.encode([given], pad_id=0)
+        assert empty.bytes == 0
     for token in (0, 5, 9):
         feed = Feed(np.array([token]), np.array([0]))
         BETWEEN_FORMS.check(stepper.step([(rows, feed)])[0], alone.step(feed))

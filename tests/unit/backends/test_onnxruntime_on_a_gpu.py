@@ -16,7 +16,7 @@ def reference(exported):
     return SwitchModel.load(exported, device="cpu", variant=VARIANT, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(exported):
     return on_the_host(exported, VARIANT)
 

@@ -1,5 +1,7 @@
 """Infilling over an engine that computes nothing: spans land where they belong, whatever the model says."""
 
+import copy
+import pickle
 import random
 from dataclasses import replace
 
@@ -328,9 +330,41 @@ def test_options_that_cannot_be(infiller, arguments, message):
         infiller.infill("<extra_id_0> <extra_id_1>", **arguments)
 
 
-def test_a_misspelt_option_is_a_type_error(infiller):
-    with pytest.raises(TypeError, match="beams"):
-        infiller.infill("<extra_id_0>", beams=2)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda one: one.infill("<extra_id_0>", num_beam=4), "num_beam is no option; did you mean num_beams?"),
+        (lambda one: one.infill_batch(["<extra_id_0>"], beams=4), "beams is no option; did you mean num_beams?"),
+        (lambda one: one.infill_in_batches(["<extra_id_0>"], 1, Seed=4), "Seed is no option; did you mean seed?"),
+        (lambda one: one.stream("<extra_id_0>", max_tokens=4), "max_tokens is no option; did you mean max_new_tokens?"),
+        (lambda one: one.request("<extra_id_0>", topk=4), "topk is no option; did you mean top_k?"),
+        (lambda one: one.model.generate([[5]], num_beam=4), "num_beam is no option; did you mean num_beams?"),
+        (lambda one: one.model.stream([[5]], do_samples=4), "do_samples is no option; did you mean do_sample?"),
+        (lambda one: DecodingOptions(num_beam=4), "num_beam is no option; did you mean num_beams?"),
+        (lambda one: replace(DecodingOptions(), num_beam=4), "num_beam is no option; did you mean num_beams?"),
+        (lambda one: one.score("<extra_id_0>", [["a"]], num_beams=4), "num_beams is no argument of score; use text or"),
+        (lambda one: one.model.score([[5]], [[5]], targets=4), "targets is no argument of score; did you mean"),
+        (lambda one: one.infill("<extra_id_0>", xyz=4), "xyz is no option; use max_new_tokens, min_new_tokens, num_"),
+    ],
+)
+def test_a_misspelt_option_names_the_nearest(infiller, call, message):
+    with pytest.raises(OptionsError) as caught:
+        call(infiller)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("texts", [["<extra_id_0>"], ("<extra_id_0>", "<extra_id_1>"), iter(["<extra_id_0>"])])
+@pytest.mark.parametrize("method", ["infill", "stream", "request"])
+def test_several_texts_where_one_is_taken(infiller, method, texts):
+    kind = type(texts).__name__
+    with pytest.raises(TextError) as caught:
+        getattr(infiller, method)(texts)
+    assert str(caught.value) == f"{method} takes one text, and this is a {kind}; use infill_batch for several"
+
+
+def test_options_are_copied_and_sent_as_before():
+    options = DecodingOptions(num_beams=4)
+    assert pickle.loads(pickle.dumps(options)) == copy.copy(options) == options
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.gpu.device import Device
-from pointsman.backends.gpu.graphs import DeviceGraph, Shapes
+from pointsman.backends.gpu.graphs import DeviceGraph, Shapes, SharedShapes
 from pointsman.backends.gpu.selection import MOST_SELECTED, Selector
+from pointsman.backends.gpu.shared_steps import GpuStepper
 from pointsman.backends.gpu.workspace import Workspace
 from pointsman.backends.own_states import OwnStates
 from pointsman.bundle import Variant, names
@@ -62,9 +63,12 @@ class GpuBackend:
         workspace.encode(*_padded(input_ids, attention_mask, sizes), sizes)
         return state
 
-    def stepper(self) -> OwnStates:
-        """What steps requests one after another; see `Backend.stepper`."""
-        return OwnStates(self)
+    def stepper(self) -> GpuStepper | OwnStates:
+        """What steps requests together, where the engine takes any shapes; see `Backend.stepper`."""
+        if not isinstance(self._shapes, SharedShapes):
+            return OwnStates(self)
+        graphs = self.encoder, self.decoder
+        return GpuStepper(self.gpu, self.variant, graphs, self.selector, self._shapes)
 
     def _workspace(self) -> Workspace:
         return Workspace(self.gpu, self.variant, self.encoder, self.decoder, self.selector)

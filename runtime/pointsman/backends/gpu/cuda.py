@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pointsman.backends.base import ASK_FOR_LESS
-from pointsman.backends.gpu.device import CaptureError, Launch, Memory
+from pointsman.backends.gpu.device import CaptureError, Launch, Memory, Pieces
 from pointsman.backends.nvidia import INSTALL_ANY, NO_DRIVER, failure
 from pointsman.errors import DeviceError
 
@@ -106,16 +106,14 @@ class CudaDevice:
         """See `Device.copy`; the driver knows host addresses from device addresses."""
         self._driver("cuMemcpyAsync", target, source, size, self._stream)
 
-    def copy_pieces(
-        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
-    ) -> None:
+    def copy_pieces(self, target: Pieces, source: Pieces, size: int, *, counts: tuple[int, int]) -> None:
         """See `Device.copy_pieces`: a copy between boxes, of which a piece is a line and a group a slice."""
-        (slices, lines), (of_slices, of_lines) = counts, strides
+        slices, lines = counts
         box = self._driver.api.CUDA_MEMCPY3D()
         box.srcMemoryType = box.dstMemoryType = self._driver.api.CUmemorytype.CU_MEMORYTYPE_DEVICE
-        box.dstDevice, box.srcDevice = target, source
-        box.srcPitch = box.dstPitch = of_lines
-        box.srcHeight = box.dstHeight = of_slices // of_lines
+        box.dstDevice, box.srcDevice = target.address, source.address
+        box.dstPitch, box.srcPitch = target.piece, source.piece
+        box.dstHeight, box.srcHeight = target.group // target.piece, source.group // source.piece
         box.WidthInBytes, box.Height, box.Depth = size, lines, slices
         self._driver("cuMemcpy3DAsync", box, self._stream)
 

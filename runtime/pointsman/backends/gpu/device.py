@@ -1,10 +1,24 @@
 """What the runtime asks of a GPU. All work is ordered on one stream, and addresses are plain integers."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Launch = Callable[[int, tuple[int, ...], tuple[int, ...]], None]
 """Launches a kernel on so many blocks; its parameters are addresses, and after them 32-bit integers."""
+
+
+class Pieces(NamedTuple):
+    """Where the pieces of a copy lie.
+
+    Attributes:
+        address: of the first.
+        group: bytes from group to group, a multiple of `piece`.
+        piece: bytes from piece to piece.
+    """
+
+    address: int
+    group: int
+    piece: int
 
 
 class Memory(Protocol):
@@ -56,17 +70,14 @@ class Device(Protocol):
         """Copy bytes between any two addresses, in the stream's order."""
         ...
 
-    def copy_pieces(
-        self, target: int, source: int, size: int, *, counts: tuple[int, int], strides: tuple[int, int]
-    ) -> None:
+    def copy_pieces(self, target: "Pieces", source: "Pieces", size: int, *, counts: tuple[int, int]) -> None:
         """Copy pieces of so many bytes on the device, in the stream's order.
 
         Args:
-            target: address of the first.
-            source: likewise.
-            size: of each, in bytes.
+            target: where to.
+            source: where from.
+            size: of each piece, in bytes.
             counts: how many groups of how many pieces.
-            strides: bytes from group to group, a multiple of those from piece to piece; the same in target and source.
         """
         ...
 

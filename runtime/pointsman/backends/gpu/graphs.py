@@ -1,7 +1,7 @@
 """What requests on a GPU ask of an engine."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pointsman.backends.gpu.replays import Replays
 
@@ -44,4 +44,25 @@ class Shapes(Protocol):
         Raises:
             OptionsError: the engine takes none so large.
         """
+        ...
+
+
+@runtime_checkable
+class SharedShapes(Protocol):
+    """In which shapes an engine runs steps that requests share: each axis by itself, and few of each."""
+
+    def slots(self, needed: int) -> int:
+        """How many inputs or rows to run for so many."""
+        ...
+
+    def source(self, tokens: int) -> int:
+        """Of which length to run inputs for such a length."""
+        ...
+
+    def width(self, rows: int) -> int:
+        """How many rows each input has room for, where one has so many."""
+        ...
+
+    def capacity(self, tokens: int) -> int:
+        """For how many tokens a row's cache has room, where so many are needed."""
         ...

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from pointsman.backends.cache_rows import Move
-from pointsman.backends.gpu.device import Device, Memory
+from pointsman.backends.gpu.device import Device, Memory, Pieces
 from pointsman.bundle import TensorSpec, names
 
 ALIGNMENT = 256  # bytes; what allocations have themselves, and more than any engine asks for
@@ -94,5 +94,5 @@ class Cache:
         counts = len(self.addresses), self._heads
         for target, source, first in moves:
             base, size = self.addresses[0] + first * self._token, (length - first) * self._token
-            places = base + target * self._row, base + source * self._row
-            self._device.copy_pieces(*places, size, counts=counts, strides=self._strides)
+            one, other = (Pieces(base + row * self._row, *self._strides) for row in (target, source))
+            self._device.copy_pieces(one, other, size, counts=counts)

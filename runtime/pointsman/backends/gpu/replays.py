@@ -18,7 +18,8 @@ class Replays:
         refusal: why nothing is recorded any more; None where recording works.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._known: OrderedDict[Hashable, Callable[[], None] | None] = OrderedDict()
         self.refusal: str | None = None
 
@@ -50,5 +51,5 @@ class Replays:
     def _remember(self, key: Hashable, replay: Callable[[], None] | None) -> None:
         self._known[key] = replay
         self._known.move_to_end(key)
-        while len(self._known) > MOST:
+        while len(self._known) > self._most:
             self._known.popitem(last=False)

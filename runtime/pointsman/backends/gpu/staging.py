@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,15 @@ class Staging:
         """Copy from device to host, and wait."""
         self._device.copy(self._host, self._target, self._size)
         self._device.wait()
+
+
+def upload(staging: Staging, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:
+    """Enqueue the copy of arrays to the device; where each lies there."""
+    staging.place(*((array.shape, np.int64) for array in arrays.values()))
+    for target, array in zip(staging.arrays, arrays.values(), strict=True):
+        target[:] = array
+    staging.upload()
+    return dict(zip(arrays, staging.addresses, strict=True))
 
 
 def array_at(address: int, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

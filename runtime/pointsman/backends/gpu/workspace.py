@@ -13,7 +13,7 @@ from pointsman.backends.gpu.device import Device
 from pointsman.backends.gpu.graphs import DeviceGraph
 from pointsman.backends.gpu.memory import Arena, Cache, bytes_of
 from pointsman.backends.gpu.selection import Selector
-from pointsman.backends.gpu.staging import Staging, array_at
+from pointsman.backends.gpu.staging import Staging, array_at, upload
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 from pointsman.decoding import Selection
 
@@ -43,7 +43,7 @@ class Workspace:
     def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
         """Begin a request: run the encoder over [batch, source]; the cache is empty."""
         source = {names.INPUT_IDS: input_ids, names.ATTENTION_MASK: attention_mask}
-        places = _upload(self._source, source)
+        places = upload(self._source, source)
         outputs = self._encoder_graph.outputs
         crossed = self._cross.place([bytes_of(spec, sizes) for spec in outputs])
         self._encoded = {names.ATTENTION_MASK: places[names.ATTENTION_MASK]}
@@ -59,7 +59,7 @@ class Workspace:
         """Have in place what is the same in all steps."""
         graph, rows = self._graph, sizes[names.ROWS]
         attended = side_by_side(graph.inputs, sizes[names.BATCH], rows)
-        fixed = _upload(self._fixed, cache_positions(sizes[names.CAPACITY]) | attended)
+        fixed = upload(self._fixed, cache_positions(sizes[names.CAPACITY]) | attended)
         self._fed.place(((rows,), np.int64), ((rows,), np.int64))
         for array in self._fed.arrays:
             array[:] = 0  # rows that are nobody's
@@ -110,12 +110,3 @@ class Workspace:
         self._best.download()
         named_logits, best_ids, best_logits, log_total = self._best.arrays
         return Selection(named_logits.copy(), best_ids.astype(np.int64), best_logits.copy(), log_total.copy())
-
-
-def _upload(staging: Staging, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:
-    """Copy arrays to the device; where each lies there."""
-    staging.place(*((array.shape, np.int64) for array in arrays.values()))
-    for target, array in zip(staging.arrays, arrays.values(), strict=True):
-        target[:] = array
-    staging.upload()
-    return dict(zip(arrays, staging.addresses, strict=True))

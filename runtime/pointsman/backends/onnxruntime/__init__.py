@@ -3,6 +3,7 @@
     backend.py   on the CPU: encoder, then one decoder step after another: `Backend` and `DecodingState`
     caches.py    a request's self-attention cache in host memory
     cuda.py      on CUDA: graphs run at addresses of the device, and replayed
+    choices.py   how many tokens every expert is sent
     routing.py   a backend that also shows the routers' choices
     session.py   graphs loaded and run; what the engine says turned into sentences
 

@@ -19,23 +19,39 @@ _NOT_RECORDED: Final = "-1"  # for `gpu_graph_id`
 _SOURCE_STEP, _LONG_SOURCE_STEP = 32, 128  # tokens
 _LEAST_CAPACITY: Final = 64  # tokens
 _BATCH_STEP: Final = 8  # inputs
+_MOST_RECORDED: Final = 64
 
 
 class BucketedShapes:
-    """Few shapes, so that most requests find theirs recorded; see `Shapes`."""
+    """Few shapes, so that most runs find theirs recorded; see `Shapes` and `SharedShapes`."""
 
     def of(self, batch: int, source: int, width: int, room: int) -> dict[str, int]:
-        """See `Shapes.of`: capacities are powers of two, and so are small numbers of inputs."""
-        inputs = _power_of_two(batch) if batch < _BATCH_STEP else _multiple(batch, _BATCH_STEP)
-        step = _SOURCE_STEP if source <= _LONG_SOURCE_STEP else _LONG_SOURCE_STEP
+        """See `Shapes.of`."""
+        inputs = self.slots(batch)
         return {
             names.BATCH: inputs,
-            names.SOURCE: _multiple(source, step),
+            names.SOURCE: self.source(source),
             names.ROWS: inputs * width,
             names.POSITIONS: 1,  # as far as the graph takes more
             names.WIDTH: width,
-            names.CAPACITY: max(_power_of_two(room), _LEAST_CAPACITY),
+            names.CAPACITY: self.capacity(room),
         }
+
+    def slots(self, needed: int) -> int:
+        """See `SharedShapes.slots`: small numbers are powers of two."""
+        return _power_of_two(needed) if needed < _BATCH_STEP else _multiple(needed, _BATCH_STEP)
+
+    def source(self, tokens: int) -> int:
+        """See `SharedShapes.source`."""
+        return _multiple(tokens, _SOURCE_STEP if tokens <= _LONG_SOURCE_STEP else _LONG_SOURCE_STEP)
+
+    def width(self, rows: int) -> int:
+        """See `SharedShapes.width`."""
+        return _power_of_two(rows)
+
+    def capacity(self, tokens: int) -> int:
+        """See `SharedShapes.capacity`."""
+        return max(_power_of_two(tokens), _LEAST_CAPACITY)
 
 
 def _power_of_two(least: int) -> int:
@@ -61,7 +77,7 @@ class RecordedGraph:
             loaded: the session.
             device: where its inputs and outputs lie.
         """
-        self.replays = Replays()
+        self.replays = Replays(most=_MOST_RECORDED)
         self._specs, self._session, self._device = graph, loaded, device
         self._recordings = 0
         self._plain = _run_options(_NOT_RECORDED)
@@ -77,6 +93,8 @@ class RecordedGraph:
 
     def _recorded(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> Callable[[], None]:
         """Let the engine record a run, which does it too; the result replays it."""
+        if self._recordings == _MOST_RECORDED:  # the engine keeps what it has recorded
+            raise CaptureError(f"{_MOST_RECORDED} shapes are recorded")
         self._recordings += 1
         binding, options = self._bound(sizes, addresses), _run_options(str(self._recordings))
 

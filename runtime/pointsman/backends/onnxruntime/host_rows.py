@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends.base import Source, joined
 from pointsman.backends.cache_rows import CacheRows, Move
+from pointsman.backends.onnxruntime.choices import CountedChoices
 from pointsman.backends.onnxruntime.host_memory import EncodedInputs, RowCaches
 from pointsman.backends.onnxruntime.session import run
 from pointsman.bundle import Variant, attending, attention_heads, cache_positions, names
@@ -72,14 +73,22 @@ class HostStepper:
 
     shares_steps = True
 
-    def __init__(self, encoder: Any, decoder: Any, variant: Variant) -> None:  # noqa: ANN401 - untyped engine
+    def __init__(
+        self,
+        encoder: Any,  # noqa: ANN401 - untyped engine
+        decoder: Any,  # noqa: ANN401
+        variant: Variant,
+        choices: CountedChoices | None = None,
+    ) -> None:
         """Have no requests.
 
         Args:
             encoder: the session of its graph.
             decoder: likewise.
             variant: whose they are.
+            choices: counts where tokens go, if both have these outputs.
         """
+        self._choices = choices
         self._least_width = 1 if variant.precision in _NEVER_EXACT else _EXACT_WIDTH
         self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
         self._pasts = [spec.name for spec in variant.decoder.caches]
@@ -116,27 +125,35 @@ class HostStepper:
         """
         self._close_gaps()
         self._is_bound = False
-        first = len(self._inputs)
-        self._encode(*joined(sources, pad_id))
-        joining = []
-        for source in sources:
-            inputs = len(source.input_ids)
-            attended = np.repeat(np.arange(first, first + inputs), source.rows // inputs)
-            self._row_inputs = np.concatenate([self._row_inputs, attended])
-            joining.append(HostRows(self._caches.add(source.rows)))
-            first += inputs
+        try:
+            encoded = self._encoded(*joined(sources, pad_id))
+            slots = self._caches.add(sum(source.rows for source in sources))
+        except BaseException:
+            if not self._requests:
+                self._clear()
+            raise
+        # Only now, when nothing can fail any more, do they count.
+        each = [source.rows // len(source.input_ids) for source in sources for _ in source.input_ids]
+        attended = len(self._inputs) + np.repeat(np.arange(len(each)), each)
+        self._inputs.arrived(encoded)
+        self._row_inputs = np.concatenate([self._row_inputs, attended])
+        ends = np.cumsum([source.rows for source in sources])
+        joining = [HostRows(own) for own in np.split(slots, ends[:-1])]
         self._requests += joining
         return joining
 
-    def _encode(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> None:
+    def _encoded(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Run the encoder, into slots behind those of other inputs where it can."""
         outputs = self._inputs.reserve(mask)
+        choices = {} if self._choices is None else self._choices.of_encoder(*ids.shape)
         binding = self._encoder.io_binding()
         binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(ids))
         binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(mask))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+        _bind_each(binding.bind_ortvalue_output, outputs | choices)
         run(self._encoder, binding, "cpu")
-        self._inputs.arrived(outputs)
+        if self._choices is not None:
+            self._choices.encoded(mask)
+        return outputs
 
     def step(self, feeds: Sequence[tuple[HostRows, Feed]]) -> list[NDArray[np.float32]]:
         """See `Stepper.step`.
@@ -157,6 +174,8 @@ class HostStepper:
             rows.write(feed.token_ids, self._ids)
         run(self._decoder, self._binding, "cpu")
         self._caches.lengths += 1
+        if self._choices is not None:
+            self._choices.stepped()
         return [rows.read(self._logits[:, 0]) for rows, _ in feeds]
 
     def release(self, rows: HostRows) -> None:
@@ -195,6 +214,8 @@ class HostStepper:
         read |= cache_positions(self._caches.capacity)
         read |= {name: array[:inputs] for name, array in self._inputs.arrays.items()}
         written = {names.LOGITS: self._logits, **dict(zip(self._presents, caches, strict=True))}
+        if self._choices is not None:
+            written |= self._choices.of_decoder(rows)
         self._bound = [read, written]
         _bind_each(self._binding.bind_ortvalue_input, read | dict(zip(self._pasts, caches, strict=True)))
         _bind_each(self._binding.bind_ortvalue_output, written)

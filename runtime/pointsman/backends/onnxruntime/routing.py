@@ -7,17 +7,26 @@ from numpy.typing import NDArray
 
 from pointsman.backends.base import Routing
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
+from pointsman.backends.onnxruntime.choices import CountedChoices
+from pointsman.backends.onnxruntime.host_rows import HostStepper
 from pointsman.bundle import Architecture, Variant, names
 from pointsman.bundle.interface import ROLES, Role
 
 
 class RoutedBackend(OnnxRuntimeBackend):
-    """A variant's graphs with every router's choice as a further output; steps fetch none unasked."""
+    """A variant's graphs with every router's choice as a further output, and counted."""
 
     def __init__(self, bundle: Path, variant: Variant, architecture: Architecture, *, threads: int | None) -> None:
         """Load the graphs; errors are those of `OnnxRuntimeBackend`."""
         self._choices = {role: _choices(architecture, role) for role in ROLES}
         super().__init__(bundle, variant, threads=threads, shown=[self._choices[role] for role in ROLES])
+        encoder, decoder = (self._choices[role] for role in ROLES)
+        self._counted = CountedChoices(encoder, decoder, architecture.num_experts, variant.capacity)
+        self.counts = self._counted.counts
+
+    def stepper(self) -> HostStepper:
+        """See `Backend.stepper`; its steps are counted."""
+        return HostStepper(self.encoder, self.decoder, self.variant, self._counted)
 
     def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
         """See `RoutingBackend.routes`."""

@@ -1,6 +1,6 @@
 """The application: routes, guards, the beginning and the end."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pointsman.serving.http.completions import completion_routes
 from pointsman.serving.http.document import name_models
 from pointsman.serving.http.errors import add_handlers
-from pointsman.serving.http.guards import Bodies, Keys, RequestLog
+from pointsman.serving.http.guards import Bodies, Hosts, Keys, RequestLog
 from pointsman.serving.http.inference import inference_routes
 from pointsman.serving.http.infill import infill_routes
 from pointsman.serving.http.keys import ApiKeys
@@ -24,7 +24,11 @@ _DESCRIPTION: Final = "Fills blanks in text with Switch Transformers."
 
 
 def create_app(
-    services: Sequence[Service], metrics: Metrics, limits: ServiceLimits, keys: ApiKeys | None = None
+    services: Sequence[Service],
+    metrics: Metrics,
+    limits: ServiceLimits,
+    keys: ApiKeys | None = None,
+    hosts: Collection[str] = (),
 ) -> FastAPI:
     """Put an application together.
 
@@ -34,6 +38,7 @@ def create_app(
         metrics: What is counted.
         limits: Of requests.
         keys: Keys that clients must show; none, where None.
+        hosts: Names that it may be called by; any, where there are none.
     """
     served = Services(services)
 
@@ -63,6 +68,8 @@ def create_app(
     name_models(app, [service.name for service in services])
     if keys is not None:
         app.add_middleware(Keys, keys=keys)
+    if hosts:
+        app.add_middleware(Hosts, allowed=hosts)
     app.add_middleware(Bodies, limits=limits)
     app.add_middleware(RequestLog, metrics=metrics)
     return app

@@ -1,6 +1,6 @@
-"""What every request passes: an id and a log line, a limit on its body, a key.
+"""What every request passes: an id and a log line, a limit on its body, the host's name, a key.
 
-Three ASGI applications around the application, in this order; none of them knows a protocol.
+ASGI applications around the application, in this order; none of them knows a protocol.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -198,6 +198,28 @@ def _giving(body: bytes) -> Callable[[], Awaitable[Message]]:
         raise AssertionError
 
     return receive
+
+
+class Hosts:
+    """Refuses requests for other hosts than this service's: a page of somebody else, whose name leads here, is one."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self.app, self._allowed = app, frozenset(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http" or _host(scope) in self._allowed:
+            await self.app(scope, receive, send)
+            return
+        sentence = "this service has another name; start it with --allowed-host if this is one of its names"
+        await refusal(scope["path"], 421, sentence, headers={"Connection": "close"})(scope, receive, send)
+
+
+def _host(scope: Scope) -> str:
+    """The host that a request is for, without its port."""
+    given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
+    name, colon, port = given.rpartition(":")
+    return name if colon and port.isdigit() else given
 
 
 class Keys:

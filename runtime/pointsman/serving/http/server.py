@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.metrics import Metrics
 from pointsman.serving.service import Service
 
+_KEEP_ALIVE: Final = (
+    75  # seconds; longer than clients keep idle connections, so that none is closed as it is used again
+)
 _HEADER_BYTES: Final = 32 << 10
 _AFTER_DRAINING: Final = 5  # seconds in which answers reach their clients
 _LOG: Final = logging.getLogger("pointsman.serving")
@@ -82,6 +85,7 @@ def serve(
     host: str,
     port: int,
     keys: ApiKeys | None = None,
+    hosts: Collection[str] = (),
 ) -> int | None:
     """Serve until a signal stops it.
 
@@ -92,6 +96,7 @@ def serve(
         host: Where to listen.
         port: Likewise; 0 takes any that is free, which the log says.
         keys: Keys that clients must show.
+        hosts: Names that it may be called by; any, where there are none.
 
     Returns:
         The signal that stopped it.
@@ -102,7 +107,7 @@ def serve(
     listening = listen(host, port)
     connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(
-        create_app(services, metrics, limits, keys),
+        create_app(services, metrics, limits, keys, hosts),
         http=connection,
         ws="none",
         loop="asyncio",
@@ -112,6 +117,7 @@ def serve(
         server_header=False,
         proxy_headers=False,
         limit_concurrency=limits.connections,
+        timeout_keep_alive=_KEEP_ALIVE,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=int(limits.drain_seconds) + _AFTER_DRAINING,
     )
