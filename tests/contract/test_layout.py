@@ -48,6 +48,8 @@ def test_one_version():
     version = PROJECT["project"]["version"]
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[0] == version
+    cited = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited == [version]
     command = [Path(sys.executable).with_name("pointsman"), "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"pointsman {version}\n"
 

@@ -1,32 +1,19 @@
 """The commands and the program of docs/batch.md, run one after the other as they stand there."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from places import ROOT
-
-PAGE = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+from e2e.pages import PAGES, follow
 
 
 @pytest.fixture(scope="module")
 def ran(demo, tmp_path_factory) -> tuple[Path, list[str]]:
     """A folder in which all of it has been run, and what each block printed."""
-    folder, printed = tmp_path_factory.mktemp("batch"), []
+    folder = tmp_path_factory.mktemp("batch")
     (folder / "build").symlink_to(demo / "build")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for language, block in BLOCKS:
-        command = ["sh", "-ec", block] if language == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{block}{done.stderr}"
-        printed.append(done.stdout)
-    return folder, printed
+    return folder, follow(PAGES["batch"], folder)
 
 
 def test_records(ran):

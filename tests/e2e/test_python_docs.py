@@ -1,17 +1,13 @@
 """The programs in docs/python.md, run one after the other as they stand there."""
 
-import re
-import subprocess
-import sys
-
 import pytest
 
-from places import ROOT
+from e2e.pages import PAGES, Example, examples, run
+from places import EXAMPLES
 
-DOCUMENT = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 PROGRAMS = {
-    section.partition("\n")[0]: "".join(re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
-    for section in DOCUMENT.split("\n## ")[1:]
+    section.partition("\n")[0]: Example("python", "".join(example.code for example in examples(section)))
+    for section in PAGES["python"].split("\n## ")[1:]
 }
 
 
@@ -19,18 +15,10 @@ PROGRAMS = {
 def folder(tmp_path_factory):
     """Where they run: each goes on with what those before it made."""
     place = tmp_path_factory.mktemp("programs")
-    (place / "examples").symlink_to(ROOT / "examples")
+    (place / "examples").symlink_to(EXAMPLES)
     return place
 
 
 @pytest.mark.parametrize("section", PROGRAMS)
 def test_programs(folder, section):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAMS[section]],  # libraries of others warn
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert run(PROGRAMS[section], folder)

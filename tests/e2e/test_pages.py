@@ -1,0 +1,95 @@
+"""The pages under docs/: their examples run, their links lead somewhere, their figures are those that were measured."""
+
+import ast
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from e2e.pages import PAGES, examples, follow
+from places import ROOT
+
+HERE = ("calibration", "memory", "models", "quickstarts", "troubleshooting", "upgrading", "variants")
+RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "python", "serving"}
+NOT_RUN = {"gpu", "testing"}  # needs a GPU; would run this
+MOST_LINES = 150
+RESULTS = ROOT / "benchmarks/results"
+CASES = ("greedy", "batch 8", "4 beams", "encoder 512")
+GPU_CASES = {"greedy": 32, "batch 8": 32, "batch 32": 32, "4 beams": 32, "encoder 512": 1}  # steps
+
+
+def test_every_page_with_examples_is_run():
+    with_examples = {name for name, page in PAGES.items() if examples(page)}
+    assert with_examples == {name for name in HERE if examples(PAGES[name])} | RUN_BY_OTHERS | NOT_RUN
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if examples(PAGES[name])])
+def test_examples(name, demo, tmp_path):
+    shutil.copytree(demo / "build", tmp_path / "build")
+    follow(PAGES[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_pages_are_short(name):
+    assert PAGES[name].count("\n") < MOST_LINES
+
+
+@pytest.mark.parametrize("name", [*PAGES, "SECURITY"])
+def test_links_lead_somewhere(name):
+    path = ROOT / f"docs/{name}.md" if name in PAGES else ROOT / f"{name}.md"
+    for place, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8")):
+        target = path.parent / place if place else path
+        assert target.exists(), place
+        if heading:
+            assert heading in anchors(target.read_text(encoding="utf-8")), f"{place}#{heading}"
+
+
+def anchors(text: str) -> set[str]:
+    """Of headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\| `(.+?)` \|", PAGES["troubleshooting"], re.MULTILINE))
+def test_lines_that_need_another_machine_are_those_of_the_program(line):
+    assert any(line in sentence for sentence in sentences())
+
+
+@cache
+def sentences() -> list[str]:
+    """Every string of the three packages, with `…` for what is put into it."""
+    paths = [path for folder in ("runtime", "export", "calib") for path in (ROOT / folder).rglob("*.py")]
+    return [text for path in paths for text in strings(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+@pytest.mark.parametrize("variant", ["fused-float32", "portable-float32", "fused-int8", "fused-int4"])
+def test_figures_of_variants_on_a_cpu(variant):
+    run = json.loads((RESULTS / "decode.json").read_text(encoding="utf-8"))["contestants"][variant]
+    disk, peak, over = (
+        f"{size / 1e9:.2f} GB" for size in (run["bytes"], run["peak_bytes"], run["peak_bytes"] - run["bytes"])
+    )
+    times = " | ".join(f"{run['cases'][case]['seconds']:.2f} s" for case in CASES)
+    assert f"\n| `{variant}` | {disk} | {times} | {run['load_seconds']:.1f} s | {peak} |\n" in PAGES["variants"]
+    assert f"\n| `{variant}` | {disk} | {peak} | {over} |\n" in PAGES["memory"]
+
+
+@pytest.mark.parametrize("variant", ["portable-bfloat16", "portable-float32"])
+def test_figures_of_variants_on_a_gpu(variant):
+    results = json.loads((RESULTS / "nvidia-h200.json").read_text(encoding="utf-8"))["contestants"]
+    cases = results[f"onnxruntime {variant}"]["cases"]
+    (row,) = re.findall(rf"^\| `{variant}` \| (.+ ms a token .+) \|$", PAGES["variants"], re.MULTILINE)
+    found = [float(re.findall(r"[\d.]+", cell)[0]) for cell in row.split("|")]
+    measured = [1000 * statistics.median(cases[case]["seconds"]) / steps for case, steps in GPU_CASES.items()]
+    assert found == pytest.approx(measured, abs=0.006)
