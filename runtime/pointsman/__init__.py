@@ -32,6 +32,7 @@ from pointsman.errors import (
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
 from pointsman.text.tokenizer import Tokenizer
+from pointsman.wording import install
 
 if TYPE_CHECKING:
     from pointsman.serving.client import AsyncClient, Client
@@ -81,6 +82,6 @@ def __getattr__(name: str) -> object:
     try:
         from pointsman.serving import client
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[client]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('client')}") from error
     found: object = getattr(client, name)
     return found

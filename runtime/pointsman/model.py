@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
 from pointsman.backends.base import Routing, RoutingBackend
-from pointsman.backends.choice import Choice, choose
+from pointsman.backends.choice import AnyEngine, Choice, Device, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
     Constraint,
@@ -59,10 +59,10 @@ class SwitchModel:
     def load(
         cls,
         bundle: str | Path,
-        device: str = "auto",
+        device: Device = "auto",
         variant: str = "auto",
         *,
-        engine: str = "auto",
+        engine: AnyEngine = "auto",
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,

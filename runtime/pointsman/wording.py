@@ -31,3 +31,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = [*known]
     nearest = difflib.get_close_matches(name.lower(), names, 1)
     return f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(names[:-1])} or {names[-1]}"
+
+
+def install(*extras: str) -> str:
+    """How to get what some feature needs: any one of these extras. No registry has the package, a checkout does."""
+    commands = [f"pip install '.[{extra}]'" for extra in extras]
+    return f"run {', or '.join(commands)} in a checkout of Pointsman"

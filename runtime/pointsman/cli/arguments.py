@@ -9,7 +9,15 @@ from pointsman.errors import OptionsError
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose complaints are errors like any other; so are those of its subcommands."""
+    """Parser whose complaints are errors like any other, and name what was meant; so are those of its subcommands.
+
+    Attributes:
+        rest: The argument that takes what stands behind options too, where argparse does not look for arguments that
+            may be few.
+    """
+
+    rest: str | None = None
+    _commands: Mapping[str, object] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -18,6 +26,40 @@ class Parser(argparse.ArgumentParser):
             OptionsError: Always.
         """
         raise OptionsError(f"{message}; see {self.prog} --help")
+
+    def add_commands(self) -> "argparse._SubParsersAction[Parser]":
+        """Have subcommands, of which one must be given; their parsers are of this class, and allow no abbreviations."""
+        commands = self.add_subparsers(metavar="COMMAND", required=True)
+        self._commands = commands.choices
+        return commands
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override] # noqa: ANN001, ANN201
+        """Parse, and refuse what is unknown here, so that the error is of the subcommand's own parser.
+
+        Raises:
+            OptionsError: The command line is wrong.
+        """
+        given = [*(sys.argv[1:] if args is None else args)]
+        self._check_names(given)
+        parsed, left = super().parse_known_args(given, namespace)
+        if left and (self.rest is None or any(one.startswith("-") and one != "-" for one in left)):
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        if left:
+            setattr(parsed, self.rest, [*getattr(parsed, self.rest), *left])
+        return parsed, []
+
+    def _check_names(self, given: Sequence[str]) -> None:
+        """Refuse an option or a subcommand that there is not, before argparse says less of it."""
+        for argument in given:
+            name, _, _ = argument.partition("=")
+            if argument == "--":
+                return
+            if _looks_like_option(name) and name not in self._option_string_actions:
+                self.error(f"{name} is no option ({_did_you_mean(name, self._long_options())})")
+            if self._commands and not argument.startswith("-"):
+                if argument not in self._commands:
+                    self.error(f"{argument!r} is no command; {did_you_mean(argument, self._commands)}")
+                return
 
     def add_version(self) -> None:
         """Let `--version` say which release this is; all three commands are of one."""

@@ -6,6 +6,7 @@ from pointsman.cli.arguments import positive
 from pointsman.cli.infill import add_decoding, decoding_of
 from pointsman.cli.output import report, write
 from pointsman.errors import DependencyError
+from pointsman.wording import install
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def _fill(parsed: argparse.Namespace) -> int:
 
         from pointsman.ray.shards import Filling, fill_files
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[ray]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('ray')}") from error
     filling = Filling(
         bundle=parsed.bundle,
         column=parsed.column,

@@ -7,12 +7,13 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pointsman.backends.choice import DEVICES, ENGINES
+from pointsman.backends.choice import DEVICES, ENGINES, Device
 from pointsman.cli.arguments import positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
 from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.scheduler import Limits, Scheduler
+from pointsman.wording import install
 
 if TYPE_CHECKING:
     from pointsman.serving.metrics import Metrics
@@ -92,7 +93,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         from pointsman.serving.http.server import log_to_stderr, serve
         from pointsman.serving.metrics import Metrics
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[serve]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('serve')}") from error
     log_to_stderr(parsed.log_level)
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
@@ -149,7 +150,7 @@ def _service(
     from pointsman.serving.service import Service
 
     name, folder, variant = named
-    device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
     infiller = Infiller.load(
         folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
+from pointsman.backends.choice import AnyEngine, Device
 from pointsman.bundle import Manifest, names, verify_files
 from pointsman.decoding import (
     DecodingFields,
@@ -54,10 +55,10 @@ class Infiller:
     def load(
         cls,
         bundle: str | Path,
-        device: str = "auto",
+        device: Device = "auto",
         variant: str = "auto",
         *,
-        engine: str = "auto",
+        engine: AnyEngine = "auto",
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,

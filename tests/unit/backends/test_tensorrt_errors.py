@@ -195,9 +195,9 @@ def test_without_a_gpu_the_command_says_so(hosted, capsys):
 @pytest.mark.parametrize(
     ("flavour", "lean", "sentence"),
     [
-        ("tensorrt", False, "tensorrt is not installed; install pointsman[tensorrt], whose wheels"),
-        ("tensorrt", True, "tensorrt or tensorrt_lean is not installed; install pointsman[tensorrt]"),
-        ("tensorrt-rtx", False, "tensorrt_rtx is not installed; install pointsman[tensorrt-rtx]"),
+        ("tensorrt", False, "tensorrt is not installed; run pip install '.[tensorrt]' in a checkout of Pointsman (NV"),
+        ("tensorrt", True, "tensorrt or tensorrt_lean is not installed; run pip install '.[tensorrt]'"),
+        ("tensorrt-rtx", False, "tensorrt_rtx is not installed; run pip install '.[tensorrt-rtx]'"),
     ],
 )
 def test_without_the_library(hosted, monkeypatch, flavour, lean, sentence):

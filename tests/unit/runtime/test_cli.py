@@ -408,7 +408,7 @@ def test_inspect_without_an_engine_still_says_what_the_bundle_is(small_bundle, c
     for module in [name for name in sys.modules if name.startswith("pointsman.backends.onnxruntime")]:
         monkeypatch.delitem(sys.modules, module)
     assert cli.main(["inspect", str(small_bundle)]) == 0
-    assert "cannot run    ONNX Runtime is not installed; install pointsman[cpu]" in capsys.readouterr().out
+    assert "cannot run    ONNX Runtime is not installed; run pip install '.[cpu]'" in capsys.readouterr().out
     assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2
 
 

@@ -17,7 +17,9 @@ from pointsman.infill import Infiller
 from pointsman.model import SwitchModel
 from pointsman.running import padded
 
-NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
+NO_CUDA = (
+    "the installed ONNX Runtime has no CUDA; run pip install '.[gpu]' in a checkout of Pointsman, or use device 'cpu'"
+)
 INPUTS = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1]]
 OPTIONS = [
     DecodingOptions(max_new_tokens=6),
@@ -207,7 +209,7 @@ def test_load_verifies_files_before_the_engine_sees_them(tmp_path):
     [
         ({"variant": "fused-int8"}, BundleError, "has no variant 'fused-int8'; it has fused-float32, portable-float32"),
         ({"device": "gpu"}, OptionsError, "unknown device 'gpu'; use auto, cpu, cuda"),
-        ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; install"),
+        ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; run pip install"),
     ],
 )
 @pytest.mark.usefixtures("no_cuda")

@@ -256,8 +256,8 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         (
             (*SM89, "--flavour", "tensorrt"),
             (
-                "tensorrt is not installed; install pointsman[tensorrt], whose wheels NVIDIA's own index holds "
-                "(docs/gpu.md says how)"
+                "tensorrt is not installed; run pip install '.[tensorrt]' in a checkout of Pointsman "
+                "(NVIDIA's own index holds the wheels of tensorrt; docs/gpu.md says how)"
             ),
         ),
     ],
