@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pointsman_export
 from pointsman.bundle import Form
-from pointsman.cli.arguments import Parser
+from pointsman.cli.arguments import Parser, sentence_of
 from pointsman.errors import PointsmanError
 from pointsman_export.cli.plans import add_commands
 from pointsman_export.cli.triton import add_triton
@@ -26,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays; only a main thread may say so.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+    parsed = None
     try:
-        return _run(_parser().parse_args(arguments))
+        parsed = _parser().parse_args(arguments)
+        return _run(parsed)
     except PointsmanError as error:
-        print(f"pointsman-export: {error}", file=sys.stderr)
+        print(f"pointsman-export: {sentence_of(error, parsed)}", file=sys.stderr)
         return error.exit_code
 
 
@@ -49,7 +51,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
     parser.add_version()
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_commands()
     _add_bundle(commands)
     add_commands(commands)
     add_triton(commands)

@@ -2,10 +2,14 @@
 
 import argparse
 import importlib.metadata
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
-from pointsman.errors import OptionsError
+from pointsman.errors import OptionsError, PointsmanError
+from pointsman.wording import did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,8 +20,11 @@ class Parser(argparse.ArgumentParser):
             may be few.
     """
 
-    rest: str | None = None
-    _commands: Mapping[str, object] = MappingProxyType({})
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+        """Options are written out; all else is as in argparse."""
+        super().__init__(allow_abbrev=False, **settings)
+        self.rest: str | None = None
+        self._commands: Mapping[str, object] = {}
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -28,38 +35,46 @@ class Parser(argparse.ArgumentParser):
         raise OptionsError(f"{message}; see {self.prog} --help")
 
     def add_commands(self) -> "argparse._SubParsersAction[Parser]":
-        """Have subcommands, of which one must be given; their parsers are of this class, and allow no abbreviations."""
-        commands = self.add_subparsers(metavar="COMMAND", required=True)
+        """Have subcommands, of which one must be given."""
+        commands: argparse._SubParsersAction[Parser] = self.add_subparsers(metavar="COMMAND", required=True)
         self._commands = commands.choices
         return commands
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override] # noqa: ANN001, ANN201
-        """Parse, and refuse what is unknown here, so that the error is of the subcommand's own parser.
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and leave nothing: what is unknown is refused by the parser of the subcommand that it stands behind.
 
         Raises:
             OptionsError: The command line is wrong.
         """
-        given = [*(sys.argv[1:] if args is None else args)]
+        given = sys.argv[1:] if args is None else [*args]
         self._check_names(given)
         parsed, left = super().parse_known_args(given, namespace)
         if left and (self.rest is None or any(one.startswith("-") and one != "-" for one in left)):
             self.error(f"unrecognized arguments: {' '.join(left)}")
-        if left:
-            setattr(parsed, self.rest, [*getattr(parsed, self.rest), *left])
+        if self.rest is not None:
+            getattr(parsed, self.rest).extend(left)
         return parsed, []
 
     def _check_names(self, given: Sequence[str]) -> None:
-        """Refuse an option or a subcommand that there is not, before argparse says less of it."""
+        """Refuse an option or a command that there is not, before argparse says less of it."""
         for argument in given:
-            name, _, _ = argument.partition("=")
-            if argument == "--":
+            if argument in ("--", "-h", "--help", "--version"):
                 return
-            if _looks_like_option(name) and name not in self._option_string_actions:
-                self.error(f"{name} is no option ({_did_you_mean(name, self._long_options())})")
-            if self._commands and not argument.startswith("-"):
+            if argument.startswith("--"):
+                self._check_option(argument)
+            elif self._commands and not argument.startswith("-"):
                 if argument not in self._commands:
-                    self.error(f"{argument!r} is no command; {did_you_mean(argument, self._commands)}")
+                    self.error(f"{argument!r} is no command ({did_you_mean(argument, self._commands)})")
                 return
+
+    def _check_option(self, argument: str) -> None:
+        name, _, _ = argument.partition("=")
+        known = self._option_string_actions
+        if name not in known and " " not in argument:  # a text may begin like an option
+            meant = nearest(name, [option for option in known if option.startswith("--")])
+            self.error(f"{name} is no option" + (f" (did you mean {meant}?)" if meant else ""))
 
     def add_version(self) -> None:
         """Let `--version` say which release this is; all three commands are of one."""
@@ -89,3 +104,27 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small: use a whole number of at least 1")
     return number
+
+
+def in_flags(sentence: str, names: Iterable[str]) -> str:
+    """A sentence about options, with these as a command line has them: `--do-sample` for `do_sample=True`."""
+    any_name = "|".join(names)
+    return re.sub(rf"(?<![\w-])({any_name})(=True|=False)?(?![\w-])", _flag, sentence) if any_name else sentence
+
+
+def _flag(name: re.Match[str]) -> str:
+    return ("--no-" if name[2] == "=False" else "--") + name[1].replace("_", "-")
+
+
+def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str:
+    """What to say of an error to who gave a command line.
+
+    Args:
+        error: It may name options as Python does.
+        parsed: The command line; None where that is what is wrong.
+    """
+    sentence, given = str(error), vars(parsed) if parsed is not None else {}
+    if isinstance(error, OptionsError):
+        sentence = in_flags(sentence, [name for name in given if "_" in name or sentence.startswith(f"{name} is ")])
+    where = "|".join(name for name in ("device", "engine") if name in given)
+    return re.sub(rf"\b({where}) '([\w-]+)'", r"--\1 \2", sentence) if where else sentence

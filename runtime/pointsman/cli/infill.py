@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, TextIO
 from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
 from pointsman.cli import lines
-from pointsman.cli.arguments import add_bundle, positive
+from pointsman.cli.arguments import Parser, add_bundle, in_flags, positive
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError, TextError
@@ -27,7 +27,7 @@ _LINES_AT_ONCE: Final = 32
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
-def add_infill(parser: argparse.ArgumentParser) -> None:
+def add_infill(parser: Parser) -> None:
     """Its arguments."""
     parser.description = "Fill the blanks of texts. Write <extra_id_0>, <extra_id_1>, ... where something is missing."
     add_bundle(parser)
@@ -41,6 +41,7 @@ def add_infill(parser: argparse.ArgumentParser) -> None:
     )
     _add_lines(parser.add_argument_group("lines of a file"))
     add_decoding(parser.add_argument_group("decoding"))
+    parser.rest = "texts"
     parser.set_defaults(run=_infill)
 
 
@@ -199,7 +200,10 @@ def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
     decoding: DecodingFields = given
     # The default of `max_new_tokens` depends on the texts.
-    DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
+    try:
+        DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
+    except OptionsError as error:
+        raise OptionsError(in_flags(str(error), names)) from None
     return decoding
 
 

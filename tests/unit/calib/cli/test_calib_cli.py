@@ -146,6 +146,7 @@ def test_a_corpus_that_reaches_too_few_experts(bundle, tmp_path, capsys):
     ("options", "sentence"),
     [
         (("--scheme", "int5"), "argument --scheme: invalid choice: 'int5' (choose from "),
+        (("--shceme", "int8"), "--shceme is no option (did you mean --scheme?); see pointsman-calib quantize --help"),
         ((), "the following arguments are required: --scheme; see pointsman-calib quantize --help"),
         (("--scheme", "int8", "--documents", "few"), "argument --documents: invalid int value: 'few'; see "),
         (("--scheme", "int8", "--min-agreement", "101"), "the least agreement is 101; give 0 to 100 percent"),
@@ -227,8 +228,8 @@ def test_a_window_longer_than_the_bundle_takes(bundle, tmp_path, capsys, command
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--percentile", "200"), "percentile is 200.0; it must be above 0 and at most 100"),
-        (("--percentile", "nan"), "percentile is nan; it must be above 0 and at most 100"),
+        (("--percentile", "200"), "--percentile is 200.0; it must be above 0 and at most 100"),
+        (("--percentile", "nan"), "--percentile is nan; it must be above 0 and at most 100"),
         (("-o", "."), ". is a folder; name a file in a folder that is there for --output"),
         (("-o", "no/ranges.json"), "there is no folder no; name a file in a folder that is there for --output"),
     ],
