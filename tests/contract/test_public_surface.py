@@ -23,6 +23,7 @@ PUBLIC = {
     "BusyError",
     "CheckpointError",
     "Client",
+    "ClosedError",
     "CorpusError",
     "DeadlineError",
     "DecodingOptions",

@@ -33,6 +33,8 @@ class Infiller:
     them). Unless `constrain` is false, every blank is filled, and with text only. `max_new_tokens`, if nothing says it,
     is 8 for each blank and 2 to end with, at least 32, and at most what the bundle allows.
 
+    `close` gives back memory, as does the end of `with Infiller.load(...) as infiller:`.
+
     Attributes:
         model: The model; `model.choice` says which variant and device run, and why.
         tokenizer: The bundle's.
@@ -46,6 +48,16 @@ class Infiller:
         """
         tokenizer.check_model(model.manifest.architecture)
         self.model, self.tokenizer = model, tokenizer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the model, as `SwitchModel.close`; filling then raises a `ClosedError`."""
+        self.model.close()
 
     def __repr__(self) -> str:
         """That of its model, under its own name."""
