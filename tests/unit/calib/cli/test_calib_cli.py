@@ -329,7 +329,7 @@ def test_a_variant_that_exists(bundle, capsys):
 def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
-    size, experts, losses, nearest, kept = capsys.readouterr().out.splitlines()
+    size, experts, losses, nearest, weights, fill, measure = capsys.readouterr().out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
@@ -340,7 +340,12 @@ def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     assert nearest.startswith(
         f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
     )
-    assert kept == (f"kept in float: 0 of {len(quantization.formats)} weights; inputs kept finer than int8: those of 0")
+    count = len(quantization.formats)
+    assert weights == f"{count} of {count} weights in int8"
+    sentence = "'The <extra_id_0> walks in <extra_id_1> park.'"
+    assert fill == f"fill with it: pointsman infill {bundle} {sentence} --variant fused-int8"
+    compare = f"pointsman-calib compare {bundle} --candidate fused-int8 --corpus FILES"
+    assert measure == f"measure it on other text: {compare}"
 
 
 @pytest.mark.slow  # two calibrations of several runs each
