@@ -46,10 +46,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _parser() -> Parser:
     parser = Parser(prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.")
     parser.add_version()
+    parser.examples = (
+        "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
+        "pointsman-calib quantize --help",
+    )
     commands = parser.add_commands()
     for name in COMMANDS:
         module = loaded(f"pointsman_calib.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)
+        command.examples = module.EXAMPLES
         command.set_defaults(run=module.run)
     return parser

@@ -18,6 +18,10 @@ from pointsman_calib.schemes.qdq import DEFAULT_METHOD
 from pointsman_calib.settle import DEFAULT_LIMITS, Limits
 
 HELP = "add a quantized variant to a bundle"
+EXAMPLES = (
+    "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
+    "pointsman-calib quantize build/demo --scheme int4 --corpus c4-train.*.json.gz --documents 256",
+)
 LIMITS: Final = ("max_loss_increase", "min_agreement", "min_expert_agreement")
 COVERAGE: Final = {"min_expert_tokens": "fewest_tokens", "max_thin_experts": "most_thin"}
 
@@ -25,11 +29,25 @@ COVERAGE: Final = {"min_expert_tokens": "fewest_tokens", "max_thin_experts": "mo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
-    parser.add_argument("--scheme", choices=SCHEMES, required=True, help="what weights (and activations) become")
-    corpus_arguments.add(parser, required=False, use="int8, int4: round for it by GPTQ; int8-qdq: observe ranges on it")
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        required=True,
+        help="int8 and int4: weights, for the CPU; int8-qdq: weights and activations, for TensorRT",
+    )
+    corpus_arguments.add(
+        parser,
+        required=False,
+        use="weights are rounded for it, or ranges observed on it (default: none, weights are rounded to nearest)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the variant if it is there")
     ranges = parser.add_argument_group("ranges of activations, for int8-qdq")
-    ranges.add_argument("--ranges", type=Path, metavar="FILE", help="a table by `pointsman-calib ranges`, for --corpus")
+    ranges.add_argument(
+        "--ranges",
+        type=Path,
+        metavar="FILE",
+        help="a table by `pointsman-calib ranges`, in place of --corpus (default: none)",
+    )
     ranges.add_argument("--range-method", choices=METHODS, help=f"where to clip (default: {DEFAULT_METHOD})")
     _add_limits(parser.add_argument_group("what the variant is held to on the corpus"))
     _add_coverage(parser.add_argument_group("experts that few tokens reach"))

@@ -18,12 +18,14 @@ class Parser(argparse.ArgumentParser):
     Attributes:
         rest: The argument that takes what stands behind options too, where argparse does not look for arguments that
             may be few.
+        examples: Command lines that its help ends with.
     """
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
         """Options are written out; all else is as in argparse."""
         super().__init__(allow_abbrev=False, **settings)
         self.rest: str | None = None
+        self.examples: tuple[str, ...] = ()
         self._commands: Mapping[str, object] = {}
 
     def error(self, message: str) -> NoReturn:
@@ -33,6 +35,11 @@ class Parser(argparse.ArgumentParser):
             OptionsError: Always.
         """
         raise OptionsError(f"{message}; see {self.prog} --help")
+
+    def format_help(self) -> str:
+        """As argparse's, and the examples, which can be copied as they stand."""
+        lines = [f"  {example}\n" for example in self.examples]
+        return super().format_help() + "".join(["\nexamples:\n", *lines] if lines else [])
 
     def add_commands(self) -> "argparse._SubParsersAction[Parser]":
         """Have subcommands, of which one must be given."""
@@ -79,16 +86,38 @@ class Parser(argparse.ArgumentParser):
     def add_version(self) -> None:
         """Let `--version` say which release this is; all three commands are of one."""
         version = importlib.metadata.version("pointsman")
-        self.add_argument("--version", action="version", version=f"{self.prog} {version}")
+        self.add_argument(
+            "--version", action="version", version=f"{self.prog} {version}", help="print the release and exit"
+        )
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """Which bundle, and what of it runs where."""
+    """Which bundle, what of it runs where, and whether to print JSON."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
-    parser.add_argument("--variant", metavar="V", default="auto", help="auto (default) or a name that inspect shows")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--variant",
+        metavar="V",
+        default="auto",
+        help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
+    )
+    add_place(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Where, and by what it is run."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=DEVICES,
+        help="where to run: auto is CUDA where an engine has it, else the CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="what runs it: auto is TensorRT where there are plans for this GPU, else ONNX Runtime (default: auto)",
+    )
 
 
 def positive(text: str) -> int:

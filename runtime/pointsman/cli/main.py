@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.")
     parser.add_version()
+    parser.examples = (
+        "pointsman infill build/demo 'The <extra_id_0> walks in <extra_id_1> park.'",
+        "pointsman infill --help",
+    )
     commands = parser.add_commands()
     add_infill(commands.add_parser("infill", help="fill the blanks of texts"))
     add_score(commands.add_parser("score", help="say how likely given spans are"))
@@ -56,9 +60,10 @@ def _parser() -> Parser:
     return parser
 
 
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
+def _add_inspect(parser: Parser) -> None:
     parser.description = "Say what a bundle is, verify its files, and say what would run."
     add_bundle(parser)
+    parser.examples = ("pointsman inspect build/demo",)
     parser.set_defaults(run=_inspect)
 
 

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pointsman.backends.choice import DEVICES, ENGINES, Device
-from pointsman.cli.arguments import positive
+from pointsman.backends.choice import Device
+from pointsman.cli.arguments import Parser, add_place, positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
 from pointsman.serving.limits import ServiceLimits
@@ -24,7 +24,7 @@ _INTERRUPTED: Final = 130
 _DEFAULTS: Final = ServiceLimits()
 
 
-def add_serve(parser: argparse.ArgumentParser) -> None:
+def add_serve(parser: Parser) -> None:
     """Its arguments."""
     parser.description = (
         "Serve bundles over HTTP: a page at /, POST /v1/infill and /v1/score, the Open Inference Protocol, and "
@@ -36,16 +36,26 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="folder written by pointsman-export; its name is what clients ask for",
     )
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
+    add_place(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
     parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
-    parser.add_argument("--port", type=_port, default=8000, help="likewise; 0 takes a free one (default: 8000)")
-    parser.add_argument("--api-keys", metavar="FILE", help="keys that clients must show, one a line")
+    parser.add_argument("--port", type=_port, default=8000, help="where to listen; 0 takes a free one (default: 8000)")
+    parser.add_argument(
+        "--api-keys", metavar="FILE", help="keys that clients must show, one a line (default: none is needed)"
+    )
     parser.add_argument("--without-keys", action="store_true", help="let everyone use it, also from other machines")
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what is written to stderr: this and what is graver (default: info)",
+    )
     _add_limits(parser.add_argument_group("limits"))
+    parser.examples = (
+        "pointsman serve build/demo",
+        "pointsman serve demo=build/demo@fused-int8 --host 0.0.0.0 --port 8080 --api-keys keys.txt",
+    )
     parser.set_defaults(run=_serve)
 
 
