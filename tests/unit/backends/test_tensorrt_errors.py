@@ -189,7 +189,7 @@ def test_without_a_gpu_the_command_says_so(hosted, capsys):
         pytest.skip("this machine has a GPU")
     assert cli.main(["infill", str(hosted.folder), "a <extra_id_0>", "--engine", "tensorrt"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "pointsman: there is no NVIDIA driver here; install one, or use device 'cpu'\n")
+    assert (out, err) == ("", "pointsman: there is no NVIDIA driver here; install one, or use --device cpu\n")
 
 
 @pytest.mark.parametrize(
