@@ -12,6 +12,8 @@ class Pointsman:
     """A variant of a bundle."""
 
     def __init__(self, job: Job) -> None:
+        assert job.engine != "transformers"
+        assert job.engine != "compiled"
         self.model = SwitchModel.load(
             job.path, job.device, job.variant, engine=job.engine, threads=job.threads, verify=False
         )

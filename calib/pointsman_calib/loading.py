@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from pointsman.errors import DependencyError
+from pointsman.wording import install
 
 
 def loaded(module: str) -> ModuleType:
@@ -15,4 +16,4 @@ def loaded(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[calib]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('calib')}") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pointsman.backends.nvidia import INSTALL_EITHER
 from pointsman.errors import DependencyError
+from pointsman.wording import install
 
 if TYPE_CHECKING:
     from pointsman_export.bundle import export_bundle
@@ -20,10 +21,10 @@ __all__ = ["build_plans", "export_bundle", "export_triton", "refit_plans"]
 
 # Where each is, and what to do where a package that it needs is not installed.
 _HOMES = {
-    "export_bundle": ("pointsman_export.bundle", "install pointsman[export]"),
+    "export_bundle": ("pointsman_export.bundle", install("export")),
     "build_plans": ("pointsman_export.plans.build", INSTALL_EITHER),
     "refit_plans": ("pointsman_export.plans.refit", INSTALL_EITHER),
-    "export_triton": ("pointsman_export.triton", "install pointsman"),
+    "export_triton": ("pointsman_export.triton", "run pip install . in a checkout of Pointsman"),
 }
 
 

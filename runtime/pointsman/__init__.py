@@ -14,6 +14,7 @@ from pointsman.errors import (
     BundleNotFoundError,
     BusyError,
     CheckpointError,
+    ClosedError,
     CorpusError,
     DeadlineError,
     DependencyError,
@@ -32,6 +33,7 @@ from pointsman.errors import (
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.model import SwitchModel
 from pointsman.text.tokenizer import Tokenizer
+from pointsman.wording import install
 
 if TYPE_CHECKING:
     from pointsman.serving.client import AsyncClient, Client
@@ -45,6 +47,7 @@ __all__ = [
     "BusyError",
     "CheckpointError",
     "Client",
+    "ClosedError",
     "CorpusError",
     "DeadlineError",
     "DecodingOptions",
@@ -81,6 +84,6 @@ def __getattr__(name: str) -> object:
     try:
         from pointsman.serving import client
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[client]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('client')}") from error
     found: object = getattr(client, name)
     return found

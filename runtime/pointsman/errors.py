@@ -14,6 +14,7 @@ Each inherits from the standard exception a caller would expect, and its message
     ├── CorpusError (ValueError)            text to calibrate or evaluate on that cannot be read or used, or is shared
     ├── DeviceError (RuntimeError)          a device or inference engine that is asked for and not there
     ├── EngineError (RuntimeError)          a TensorRT plan that cannot be built, refitted or loaded
+    ├── ClosedError (RuntimeError)          a model that was closed is used
     ├── DependencyError (ImportError)       a package that a command needs and that is not installed
     ├── ServiceError (RuntimeError)         a service that does not answer as it should, or refuses who asks
     │   ├── BusyError                       it has as much to do as it takes; ask again later
@@ -73,6 +74,10 @@ class CorpusError(PointsmanError, ValueError):
 
 class DeviceError(PointsmanError, RuntimeError):
     """The device or inference engine that was asked for is not available."""
+
+
+class ClosedError(PointsmanError, RuntimeError):
+    """A model that was closed is used."""
 
 
 class DependencyError(PointsmanError, ImportError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman.backends.choice import Choice, choose
+from pointsman.backends.choice import AnyEngine, Choice, Device, choose
 from pointsman.bundle import (
     Architecture,
     FileRecord,
@@ -49,7 +49,7 @@ class Inspection:
 
 
 def inspect_bundle(
-    bundle: str | Path, *, device: str = "auto", variant: str = "auto", engine: str = "auto"
+    bundle: str | Path, *, device: Device = "auto", variant: str = "auto", engine: AnyEngine = "auto"
 ) -> Inspection:
     """Read a bundle's manifest, verify its files, and ask what would run.
 
@@ -92,7 +92,7 @@ def _damage(folder: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def _chosen(manifest: Manifest, device: str, variant: str, engine: str) -> tuple[Choice | None, str | None]:
+def _chosen(manifest: Manifest, device: Device, variant: str, engine: AnyEngine) -> tuple[Choice | None, str | None]:
     """The choice; that nothing runs here is an answer where nothing particular was asked for, else an error."""
     try:
         return choose(manifest, device=device, variant=variant, engine=engine), None

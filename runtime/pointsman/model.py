@@ -1,5 +1,6 @@
 """Token ids in, token ids out."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from pointsman.backends import Backend, open_backend
 from pointsman.backends.base import ExpertCounts, Routing, RoutingBackend
-from pointsman.backends.choice import Choice, choose
+from pointsman.backends.choice import AnyEngine, Choice, Device, choose
 from pointsman.bundle import GenerationSettings, Manifest, read_manifest
 from pointsman.decoding import (
     Constraint,
@@ -28,7 +29,7 @@ from pointsman.decoding import (
     without_options,
 )
 from pointsman.decoding.options import DEFAULT_ROOM, is_whole
-from pointsman.errors import OptionsError, TextError
+from pointsman.errors import ClosedError, OptionsError, TextError
 from pointsman.running import Ids, Request, RunningRequests, enough_memory, padded, rows_per_input, trimmed
 from pointsman.scoring import Portion, shared_out
 
@@ -39,19 +40,20 @@ _SHOWN: Final = 40  # characters of a value that does not fit
 class SwitchModel:
     """A loaded variant of a bundle.
 
-    `generate`, `stream` and `score` check what they are given; the methods they call do not check it again.
+    `generate`, `stream` and `score` check what they are given; the methods they call do not check it again. `close`
+    gives back memory, as does the end of `with SwitchModel.load(...) as model:`.
 
     Attributes:
         bundle: the folder that it was loaded from; None of one that was put together otherwise.
         manifest: the bundle's.
         choice: which variant and device run, and why.
-        backend: the engine that runs them.
         special_tokens: ids that begin and end output, and those that the checkpoint forces or suppresses.
     """
 
     def __init__(self, manifest: Manifest, choice: Choice, backend: Backend) -> None:
         self.bundle: Path | None = None
-        self.manifest, self.choice, self.backend = manifest, choice, backend
+        self.manifest, self.choice = manifest, choice
+        self._backend: Backend | None = backend
         self.special_tokens = _special_tokens(manifest)
         self._load_again: Callable[[], SwitchModel] | None = None
 
@@ -59,10 +61,10 @@ class SwitchModel:
     def load(
         cls,
         bundle: str | Path,
-        device: str = "auto",
+        device: Device = "auto",
         variant: str = "auto",
         *,
-        engine: str = "auto",
+        engine: AnyEngine = "auto",
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,
@@ -94,6 +96,33 @@ class SwitchModel:
         again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
         model._load_again = partial(again, routing=routing)
         return model
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the engine and its memory; nothing can be computed afterwards. Closing again does nothing.
+
+        What is being computed in another thread, or is a stream that was not read to its end, goes on; its memory is
+        given back when it is done.
+        """
+        if self._backend is not None:
+            self._backend = None
+            gc.collect()  # recorded runs and the graphs that they are of refer to each other
+
+    @property
+    def backend(self) -> Backend:
+        """The engine that runs the variant.
+
+        Raises:
+            ClosedError: the model was closed.
+        """
+        if self._backend is None:
+            raise ClosedError("this model is closed; load it again to use it")
+        return self._backend
 
     def __repr__(self) -> str:
         """The call that gives such a model."""

@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+_ALIKE: Final = 0.65  # share of letters that two names must have in common for one to be taken for the other
 
 
 def is_text(name: object) -> bool:
@@ -26,8 +29,20 @@ def first_few(items: Iterable[object], limit: int = 4) -> str:
     return f"{', '.join(words[:limit])} and {len(words) - limit} more"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of the names that are known was meant, where that can be guessed."""
+    found = difflib.get_close_matches(name.lower(), [*known], 1, _ALIKE)
+    return found[0] if found else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What to say of a name that is none of those that are known: the one that it is most like, or all of them."""
     names = [*known]
-    nearest = difflib.get_close_matches(name.lower(), names, 1)
-    return f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(names[:-1])} or {names[-1]}"
+    meant = nearest(name, names)
+    return f"did you mean {meant}?" if meant else f"use {', '.join(names[:-1])} or {names[-1]}"
+
+
+def install(*extras: str) -> str:
+    """How to get what some feature needs: any one of these extras. No registry has the package, a checkout does."""
+    commands = [f"pip install '.[{extra}]'" for extra in extras]
+    return f"run {', or '.join(commands)} in a checkout of Pointsman"

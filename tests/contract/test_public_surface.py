@@ -23,6 +23,7 @@ PUBLIC = {
     "BusyError",
     "CheckpointError",
     "Client",
+    "ClosedError",
     "CorpusError",
     "DeadlineError",
     "DecodingOptions",
@@ -103,6 +104,9 @@ def test_load(loader):
     parameters = inspect.signature(loader).parameters
     assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify", "routing"]
     assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
+    types = typing.get_type_hints(loader)
+    assert typing.get_args(types["device"]) == ("auto", "cpu", "cuda")  # so that type checkers refuse "gpu"
+    assert typing.get_args(types["engine"]) == ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 OPTIONS = [*DecodingFields.__annotations__]
@@ -145,8 +149,8 @@ def test_clients_have_the_verbs_of_an_infiller(client, verb):
 def test_a_client_without_its_package():
     code = "import sys; sys.modules['httpx2'] = None; from pointsman import Client"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    sentence = "pointsman.errors.DependencyError: httpx2 is not installed; install pointsman[client]"
-    assert done.stderr.splitlines()[-1] == sentence
+    sentence = "httpx2 is not installed; run pip install '.[client]' in a checkout of Pointsman"
+    assert done.stderr.splitlines()[-1] == f"pointsman.errors.DependencyError: {sentence}"
     with pytest.raises(AttributeError, match="module 'pointsman' has no attribute 'client'"):
         _ = pointsman.client
 
@@ -189,8 +193,8 @@ def test_importing_the_calibrator_brings_no_more_than_the_runtime():
 def test_what_the_calibrator_lacks_is_named():
     code = "import sys; sys.modules['onnx_ir'] = None; from pointsman_calib import quantize"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    sentence = "pointsman.errors.DependencyError: onnx_ir is not installed; install pointsman[calib]"
-    assert done.stderr.splitlines()[-1] == sentence
+    sentence = "onnx_ir is not installed; run pip install '.[calib]' in a checkout of Pointsman"
+    assert done.stderr.splitlines()[-1] == f"pointsman.errors.DependencyError: {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -280,8 +284,12 @@ def test_the_exporter_imports_what_is_asked_for(asked, absent):
 @pytest.mark.parametrize(
     ("name", "package", "sentence"),
     [
-        ("export_bundle", "torch", "torch is not installed; install pointsman[export]"),
-        ("build_plans", "tqdm", "tqdm is not installed; install pointsman[tensorrt-rtx], or pointsman[tensorrt]"),
+        ("export_bundle", "torch", "torch is not installed; run pip install '.[export]' in a checkout of Pointsman"),
+        (
+            "build_plans",
+            "tqdm",
+            "tqdm is not installed; run pip install '.[tensorrt-rtx]', or pip install '.[tensorrt]' in",
+        ),
     ],
 )
 def test_a_package_that_is_not_there(name, package, sentence):

@@ -102,14 +102,17 @@ def test_tools_say_what_they_lack(clean_python, extra, arguments):
     command = clean_python.with_name(f"pointsman-{extra}")
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"pointsman-{extra}: onnx_ir is not installed; install pointsman[{extra}]\n"
+    assert (
+        done.stderr
+        == f"pointsman-{extra}: onnx_ir is not installed; run pip install '.[{extra}]' in a checkout of Pointsman\n"
+    )
 
 
 def test_serving_says_what_it_lacks(clean_python):
     command = clean_python.with_name("pointsman")
     done = subprocess.run([command, "serve", "bundle"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "pointsman: uvicorn is not installed; install pointsman[serve]\n"
+    assert done.stderr == "pointsman: uvicorn is not installed; run pip install '.[serve]' in a checkout of Pointsman\n"
 
 
 @pytest.mark.parametrize("arguments", [("engines", "bundle"), ("refit", "bundle", "--from", "other")])
@@ -117,7 +120,7 @@ def test_building_engines_says_what_it_lacks(clean_python, arguments):
     command = clean_python.with_name("pointsman-export")
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("pointsman-export: tqdm is not installed; install pointsman[tensorrt-rtx], or")
+    assert done.stderr.startswith("pointsman-export: tqdm is not installed; run pip install '.[tensorrt-rtx]', or")
     assert done.stderr.count("\n") == 1
 
 

@@ -20,6 +20,10 @@ from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.report import render
 
 HELP = "compare variants on C4: loss, errors, agreement, size and speed"
+EXAMPLES = (
+    "pointsman-calib compare build/demo --corpus allenai/c4 --report comparison.html",
+    "pointsman-calib compare build/demo --candidate fused-int8 --corpus c4-validation.*.json.gz --max-loss-increase 1",
+)
 SPLIT: Final = "validation"
 
 
@@ -28,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder written by pointsman-export")
     parser.add_argument("--baseline", metavar="VARIANT", help="compare with this (default: the most precise float)")
     parser.add_argument(
-        "--candidate", metavar="VARIANT", nargs="+", action="extend", default=[], help="default: all others"
+        "--candidate",
+        metavar="VARIANT",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="compare these (default: all others but bfloat16)",
     )
     _add_corpus(parser.add_argument_group("documents"))
     _add_outputs(parser.add_argument_group("output"))
@@ -47,24 +56,38 @@ def _add_outputs(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--layers", action="store_true", help="compare the residual stream after each block too")
     group.add_argument("--json", action="store_true", help="one JSON document on stdout, the tables on stderr")
     group.add_argument(
-        "--report", metavar="FILE", type=Path, help="write one self-contained HTML page; implies --layers"
+        "--report", metavar="FILE", type=Path, help="write one self-contained HTML page, with --layers (default: none)"
     )
     group.add_argument(
-        "--commands", metavar="FOLDER", type=Path, help="write inputs and `polygraphy run` lines into a new folder"
+        "--commands",
+        metavar="FOLDER",
+        type=Path,
+        help="write inputs and `polygraphy run` lines into a new folder (default: none)",
     )
 
 
 def _add_limits(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
-        "--max-loss-increase", metavar="PERCENT", type=float, help="most that the loss may be above the baseline's"
+        "--max-loss-increase",
+        metavar="PERCENT",
+        type=float,
+        help="most that the loss may be above the baseline's (default: no limit)",
     )
     group.add_argument(
-        "--min-agreement", metavar="PERCENT", type=float, help="least share of positions with the baseline's token"
+        "--min-agreement",
+        metavar="PERCENT",
+        type=float,
+        help="least share of positions with the baseline's token (default: no limit)",
     )
     group.add_argument(
-        "--min-expert-agreement", metavar="PERCENT", type=float, help="least share of tokens at the baseline's expert"
+        "--min-expert-agreement",
+        metavar="PERCENT",
+        type=float,
+        help="least share of tokens at the baseline's expert (default: no limit)",
     )
-    group.add_argument("--min-sqnr", metavar="DB", type=float, help="least signal to error of the logits")
+    group.add_argument(
+        "--min-sqnr", metavar="DB", type=float, help="least signal to error of the logits (default: no limit)"
+    )
 
 
 def _at_least(least: int) -> Callable[[str], int]:

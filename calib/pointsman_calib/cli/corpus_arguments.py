@@ -22,9 +22,11 @@ def add(parser: argparse._ActionsContainer, *, required: bool, use: str, split: 
         "--corpus", nargs="+", metavar="C4", required=required, help=f"C4 files, globs or a hub id: {use}"
     )
     parser.add_argument("--split", choices=hub.SPLITS, help=f"which files of a hub id (default: {split})")
-    parser.add_argument("--documents", type=int, help=f"how many to use (default: {DOCUMENTS})")
-    parser.add_argument("--seed", type=int, help="of all that is drawn (default: 0)")
-    parser.add_argument("--window", type=int, help="the most encoder inputs (default: 512)")
+    parser.add_argument("--documents", metavar="N", type=int, help=f"how many to use (default: {DOCUMENTS})")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, help="of all that is drawn: the same seed gives the same spans (default: 0)"
+    )
+    parser.add_argument("--window", type=int, metavar="TOKENS", help="the longest input (default: 512)")
     parser.add_argument("--too-long", choices=("skip", "cut"), help="what becomes of longer documents (default: skip)")
 
 

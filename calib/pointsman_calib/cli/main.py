@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Final, NoReturn
 
-from pointsman.cli.arguments import Parser
+from pointsman.cli.arguments import Parser, sentence_of
 from pointsman.errors import PointsmanError
 from pointsman_calib.cli.memory import return_large_blocks
 from pointsman_calib.loading import loaded
@@ -26,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     return_large_blocks()
+    parsed = None
     try:
         parsed = _parser().parse_args(arguments)
         code: int = parsed.run(parsed)
     except PointsmanError as error:
-        print(f"pointsman-calib: {error}", file=sys.stderr)
+        print(f"pointsman-calib: {sentence_of(error, parsed)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         print(f"pointsman-calib: interrupted; {str(interrupt) or 'the bundle is as it was'}", file=sys.stderr)
@@ -43,14 +44,17 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.", allow_abbrev=False
-    )
+    parser = Parser(prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.")
     parser.add_version()
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.examples = (
+        "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
+        "pointsman-calib quantize --help",
+    )
+    commands = parser.add_commands()
     for name in COMMANDS:
         module = loaded(f"pointsman_calib.cli.{name}")
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__, allow_abbrev=False)
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)
+        command.examples = module.EXAMPLES
         command.set_defaults(run=module.run)
     return parser

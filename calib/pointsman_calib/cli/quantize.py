@@ -9,7 +9,7 @@ from typing import Final
 
 from pointsman.bundle import Fidelity, Quantization, Scheme, Variant
 from pointsman.errors import OptionsError
-from pointsman_calib.cli import corpus_arguments
+from pointsman_calib.cli import corpus_arguments, summary
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
 from pointsman_calib.quantization import RECIPES, SCHEMES, Recipe, prepare, quantize
 from pointsman_calib.ranges import METHODS
@@ -18,6 +18,10 @@ from pointsman_calib.schemes.qdq import DEFAULT_METHOD
 from pointsman_calib.settle import DEFAULT_LIMITS, Limits
 
 HELP = "add a quantized variant to a bundle"
+EXAMPLES = (
+    "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
+    "pointsman-calib quantize build/demo --scheme int4 --corpus c4-train.*.json.gz --documents 256",
+)
 LIMITS: Final = ("max_loss_increase", "min_agreement", "min_expert_agreement")
 COVERAGE: Final = {"min_expert_tokens": "fewest_tokens", "max_thin_experts": "most_thin"}
 
@@ -25,11 +29,25 @@ COVERAGE: Final = {"min_expert_tokens": "fewest_tokens", "max_thin_experts": "mo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
-    parser.add_argument("--scheme", choices=SCHEMES, required=True, help="what weights (and activations) become")
-    corpus_arguments.add(parser, required=False, use="int8, int4: round for it by GPTQ; int8-qdq: observe ranges on it")
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        required=True,
+        help="int8 and int4: weights, for the CPU; int8-qdq: weights and activations, for TensorRT",
+    )
+    corpus_arguments.add(
+        parser,
+        required=False,
+        use="weights are rounded for it, or ranges observed on it (default: none, weights are rounded to nearest)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the variant if it is there")
     ranges = parser.add_argument_group("ranges of activations, for int8-qdq")
-    ranges.add_argument("--ranges", type=Path, metavar="FILE", help="a table by `pointsman-calib ranges`, for --corpus")
+    ranges.add_argument(
+        "--ranges",
+        type=Path,
+        metavar="FILE",
+        help="a table by `pointsman-calib ranges`, in place of --corpus (default: none)",
+    )
     ranges.add_argument("--range-method", choices=METHODS, help=f"where to clip (default: {DEFAULT_METHOD})")
     _add_limits(parser.add_argument_group("what the variant is held to on the corpus"))
     _add_coverage(parser.add_argument_group("experts that few tokens reach"))
@@ -80,7 +98,7 @@ def _defaults(rules: Mapping[Scheme, Limits] | Mapping[Scheme, CoverageRule], fi
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Quantize; print the new variant's name and size, and how many experts had too few tokens."""
+    """Quantize; print what the new variant is, what it loses, and what to do next."""
     scheme, recipe = parsed.scheme, RECIPES[parsed.scheme]
     table = None if parsed.ranges is None else read_range_table(parsed.ranges)
     limits, coverage = _limits(parsed), _coverage(parsed)
@@ -100,7 +118,10 @@ def run(parsed: argparse.Namespace) -> int:
     print(f"{recipe.name}: {_size(variant) / 1e6:,.1f} MB")
     if variant.quantization is not None:
         _print_calibration(variant.quantization)
+        print(summary.weights(variant.quantization))
+        _warn_of_float(variant.quantization)
     _warn_of_size(recipe, variant, manifest.variants[recipe.source])
+    print(*summary.next_commands(bundle, recipe.name), sep="\n")
     return 0
 
 
@@ -118,6 +139,11 @@ def _refuse_unused(parsed: argparse.Namespace) -> None:
         raise OptionsError(f"without a corpus, {unused[0]} has no effect; name one with --corpus, or leave it out")
 
 
+def _warn_of_float(quantization: Quantization) -> None:
+    if (sentence := summary.mostly_float(quantization)) is not None:
+        print(f"pointsman-calib: {sentence}", file=sys.stderr)
+
+
 def _warn_of_size(recipe: Recipe, variant: Variant, source: Variant) -> None:
     """Say where quantizing saved nothing."""
     if _size(variant) >= _size(source):
@@ -133,7 +159,7 @@ def _size(variant: Variant) -> int:
 
 
 def _print_calibration(quantization: Quantization) -> None:
-    """Say how well experts were reached, what was measured and what was kept in float, as far as each is known."""
+    """Say how well experts were reached, and what was measured, as far as each is known."""
     coverage, sensitivity = quantization.coverage, quantization.sensitivity
     if coverage is not None:
         instead = "rounded to nearest" if quantization.activations is None else "in their layer's range"
@@ -145,11 +171,6 @@ def _print_calibration(quantization: Quantization) -> None:
             f"{_beside_float(sensitivity.reached)}"
         )
         print(f"rounded to nearest, it would be {_beside_float(sensitivity.nearest)}")
-        print(
-            f"kept in float: {len(sensitivity.float_weights)} of "
-            f"{len(quantization.formats) + len(quantization.kept)} weights; "
-            f"inputs kept finer than int8: those of {len(sensitivity.fine_inputs)}"
-        )
 
 
 def _count(layers: Iterable[tuple[int, ...]]) -> int:

@@ -10,6 +10,7 @@ from pointsman_calib.ranges.corpus_pass import partial_file, write_ranges
 from pointsman_calib.ranges.table import RangeTable
 
 HELP = "observe ranges of activations on a corpus"
+EXAMPLES = ("pointsman-calib ranges build/demo -o observed.json --corpus allenai/c4",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

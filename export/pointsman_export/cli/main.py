@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pointsman_export
 from pointsman.bundle import Form
-from pointsman.cli.arguments import Parser
+from pointsman.cli.arguments import Parser, sentence_of
 from pointsman.errors import PointsmanError
 from pointsman_export.cli.plans import add_commands
 from pointsman_export.cli.triton import add_triton
@@ -26,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A polite kill unwinds like Ctrl-C, so that nothing half-written stays; only a main thread may say so.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+    parsed = None
     try:
-        return _run(_parser().parse_args(arguments))
+        parsed = _parser().parse_args(arguments)
+        return _run(parsed)
     except PointsmanError as error:
-        print(f"pointsman-export: {error}", file=sys.stderr)
+        print(f"pointsman-export: {sentence_of(error, parsed)}", file=sys.stderr)
         return error.exit_code
 
 
@@ -49,7 +51,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="pointsman-export", description="Export Switch Transformers checkpoints.")
     parser.add_version()
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.examples = ("pointsman-export bundle google/switch-base-8 -o build/base-8", "pointsman-export bundle --help")
+    commands = parser.add_commands()
     _add_bundle(commands)
     add_commands(commands)
     add_triton(commands)
@@ -57,7 +60,7 @@ def _parser() -> Parser:
 
 
 def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for this is private
-    bundle: argparse.ArgumentParser = commands.add_parser(
+    bundle: Parser = commands.add_parser(
         "bundle",
         help="checkpoint to ONNX bundle",
         description="Export a checkpoint to a bundle of ONNX graphs, checked against the checkpoint.",
@@ -67,14 +70,24 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
     )
     bundle.add_argument("-o", "--output", required=True, metavar="BUNDLE", help="folder to write")
     bundle.add_argument("--form", choices=FORMS, default="both", help="which graphs to write (default: both)")
-    bundle.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    bundle.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of weights and products; bfloat16 and float16 take half the memory, and are for GPUs (default: float32)",
+    )
     bundle.add_argument(
         "--capacity",
         type=_capacity,
         help="tokens an expert accepts from one sequence: reference (the checkpoint's own), none, or a number "
         "(default: reference, and none for a checkpoint that T5X wrote)",
     )
-    bundle.add_argument("--max-tokens", type=int, default=2048, help="longest input and output of a request")
+    bundle.add_argument(
+        "--max-tokens",
+        type=int,
+        default=2048,
+        help="the most tokens of a text, and of its answer; requests for more are refused (default: 2048)",
+    )
     bundle.add_argument(
         "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
     )
@@ -97,8 +110,15 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         default="sample",
         help="which experts of each layer to compare with the checkpoint's: some, or all (default: sample)",
     )
-    bundle.add_argument("--revision", help="branch, tag or commit of a hub id")
-    bundle.add_argument("--token", help="access token for the hub (better: the HF_TOKEN variable)")
+    bundle.add_argument("--revision", help="branch, tag or commit of a hub id (default: its main branch)")
+    bundle.add_argument(
+        "--token",
+        help="access token for the hub; others can see it in the list of processes (default: the HF_TOKEN variable)",
+    )
+    bundle.examples = (
+        "pointsman-export bundle google/switch-base-8 -o build/base-8 --dtype bfloat16",
+        "pointsman-export bundle my-checkpoint -o build/mine --max-tokens 512",
+    )
     bundle.set_defaults(run=_bundle, interrupted="interrupted; nothing was written")
 
 

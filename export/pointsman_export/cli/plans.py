@@ -5,6 +5,7 @@ from typing import Any
 
 import pointsman_export
 from pointsman.bundle import PlanOptions, PlanRecord
+from pointsman.cli.arguments import Parser
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 INTERRUPTED = "interrupted; plans that were complete stay, and the rest of the bundle is as it was"
@@ -17,7 +18,7 @@ def add_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's type for t
 
 
 def _add_engines(commands: Any) -> None:  # noqa: ANN401
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "engines",
         help="portable graphs to TensorRT plans",
         description="Build TensorRT or TensorRT-RTX plans from a bundle's portable graphs.",
@@ -31,18 +32,23 @@ def _add_engines(commands: Any) -> None:  # noqa: ANN401
         metavar="X.Y",
         help="of the GPUs to build for, as 8.9; only tensorrt-rtx builds for others than the GPU here (default: that)",
     )
-    parser.add_argument("--variant", nargs="+", default=(), help="portable variants (default: all)")
+    parser.add_argument("--variant", nargs="+", default=(), metavar="V", help="portable variants (default: all)")
     parser.add_argument(
-        "--max-rows", type=int, default=8, help="most inputs, and most inputs x beams, of a request (default: 8)"
+        "--max-rows",
+        type=int,
+        default=8,
+        metavar="N",
+        help="most inputs, and most inputs x beams, of a request (default: 8)",
     )
     parser.add_argument("--weight-streaming", action="store_true", help="let weights stay in host memory")
     parser.add_argument("--refittable", action="store_true", help="let `refit` put other weights into the plans")
     parser.add_argument("--version-compatible", action="store_true", help="let later versions and tensorrt-lean run it")
+    parser.examples = ("pointsman-export engines build/demo --flavour tensorrt-rtx --compute-capability 8.9 12.0",)
     parser.set_defaults(run=_engines, interrupted=INTERRUPTED)
 
 
 def _add_refit(commands: Any) -> None:  # noqa: ANN401
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "refit",
         help="plans of one checkpoint to another of the same shape",
         description="Give a bundle the refittable plans of another of the same shape, with its own weights in them.",
@@ -50,6 +56,7 @@ def _add_refit(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("bundle", metavar="BUNDLE", help="gets the plans; of the fine-tuned checkpoint")
     parser.add_argument("--from", required=True, dest="donor", metavar="BUNDLE", help="has refittable plans")
     _add_common(parser)
+    parser.examples = ("pointsman-export refit build/tuned --from build/base",)
     parser.set_defaults(run=_refit, interrupted=INTERRUPTED)
 
 

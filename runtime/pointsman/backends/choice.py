@@ -10,11 +10,13 @@ from pointsman.backends.base import Backend
 from pointsman.backends.tensorrt import opening
 from pointsman.bundle import Flavour, Manifest, verify_files
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
+from pointsman.wording import install
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 Engine = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
-ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
+AnyEngine = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+ENGINES: tuple[AnyEngine, ...] = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
 _FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
 _MOST_THREADS = 1024
 
@@ -50,7 +52,7 @@ class Choice:
     engine: Engine = "onnxruntime"
 
 
-def choose(manifest: Manifest, *, device: str, variant: str, engine: str = "auto") -> Choice:
+def choose(manifest: Manifest, *, device: Device, variant: str, engine: AnyEngine = "auto") -> Choice:
     """Settle `auto`.
 
     Args:
@@ -201,4 +203,4 @@ def _onnxruntime() -> ModuleType:
     try:
         return importlib.import_module("pointsman.backends.onnxruntime")
     except ModuleNotFoundError as error:
-        raise DeviceError("ONNX Runtime is not installed; install pointsman[cpu] or pointsman[gpu]") from error
+        raise DeviceError(f"ONNX Runtime is not installed; {install('cpu', 'gpu')}") from error

@@ -7,6 +7,7 @@ import ctypes
 import sys
 
 from pointsman.bundle import Flavour
+from pointsman.wording import install
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 NO_DRIVER = "there is no NVIDIA driver here; install one, or use device 'cpu'"
@@ -23,13 +24,13 @@ _FAILURES = {
     803: "the NVIDIA driver's parts are of different versions; restart the machine",
     804: f"CUDA's compatibility package (cuda-compat) does not serve this GPU; remove it, and {_NEWER}",
 }
-_EXTRAS: dict[Flavour, str] = {
-    "tensorrt": "pointsman[tensorrt], whose wheels NVIDIA's own index holds (docs/gpu.md says how)",
-    "tensorrt-rtx": "pointsman[tensorrt-rtx]",
+_NVIDIAS_INDEX = " (NVIDIA's own index holds the wheels of tensorrt; docs/gpu.md says how)"
+INSTALL: dict[Flavour, str] = {
+    "tensorrt": install("tensorrt") + _NVIDIAS_INDEX,
+    "tensorrt-rtx": install("tensorrt-rtx"),
 }
-INSTALL: dict[Flavour, str] = {flavour: f"install {extra}" for flavour, extra in _EXTRAS.items()}
-INSTALL_EITHER = f"install {_EXTRAS['tensorrt-rtx']}, or {_EXTRAS['tensorrt']}"
-INSTALL_ANY = f"install pointsman[gpu], {_EXTRAS['tensorrt-rtx']}, or {_EXTRAS['tensorrt']}"
+INSTALL_EITHER = install("tensorrt-rtx", "tensorrt") + _NVIDIAS_INDEX
+INSTALL_ANY = install("gpu", "tensorrt-rtx", "tensorrt") + _NVIDIAS_INDEX
 
 
 def missing_gpu() -> str | None:

@@ -2,14 +2,31 @@
 
 import argparse
 import importlib.metadata
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
-from pointsman.errors import OptionsError
+from pointsman.errors import OptionsError, PointsmanError
+from pointsman.wording import did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose complaints are errors like any other; so are those of its subcommands."""
+    """Parser whose complaints are errors like any other, and name what was meant; so are those of its subcommands.
+
+    Attributes:
+        rest: The argument that takes what stands behind options too, where argparse does not look for arguments that
+            may be few.
+        examples: Command lines that its help ends with.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+        """Options are written out; all else is as in argparse."""
+        super().__init__(allow_abbrev=False, **settings)
+        self.rest: str | None = None
+        self.examples: tuple[str, ...] = ()
+        self._commands: Mapping[str, object] = {}
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -19,19 +36,88 @@ class Parser(argparse.ArgumentParser):
         """
         raise OptionsError(f"{message}; see {self.prog} --help")
 
+    def format_help(self) -> str:
+        """As argparse's, and the examples, which can be copied as they stand."""
+        lines = [f"  {example}\n" for example in self.examples]
+        return super().format_help() + "".join(["\nexamples:\n", *lines] if lines else [])
+
+    def add_commands(self) -> "argparse._SubParsersAction[Parser]":
+        """Have subcommands, of which one must be given."""
+        commands: argparse._SubParsersAction[Parser] = self.add_subparsers(metavar="COMMAND", required=True)
+        self._commands = commands.choices
+        return commands
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and leave nothing: what is unknown is refused by the parser of the subcommand that it stands behind.
+
+        Raises:
+            OptionsError: The command line is wrong.
+        """
+        given = sys.argv[1:] if args is None else [*args]
+        self._check_names(given)
+        parsed, left = super().parse_known_args(given, namespace)
+        if left and (self.rest is None or any(one.startswith("-") and one != "-" for one in left)):
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        if self.rest is not None:
+            getattr(parsed, self.rest).extend(left)
+        return parsed, []
+
+    def _check_names(self, given: Sequence[str]) -> None:
+        """Refuse an option or a command that there is not, before argparse says less of it."""
+        for argument in given:
+            if argument in ("--", "-h", "--help", "--version"):
+                return
+            if argument.startswith("--"):
+                self._check_option(argument)
+            elif self._commands and not argument.startswith("-"):
+                if argument not in self._commands:
+                    self.error(f"{argument!r} is no command ({did_you_mean(argument, self._commands)})")
+                return
+
+    def _check_option(self, argument: str) -> None:
+        name, _, _ = argument.partition("=")
+        known = self._option_string_actions
+        if name not in known and " " not in argument:  # a text may begin like an option
+            meant = nearest(name, [option for option in known if option.startswith("--")])
+            self.error(f"{name} is no option" + (f" (did you mean {meant}?)" if meant else ""))
+
     def add_version(self) -> None:
         """Let `--version` say which release this is; all three commands are of one."""
         version = importlib.metadata.version("pointsman")
-        self.add_argument("--version", action="version", version=f"{self.prog} {version}")
+        self.add_argument(
+            "--version", action="version", version=f"{self.prog} {version}", help="print the release and exit"
+        )
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """Which bundle, and what of it runs where."""
+    """Which bundle, what of it runs where, and whether to print JSON."""
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
-    parser.add_argument("--variant", metavar="V", default="auto", help="auto (default) or a name that inspect shows")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--variant",
+        metavar="V",
+        default="auto",
+        help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
+    )
+    add_place(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Where, and by what it is run."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=DEVICES,
+        help="where to run: auto is CUDA where an engine has it, else the CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="what runs it: auto is TensorRT where there are plans for this GPU, else ONNX Runtime (default: auto)",
+    )
 
 
 def positive(text: str) -> int:
@@ -47,3 +133,27 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small: use a whole number of at least 1")
     return number
+
+
+def in_flags(sentence: str, names: Iterable[str]) -> str:
+    """A sentence about options, with these as a command line has them: `--do-sample` for `do_sample=True`."""
+    any_name = "|".join(names)
+    return re.sub(rf"(?<![\w-])({any_name})(=True|=False)?(?![\w-])", _flag, sentence) if any_name else sentence
+
+
+def _flag(name: re.Match[str]) -> str:
+    return ("--no-" if name[2] == "=False" else "--") + name[1].replace("_", "-")
+
+
+def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str:
+    """What to say of an error to who gave a command line.
+
+    Args:
+        error: It may name options as Python does.
+        parsed: The command line; None where that is what is wrong.
+    """
+    sentence, given = str(error), vars(parsed) if parsed is not None else {}
+    if isinstance(error, OptionsError):
+        sentence = in_flags(sentence, [name for name in given if "_" in name or sentence.startswith(f"{name} is ")])
+    where = "|".join(name for name in ("device", "engine") if name in given)
+    return re.sub(rf"\b({where}) '([\w-]+)'", r"--\1 \2", sentence) if where else sentence

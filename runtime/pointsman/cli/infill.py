@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, TextIO
 from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
 from pointsman.cli import lines
-from pointsman.cli.arguments import add_bundle, positive
+from pointsman.cli.arguments import Parser, add_bundle, in_flags, positive
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError, TextError
@@ -27,7 +27,7 @@ _LINES_AT_ONCE: Final = 32
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
-def add_infill(parser: argparse.ArgumentParser) -> None:
+def add_infill(parser: Parser) -> None:
     """Its arguments."""
     parser.description = "Fill the blanks of texts. Write <extra_id_0>, <extra_id_1>, ... where something is missing."
     add_bundle(parser)
@@ -41,6 +41,11 @@ def add_infill(parser: argparse.ArgumentParser) -> None:
     )
     _add_lines(parser.add_argument_group("lines of a file"))
     add_decoding(parser.add_argument_group("decoding"))
+    parser.rest = "texts"
+    parser.examples = (
+        "pointsman infill build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --num-beams 4",
+        "pointsman infill build/demo --input texts.txt --jsonl --output fills.jsonl --resume",
+    )
     parser.set_defaults(run=_infill)
 
 
@@ -50,7 +55,11 @@ def _add_lines(group: argparse._ArgumentGroup) -> None:
         "id. Each gives one JSON object, in order: its line from 1, its id, its fills. Lines are read ahead, 16 times "
         "as many as are decoded together, to find texts of one length."
     )
-    group.add_argument("--input", metavar="FILE", help="where the texts are, one a line; - is stdin")
+    group.add_argument(
+        "--input",
+        metavar="FILE",
+        help="where the texts are, one a line; - is stdin (default: the texts of the command line)",
+    )
     group.add_argument("--jsonl", action="store_true", help="print one JSON object for each line")
     group.add_argument("--output", metavar="FILE", help="where the objects go (default: stdout)")
     group.add_argument("--resume", action="store_true", help="go on where an interrupted run has left --output")
@@ -67,14 +76,14 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
     group.description = "What the checkpoint itself says (pointsman inspect shows it) goes before these defaults."
     for name, kind, meaning in (
         ("max_new_tokens", int, "most tokens to generate for a text (default: 8 a blank and 2, at least 32)"),
-        ("min_new_tokens", int, "fewest tokens to generate for a text"),
+        ("min_new_tokens", int, "fewest tokens to generate for a text (default: 0)"),
         ("num_beams", int, "beams to search with; 1 is greedy (default: 1)"),
         ("num_return_sequences", int, "fills to return for each text (default: 1)"),
-        ("length_penalty", float, "above 0 favours longer output (default: 1.0)"),
-        ("temperature", float, "of sampling (default: 1.0)"),
+        ("length_penalty", float, "of beam search: above 0 favours longer output, below 0 shorter (default: 1.0)"),
+        ("temperature", float, "of sampling: below 1 likely tokens are drawn more often, above 1 less (default: 1.0)"),
         ("top_k", int, "sample from this many of the likeliest tokens; 0 from all (default: 50)"),
         ("top_p", float, "sample from the likeliest tokens that reach this probability (default: 1.0)"),
-        ("seed", int, "the same seed gives the same samples"),
+        ("seed", int, "of sampling: the same seed gives the same samples (default: a new one each time)"),
         ("repetition_penalty", float, "above 1 makes repeated tokens less likely (default: 1.0)"),
         ("no_repeat_ngram_size", int, "no sequence of this many tokens occurs twice; 0 allows it (default: 0)"),
     ):
@@ -84,7 +93,8 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         "--early-stopping",
         choices=_EARLY_STOPPING,
         default=argparse.SUPPRESS,
-        help="when beam search stops (default: false)",
+        help="when beam search stops: true as soon as all beams have ended, false when none could score better at its "
+        "present length, never when none could at any length (default: false)",
     )
     group.add_argument(
         "--do-sample",
@@ -199,7 +209,10 @@ def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]
     decoding: DecodingFields = given
     # The default of `max_new_tokens` depends on the texts.
-    DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
+    try:
+        DecodingOptions.over(_defaults(parsed.bundle), decoding, room=sys.maxsize)
+    except OptionsError as error:
+        raise OptionsError(in_flags(str(error), names)) from None
     return decoding
 
 

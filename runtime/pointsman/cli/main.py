@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from pointsman.cli.arguments import Parser, add_bundle
+from pointsman.cli.arguments import Parser, add_bundle, sentence_of
 from pointsman.cli.files import add_files
 from pointsman.cli.infill import add_infill
 from pointsman.cli.output import give_up_stdout, open_stdout, report, write, write_json
@@ -28,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; the process's own where None.
     """
+    parsed = None
     try:
-        parsed = _parsed(arguments)
+        parsed = _parser().parse_args(arguments)
         open_stdout()
         code: int = parsed.run(parsed)
     except PointsmanError as error:
-        report(str(error))
+        report(sentence_of(error, parsed))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -43,33 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; texts may stand behind options, where argparse does not look for arguments that may be few."""
-    parser = _parser()
-    parsed: argparse.Namespace
-    parsed, left = parser.parse_known_args(arguments)
-    if left and (not hasattr(parsed, "texts") or any(text.startswith("-") and text != "-" for text in left)):
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    if left:
-        parsed.texts += left
-    return parsed
-
-
 def _parser() -> Parser:
-    parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.", allow_abbrev=False)
+    parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.")
     parser.add_version()
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    add_infill(commands.add_parser("infill", help="fill the blanks of texts", allow_abbrev=False))
-    add_score(commands.add_parser("score", help="say how likely given spans are", allow_abbrev=False))
-    add_files(commands.add_parser("fill-files", help="fill files with actors of Ray", allow_abbrev=False))
-    add_serve(commands.add_parser("serve", help="serve bundles over HTTP", allow_abbrev=False))
-    _add_inspect(commands.add_parser("inspect", help="say what a bundle is and check its files", allow_abbrev=False))
+    parser.examples = (
+        "pointsman infill build/demo 'The <extra_id_0> walks in <extra_id_1> park.'",
+        "pointsman infill --help",
+    )
+    commands = parser.add_commands()
+    add_infill(commands.add_parser("infill", help="fill the blanks of texts"))
+    add_score(commands.add_parser("score", help="say how likely given spans are"))
+    add_files(commands.add_parser("fill-files", help="fill files with actors of Ray"))
+    add_serve(commands.add_parser("serve", help="serve bundles over HTTP"))
+    _add_inspect(commands.add_parser("inspect", help="say what a bundle is and check its files"))
     return parser
 
 
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
+def _add_inspect(parser: Parser) -> None:
     parser.description = "Say what a bundle is, verify its files, and say what would run."
     add_bundle(parser)
+    parser.examples = ("pointsman inspect build/demo",)
     parser.set_defaults(run=_inspect)
 
 

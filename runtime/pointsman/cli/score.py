@@ -2,12 +2,12 @@
 
 import argparse
 
-from pointsman.cli.arguments import add_bundle, positive
+from pointsman.cli.arguments import Parser, add_bundle, positive
 from pointsman.cli.output import write, write_json
 from pointsman.infill import Infiller
 
 
-def add_score(parser: argparse.ArgumentParser) -> None:
+def add_score(parser: Parser) -> None:
     """Its arguments."""
     parser.description = (
         "Say how likely given spans are in the blanks of a text: natural log-likelihoods, the highest is the likeliest."
@@ -23,6 +23,9 @@ def add_score(parser: argparse.ArgumentParser) -> None:
         help="one span for each blank, in the order of the text; give it once for each candidate",
     )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.examples = (
+        "pointsman score build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --spans man the --spans dog a",
+    )
     parser.set_defaults(run=_score)
 
 

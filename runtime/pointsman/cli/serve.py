@@ -7,12 +7,13 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pointsman.backends.choice import DEVICES, ENGINES
-from pointsman.cli.arguments import positive
+from pointsman.backends.choice import Device
+from pointsman.cli.arguments import Parser, add_place, positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
 from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.scheduler import Limits, Scheduler
+from pointsman.wording import install
 
 if TYPE_CHECKING:
     from pointsman.serving.metrics import Metrics
@@ -24,7 +25,7 @@ _INTERRUPTED: Final = 130
 _DEFAULTS: Final = ServiceLimits()
 
 
-def add_serve(parser: argparse.ArgumentParser) -> None:
+def add_serve(parser: Parser) -> None:
     """Its arguments."""
     parser.description = (
         "Serve bundles over HTTP: a page at /, POST /v1/infill and /v1/score, the Open Inference Protocol, and "
@@ -36,23 +37,34 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="folder written by pointsman-export; its name is what clients ask for",
     )
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to run (default: auto)")
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="what runs it (default: auto)")
+    add_place(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
     parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
-    parser.add_argument("--port", type=_port, default=8000, help="likewise; 0 takes a free one (default: 8000)")
-    parser.add_argument("--api-keys", metavar="FILE", help="keys that clients must show, one a line")
+    parser.add_argument("--port", type=_port, default=8000, help="where to listen; 0 takes a free one (default: 8000)")
+    parser.add_argument(
+        "--api-keys", metavar="FILE", help="keys that clients must show, one a line (default: none is needed)"
+    )
     parser.add_argument("--without-keys", action="store_true", help="let everyone use it, also from other machines")
     parser.add_argument(
         "--allowed-host",
         metavar="NAME",
         nargs="+",
         default=[],
-        help="other names that it may be called by, as by a proxy; only asked without keys, on this machine",
+        help="other names that it may be called by, as by a proxy; only asked without keys, on this machine "
+        "(default: none)",
     )
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what is written to stderr: this and what is graver (default: info)",
+    )
     _add_limits(parser.add_argument_group("limits"))
+    parser.examples = (
+        "pointsman serve build/demo",
+        "pointsman serve demo=build/demo@fused-int8 --host 0.0.0.0 --port 8080 --api-keys keys.txt",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -100,7 +112,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         from pointsman.serving.http.server import log_to_stderr, serve
         from pointsman.serving.metrics import Metrics
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; install pointsman[serve]") from error
+        raise DependencyError(f"{error.name} is not installed; {install('serve')}") from error
     log_to_stderr(parsed.log_level)
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
@@ -165,7 +177,7 @@ def _service(
     from pointsman.serving.service import Service
 
     name, folder, variant = named
-    device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
     infiller = Infiller.load(
         folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
     )

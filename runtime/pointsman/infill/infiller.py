@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
+from pointsman.backends.choice import AnyEngine, Device
 from pointsman.bundle import Manifest, names, verify_files
 from pointsman.decoding import (
     DecodingFields,
@@ -32,6 +33,8 @@ class Infiller:
     them). Unless `constrain` is false, every blank is filled, and with text only. `max_new_tokens`, if nothing says it,
     is 8 for each blank and 2 to end with, at least 32, and at most what the bundle allows.
 
+    `close` gives back memory, as does the end of `with Infiller.load(...) as infiller:`.
+
     Attributes:
         model: The model; `model.choice` says which variant and device run, and why.
         tokenizer: The bundle's.
@@ -46,6 +49,16 @@ class Infiller:
         tokenizer.check_model(model.manifest.architecture)
         self.model, self.tokenizer = model, tokenizer
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the model, as `SwitchModel.close`; filling then raises a `ClosedError`."""
+        self.model.close()
+
     def __repr__(self) -> str:
         """That of its model, under its own name."""
         return f"{type(self).__name__}{repr(self.model).removeprefix(type(self.model).__name__)}"
@@ -54,10 +67,10 @@ class Infiller:
     def load(
         cls,
         bundle: str | Path,
-        device: str = "auto",
+        device: Device = "auto",
         variant: str = "auto",
         *,
-        engine: str = "auto",
+        engine: AnyEngine = "auto",
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,

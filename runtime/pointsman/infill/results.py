@@ -1,5 +1,6 @@
 """What infilling gives back."""
 
+import html
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,3 +42,23 @@ class Fill:
     text: str
     score: float
     spans: tuple[Span, ...]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the text, and its spans in a table."""
+        rows = [("whole", "", self.score, "")] + [
+            (f"<extra_id_{span.index}>", span.text, span.score, "" if span.state == "complete" else span.state)
+            for span in self.spans
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("blank", "span", "score", ""))
+        return f"<p>{_escaped(self.text)}</p><table><tr>{head}</tr>{''.join(map(_row, rows))}</table>"
+
+
+def _row(cells: tuple[str, str, float, str]) -> str:
+    blank, text, score, state = cells
+    shown = (blank, text, f"{score:.3f}", state)
+    return f"<tr>{''.join(f'<td>{_escaped(cell)}</td>' for cell in shown)}</tr>"
+
+
+def _escaped(text: str) -> str:
+    """As HTML that shows it and its spaces; nothing in it is markup, a formula or a line of the page's own."""
+    return f'<span style="white-space: pre-wrap" class="tex2jax_ignore mathjax_ignore">{html.escape(text)}</span>'

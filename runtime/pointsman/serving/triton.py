@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pointsman.backends.choice import Device
 from pointsman.decoding import DecodingFields
 from pointsman.errors import OptionsError, PointsmanError, TextError
 from pointsman.infill import Infiller
@@ -37,7 +38,7 @@ class TritonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         given = {name: value["string_value"] for name, value in parameters.items()}
         bundle = Path(args["model_repository"]) / args["model_version"] / given.get("bundle", "bundle")
-        device = "cuda" if args.get("model_instance_kind") == "GPU" else "cpu"
+        device: Device = "cuda" if args.get("model_instance_kind") == "GPU" else "cpu"
         infiller = Infiller.load(bundle, device, given.get("variant", "auto"))
         self._service = Service(args["model_name"], infiller, Scheduler(infiller.model), ServiceLimits())
         self._loop = asyncio.new_event_loop()

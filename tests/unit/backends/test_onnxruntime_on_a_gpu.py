@@ -1,5 +1,7 @@
 """ONNX Runtime's GPU path with the host in the place of the GPU: tokens are those of its CPU path."""
 
+import weakref
+
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
@@ -9,6 +11,8 @@ from pointsman.errors import OptionsError
 from unit.backends.conftest import VARIANT
 from unit.backends.host_onnxruntime import on_the_host
 from unit.backends.test_tensorrt_backend import CASES, INPUTS, check
+
+OPTIONS = DecodingOptions(max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,13 @@ def test_targets_past_the_capacity_are_refused(model):
 )
 def test_shapes(asked, got):
     assert BucketedShapes().of(*asked) == {**got, "positions": 1}
+
+
+@pytest.mark.parametrize("load", [on_the_host, lambda bundle, name: SwitchModel.load(bundle, "cpu", name, threads=1)])
+def test_closing_gives_sessions_back_at_once(exported, load):
+    model = load(exported, VARIANT)
+    for _ in range(3):
+        model.generate(INPUTS, OPTIONS)
+    held = [weakref.ref(thing) for thing in (model.backend, model.backend.encoder, model.backend.decoder)]
+    model.close()
+    assert [one() for one in held] == [None] * 3

@@ -189,15 +189,15 @@ def test_without_a_gpu_the_command_says_so(hosted, capsys):
         pytest.skip("this machine has a GPU")
     assert cli.main(["infill", str(hosted.folder), "a <extra_id_0>", "--engine", "tensorrt"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "pointsman: there is no NVIDIA driver here; install one, or use device 'cpu'\n")
+    assert (out, err) == ("", "pointsman: there is no NVIDIA driver here; install one, or use --device cpu\n")
 
 
 @pytest.mark.parametrize(
     ("flavour", "lean", "sentence"),
     [
-        ("tensorrt", False, "tensorrt is not installed; install pointsman[tensorrt], whose wheels"),
-        ("tensorrt", True, "tensorrt or tensorrt_lean is not installed; install pointsman[tensorrt]"),
-        ("tensorrt-rtx", False, "tensorrt_rtx is not installed; install pointsman[tensorrt-rtx]"),
+        ("tensorrt", False, "tensorrt is not installed; run pip install '.[tensorrt]' in a checkout of Pointsman (NV"),
+        ("tensorrt", True, "tensorrt or tensorrt_lean is not installed; run pip install '.[tensorrt]'"),
+        ("tensorrt-rtx", False, "tensorrt_rtx is not installed; run pip install '.[tensorrt-rtx]'"),
     ],
 )
 def test_without_the_library(hosted, monkeypatch, flavour, lean, sentence):

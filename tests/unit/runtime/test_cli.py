@@ -181,10 +181,26 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
     ("line", "message"),
     [
         ([], "the following arguments are required: COMMAND; see pointsman --help"),
-        (["fill"], "argument COMMAND: invalid choice: 'fill'"),
+        (["fill"], "'fill' is no command (did you mean infill?); see pointsman --help"),
+        (["run"], "'run' is no command (use infill, score, fill-files, serve or inspect); see pointsman --help"),
+        (["--verison"], "--verison is no option (did you mean --version?); see pointsman --help"),
         (["infill"], "the following arguments are required: BUNDLE, TEXT; see pointsman infill --help"),
         (["infill", "b"], "there is no text; give one, or a file of them with --input; see pointsman infill --help"),
-        (["infill", "b", TEXT, "--beams", "4"], "unrecognized arguments: --beams 4; see pointsman --help"),
+        (
+            ["infill", "--num-beam", "4"],
+            "--num-beam is no option (did you mean --num-beams?); see pointsman infill --help",
+        ),
+        (
+            ["infill", "b", TEXT, "--top_k=4"],
+            "--top_k is no option (did you mean --top-k?); see pointsman infill --help",
+        ),
+        (["infill", "b", TEXT, "--zzz"], "--zzz is no option; see pointsman infill --help"),
+        (["infill", "b", TEXT, "-b", "4"], "unrecognized arguments: -b 4; see pointsman infill --help"),
+        (["inspect", "b", "c"], "unrecognized arguments: c; see pointsman inspect --help"),
+        (
+            ["score", "b", TEXT, "--span", "a"],
+            "--span is no option (did you mean --spans?); see pointsman score --help",
+        ),
         (["infill", "b", TEXT, "--num-beams", "four"], "argument --num-beams: invalid int value: 'four'"),
         (
             ["infill", "b", TEXT, "--threads", "0"],
@@ -195,8 +211,20 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
             "argument --batch-size: 'x' is no number: use a whole number of at least 1; see pointsman infill --help",
         ),
         (["infill", "b", TEXT, "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-        (["infill", "nowhere", TEXT, "--num-beams", "0"], "num_beams is 0; use a whole number of at least 1"),
-        (["infill", "nowhere", TEXT, "--top-k", "4"], "top_k without do_sample would change nothing"),
+        (["infill", "nowhere", TEXT, "--num-beams", "0"], "--num-beams is 0; use a whole number of at least 1"),
+        (["infill", "b", TEXT, "--seed", "-1", "--do-sample"], "--seed is -1; use a whole number of at least 0"),
+        (
+            ["infill", "b", TEXT, "--num-return-sequences", "3"],
+            "--num-return-sequences 3 is above --num-beams 1; raise --num-beams, or sample with --do-sample",
+        ),
+        (
+            ["infill", "b", TEXT, "--num-beams", "3", "--do-sample"],
+            "--do-sample cannot be combined with --num-beams 3; drop one of the two",
+        ),
+        (
+            ["infill", "nowhere", TEXT, "--top-k", "4"],
+            "--top-k without --do-sample would change nothing; add --do-sample or leave out",
+        ),
         (
             ["infill", "nowhere", TEXT],
             "nowhere is not a bundle (no manifest.json); make one with `pointsman-export bundle`",
@@ -216,7 +244,22 @@ def test_mistakes_cost_one_line_and_exit_code_2(line, message, capsys, tmp_path,
 @pytest.mark.parametrize("number", ["4000", "99999999999"])
 def test_more_threads_than_make_sense(small_bundle, capsys, number):
     assert cli.main(["infill", str(small_bundle), TEXT, "--device", "cpu", "--threads", number]) == 2
-    assert capsys.readouterr().err == f"pointsman: threads is {number}; use a whole number from 1 to 1024\n"
+    assert capsys.readouterr().err == f"pointsman: --threads is {number}; use a whole number from 1 to 1024\n"
+
+
+def test_devices_and_room_are_named_as_flags(small_bundle, loaded, capsys):
+    assert cli.main(["infill", str(small_bundle), TEXT, "--engine", "tensorrt", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error == "pointsman: tensorrt does not run on the CPU; use --device cuda or --engine onnxruntime\n"
+    loaded(wandering(VOCAB))
+    assert cli.main(["infill", str(small_bundle), TEXT, "--device", "cpu", "--max-new-tokens", "3"]) == 2
+    assert capsys.readouterr().err.startswith("pointsman: --max-new-tokens 3 is too few for the 2 blanks")
+
+
+def test_a_text_may_begin_like_an_option(loaded, script, capsys):
+    loaded(saying(VOCAB, script))
+    assert cli.main(["infill", "b", f"--so {TEXT}"]) == 0
+    assert capsys.readouterr().out.startswith("--so The cute dog walks")
 
 
 def test_more_beams_than_make_sense(loaded, capsys):
@@ -411,7 +454,7 @@ def test_inspect_without_an_engine_still_says_what_the_bundle_is(small_bundle, c
     for module in [name for name in sys.modules if name.startswith("pointsman.backends.onnxruntime")]:
         monkeypatch.delitem(sys.modules, module)
     assert cli.main(["inspect", str(small_bundle)]) == 0
-    assert "cannot run    ONNX Runtime is not installed; install pointsman[cpu]" in capsys.readouterr().out
+    assert "cannot run    ONNX Runtime is not installed; run pip install '.[cpu]'" in capsys.readouterr().out
     assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2
 
 

@@ -199,7 +199,7 @@ def test_the_input_is_no_output(run, tmp_path):
     ("options", "sentence"),
     [
         (["--output", "nowhere/records"], "cannot write nowhere/records (No such file or directory)"),
-        (["--output", "records", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["--output", "records", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_no_output(run, tmp_path, monkeypatch, options, sentence):

@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 from fake_backend import saying, wandering
@@ -12,6 +13,7 @@ from small_bundles import EXTRA_IDS, fake_infiller
 from pointsman import DecodingOptions
 from pointsman.bundle import Limits
 from pointsman.errors import OptionsError, TextError, TokenizerError
+from pointsman.infill import Fill, Span
 from pointsman.text.tokenizer import Tokenizer
 from tiny_vocabulary import tiny_tokenizer, write_tiny_vocabulary
 
@@ -379,3 +381,35 @@ def test_vocabulary_and_model_must_belong_together(manifest, changes, message):
     tokenizer = tiny_tokenizer(EXTRA_IDS)
     with pytest.raises(TokenizerError, match=message):
         fake_infiller(other, tokenizer, wandering(VOCAB))
+
+
+def test_notebooks_show_a_fill_and_nothing_of_it_is_markup():
+    spans = (
+        Span(0, "<b>&amp;", -0.25, (4,), "complete"),
+        Span(7, "  $x$\n<script>", -1.5, (5,), "cut"),
+    )
+    shown = Fill("A <img src=\"x\" onerror='f()'>\n<b>&amp;", -0.125, spans)._repr_html_()
+    cells = Cells()
+    cells.feed(shown)
+    cells.close()
+    assert cells.tags == {"p", "table", "tr", "th", "td", "span"}
+    assert cells.texts[0] == "A <img src=\"x\" onerror='f()'>\n<b>&amp;"
+    assert cells.texts[4:] == [
+        *("whole", "-0.125"),
+        *("<extra_id_0>", "<b>&amp;", "-0.250"),
+        *("<extra_id_7>", "  $x$\n<script>", "-1.500", "cut"),
+    ]
+
+
+class Cells(HTMLParser):
+    """The elements and texts of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.texts = set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)

@@ -1,23 +1,35 @@
 """SwitchModel over an engine that computes nothing: batching, scoring, streams, limits, and loading."""
 
 import importlib.metadata
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_backend import wandering
-from small_bundles import fake_model, write_small_bundle
+from small_bundles import fake_infiller, fake_model, write_small_bundle
 
 import pointsman
 from pointsman.backends.choice import choose
 from pointsman.bundle import Limits
 from pointsman.decoding import DecodingOptions
-from pointsman.errors import BundleError, BundleNotFoundError, DeviceError, OptionsError, ParityError, TextError
+from pointsman.errors import (
+    BundleError,
+    BundleNotFoundError,
+    ClosedError,
+    DeviceError,
+    OptionsError,
+    ParityError,
+    TextError,
+)
 from pointsman.infill import Infiller
 from pointsman.model import SwitchModel
 from pointsman.running import padded
 
-NO_CUDA = "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
+NO_CUDA = (
+    "the installed ONNX Runtime has no CUDA; run pip install '.[gpu]' in a checkout of Pointsman, or use device 'cpu'"
+)
+VOCAB = 128
 INPUTS = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1]]
 OPTIONS = [
     DecodingOptions(max_new_tokens=6),
@@ -207,7 +219,7 @@ def test_load_verifies_files_before_the_engine_sees_them(tmp_path):
     [
         ({"variant": "fused-int8"}, BundleError, "has no variant 'fused-int8'; it has fused-float32, portable-float32"),
         ({"device": "gpu"}, OptionsError, "unknown device 'gpu'; use auto, cpu, cuda"),
-        ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; install"),
+        ({"device": "cuda"}, DeviceError, "the installed ONNX Runtime has no CUDA; run pip install"),
     ],
 )
 @pytest.mark.usefixtures("no_cuda")
@@ -290,3 +302,38 @@ def test_what_a_model_is(small_bundle, manifest, tokenizer, monkeypatch):
 
 def test_the_version_is_that_of_the_package():
     assert pointsman.__version__ == importlib.metadata.version("pointsman")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda one: one.model.generate([[5]]),
+        lambda one: one.model.stream([[5]]),
+        lambda one: one.model.score([[5]], [[5]]),
+        lambda one: one.model.encode([[5]], rows=1),
+        lambda one: one.model.routes([5], [5]),
+        lambda one: one.model.running(),
+        lambda one: one.infill("<extra_id_0>"),
+        lambda one: one.infill_batch(["<extra_id_0>"]),
+        lambda one: one.stream("<extra_id_0>"),
+        lambda one: one.score("<extra_id_0>", [["a"]]),
+    ],
+)
+def test_a_closed_model_says_so(manifest, tokenizer, use):
+    with fake_infiller(manifest, tokenizer, wandering(VOCAB)) as infiller:
+        assert infiller.infill("<extra_id_0>")
+    infiller.close()
+    with pytest.raises(ClosedError, match=r"^this model is closed; load it again to use it$"):
+        use(infiller)
+
+
+def test_closing_gives_the_engine_back(manifest):
+    with fake_model(manifest, wandering(VOCAB)) as model:
+        whole = [*model.stream([[5, 6]])]
+        begun = model.stream([[5, 6]])
+        engine = weakref.ref(model.backend)
+        first = next(begun)
+    assert [first, *begun] == whole, "what has begun goes on"
+    del begun
+    assert engine() is None
+    assert repr(model).startswith("SwitchModel(")

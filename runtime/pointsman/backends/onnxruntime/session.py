@@ -12,7 +12,7 @@ from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
 from pointsman.backends.onnxruntime.more_outputs import with_outputs
 from pointsman.errors import BundleError, DeviceError
-from pointsman.wording import as_text, is_text
+from pointsman.wording import as_text, install, is_text
 
 Device = Literal["cpu", "cuda"]
 
@@ -27,7 +27,7 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cu
 def why_not_cuda() -> str | None:
     """Why CUDA cannot be used, and what to do; None where ONNX Runtime was built with it and there is a GPU."""
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        return "the installed ONNX Runtime has no CUDA; install pointsman[gpu], or use device 'cpu'"
+        return f"the installed ONNX Runtime has no CUDA; {install('gpu')}, or use device 'cpu'"
     return missing_gpu()
 
 
@@ -95,7 +95,7 @@ def session(
     if loaded.get_providers()[0] != _PROVIDERS[device]:
         raise DeviceError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
-            "install pointsman[gpu] again and a driver that fits, or use device 'cpu'"
+            f"{install('gpu')} again, with a driver that fits, or use device 'cpu'"
         )
     return loaded
 

@@ -146,6 +146,7 @@ def test_a_corpus_that_reaches_too_few_experts(bundle, tmp_path, capsys):
     ("options", "sentence"),
     [
         (("--scheme", "int5"), "argument --scheme: invalid choice: 'int5' (choose from "),
+        (("--shceme", "int8"), "--shceme is no option (did you mean --scheme?); see pointsman-calib quantize --help"),
         ((), "the following arguments are required: --scheme; see pointsman-calib quantize --help"),
         (("--scheme", "int8", "--documents", "few"), "argument --documents: invalid int value: 'few'; see "),
         (("--scheme", "int8", "--min-agreement", "101"), "the least agreement is 101; give 0 to 100 percent"),
@@ -227,8 +228,8 @@ def test_a_window_longer_than_the_bundle_takes(bundle, tmp_path, capsys, command
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--percentile", "200"), "percentile is 200.0; it must be above 0 and at most 100"),
-        (("--percentile", "nan"), "percentile is nan; it must be above 0 and at most 100"),
+        (("--percentile", "200"), "--percentile is 200.0; it must be above 0 and at most 100"),
+        (("--percentile", "nan"), "--percentile is nan; it must be above 0 and at most 100"),
         (("-o", "."), ". is a folder; name a file in a folder that is there for --output"),
         (("-o", "no/ranges.json"), "there is no folder no; name a file in a folder that is there for --output"),
     ],
@@ -328,7 +329,7 @@ def test_a_variant_that_exists(bundle, capsys):
 def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
-    size, experts, losses, nearest, kept = capsys.readouterr().out.splitlines()
+    size, experts, losses, nearest, weights, fill, measure = capsys.readouterr().out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
@@ -339,7 +340,12 @@ def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     assert nearest.startswith(
         f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
     )
-    assert kept == (f"kept in float: 0 of {len(quantization.formats)} weights; inputs kept finer than int8: those of 0")
+    count = len(quantization.formats)
+    assert weights == f"{count} of {count} weights in int8"
+    sentence = "'The <extra_id_0> walks in <extra_id_1> park.'"
+    assert fill == f"fill with it: pointsman infill {bundle} {sentence} --variant fused-int8"
+    compare = f"pointsman-calib compare {bundle} --candidate fused-int8 --corpus FILES"
+    assert measure == f"measure it on other text: {compare}"
 
 
 @pytest.mark.slow  # two calibrations of several runs each

@@ -81,7 +81,7 @@ def test_a_loss_above_the_limit(compare, comparison):
         (["--batch-size", "0"], "argument --batch-size: 0 is too small; give 1 or more"),
         (["--generations", "-1"], "argument --generations: -1 is too small; give 0 or more"),
         (["--documents", "0"], "limit is 0: give the number of documents to use, 1 or more"),
-        (["--seed", "-1"], "seed is -1: give 0 or more"),
+        (["--seed", "-1"], "--seed is -1: give 0 or more"),
         (["--window", "512"], "568 tokens need 29 sentinels and the vocabulary has 20: use a shorter window"),
         (["--report", "no/where/report.html"], "there is no folder no/where; name a file in a folder that is there"),
         (["--report", "/proc/report.html"], "cannot write /proc/report.html ("),

@@ -174,7 +174,12 @@ def test_a_capacity_that_is_none(tmp_path, capsys, capacity):
         (["refit", "b"], "the following arguments are required: --from; see pointsman-export refit --help"),
         (["bundle", "c", "-o", "b", "--form", "round"], "argument --form: invalid choice: 'round' (*"),
         (["bundle", "c", "-o", "b", "--max-tokens", "many"], "argument --max-tokens: invalid int value: 'many'; see *"),
-        (["engines", "b", "--heavy"], "unrecognized arguments: --heavy; see pointsman-export --help"),
+        (["engines", "b", "--heavy"], "--heavy is no option; see pointsman-export engines --help"),
+        (
+            ["bundle", "c", "--dtyp", "x"],
+            "--dtyp is no option (did you mean --dtype?); see pointsman-export bundle --help",
+        ),
+        (["bundel", "c"], "'bundel' is no command (did you mean bundle?); see pointsman-export --help"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant(capsys, line, sentence):
@@ -193,7 +198,7 @@ def test_which_release_this_is(capsys):
 def test_a_limit_that_admits_no_text(checkpoint, tmp_path, capsys, tokens):
     assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--max-tokens", str(tokens)]) == 2
     assert sentences(capsys) == [
-        f"pointsman-export: max_tokens {tokens} has no room for a token and an end; use 2 or more"
+        f"pointsman-export: --max-tokens {tokens} has no room for a token and an end; use 2 or more"
     ]
     assert names_in(tmp_path) == set()
 

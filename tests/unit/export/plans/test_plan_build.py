@@ -239,7 +239,7 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
             ("--variant", NAME, "fused-float32"),
             "fused-float32 is a form for ONNX Runtime alone; those to build from are " + NAME,
         ),
-        (("--max-rows", "0"), "max_rows is 0; plans need at least 1"),
+        (("--max-rows", "0"), "--max-rows is 0; plans need at least 1"),
         (("--compute-capability", "89"), "'89' is not a compute capability; write it as 8.9"),
         (("--compute-capability", "08.9"), "'08.9' is not a compute capability; write it as 8.9"),
         (
@@ -256,8 +256,8 @@ def test_a_bundle_without_a_portable_variant(tmp_path):
         (
             (*SM89, "--flavour", "tensorrt"),
             (
-                "tensorrt is not installed; install pointsman[tensorrt], whose wheels NVIDIA's own index holds "
-                "(docs/gpu.md says how)"
+                "tensorrt is not installed; run pip install '.[tensorrt]' in a checkout of Pointsman "
+                "(NVIDIA's own index holds the wheels of tensorrt; docs/gpu.md says how)"
             ),
         ),
     ],

@@ -42,8 +42,9 @@ try:
 except DependencyError as error:
     print(error)
 """
-RTX = "install pointsman[tensorrt-rtx]"
-TENSORRT = "install pointsman[tensorrt], whose wheels NVIDIA's own index holds (docs/gpu.md says how)"
+RTX = "run pip install '.[tensorrt-rtx]' in a checkout of Pointsman"
+NVIDIAS_INDEX = "(NVIDIA's own index holds the wheels of tensorrt; docs/gpu.md says how)"
+TENSORRT = f"run pip install '.[tensorrt]' in a checkout of Pointsman {NVIDIAS_INDEX}"
 TWO_IN_ONE_PROCESS = """
 import polygraphy.config
 from pointsman_export.plans.library import load_library
@@ -95,8 +96,8 @@ def lacking(monkeypatch):
 def test_no_library_is_installed(lacking):
     lacking("tensorrt", "tensorrt_rtx")
     line = (
-        "neither tensorrt nor tensorrt-rtx is installed; install pointsman[tensorrt-rtx], or pointsman[tensorrt], "
-        "whose wheels NVIDIA's own index holds (docs/gpu.md says how)"
+        "neither tensorrt nor tensorrt-rtx is installed; run pip install '.[tensorrt-rtx]', or pip install "
+        f"'.[tensorrt]' in a checkout of Pointsman {NVIDIAS_INDEX}"
     )
     with pytest.raises(DependencyError) as caught:
         load_library(None)

@@ -1,0 +1,54 @@
+"""What `pointsman-calib quantize` says at its end: what the variant is, in plain words, and what to do next."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from pointsman.bundle import Quantization
+
+_SENTENCE: Final = "The <extra_id_0> walks in <extra_id_1> park."
+_MOST: Final = 0.5  # share of the weights from which on it is a warning that they stay in float
+
+
+def weights(quantization: Quantization) -> str:
+    """How many weights are in which type, and how many of them take finer inputs."""
+    types = Counter(how.split()[0] for how in quantization.formats.values())
+    total = len(quantization.formats) + len(quantization.kept)
+    first, *others = [f"{count} in {name}" for name, count in types.most_common()] or ["0 quantized"]
+    count, _, where = first.partition(" ")
+    said = [f"{count} of {total} weights {where}", *others]
+    if quantization.kept:
+        said.append(f"{len(quantization.kept)} in float")
+    return f"{', '.join(said)}{_finer(quantization)}"
+
+
+def _finer(quantization: Quantization) -> str:
+    count = 0 if quantization.sensitivity is None else len(quantization.sensitivity.fine_inputs)
+    if not count:
+        return ""
+    return f"; {count} take {_inputs(quantization)}: slower, more precise"
+
+
+def _inputs(quantization: Quantization) -> str:
+    return "two-part inputs" if quantization.activations is None else "inputs in float"
+
+
+def mostly_float(quantization: Quantization) -> str | None:
+    """What to do where most weights stayed in float, since limits would not hold otherwise; None where few did."""
+    kept, total = len(quantization.kept), len(quantization.formats) + len(quantization.kept)
+    if quantization.sensitivity is None or kept <= _MOST * total:
+        return None
+    return (
+        f"most weights stay in float ({kept} of {total}), so little is saved; calibrate on more text "
+        "(--corpus, --documents), or loosen --max-loss-increase, --min-agreement or --min-expert-agreement"
+    )
+
+
+def next_commands(bundle: Path, variant: str) -> list[str]:
+    """How to use the variant, and how to see what it loses."""
+    folder = shlex.quote(str(bundle))
+    return [
+        f"fill with it: pointsman infill {folder} {shlex.quote(_SENTENCE)} --variant {variant}",
+        f"measure it on other text: pointsman-calib compare {folder} --candidate {variant} --corpus FILES",
+    ]
