@@ -182,7 +182,7 @@ class SwitchModel:
     ) -> list[list[Generation]]:
         """`generate` for ids and options that have been through `check_ids` and `check_options`."""
         with enough_memory():
-            requests = self.running()
+            requests = self.running(shared=False)
             (running,) = requests.join([Request(input_ids, options, constraint, first_input)])
             return alone(requests, running.search)
 
@@ -207,13 +207,17 @@ class SwitchModel:
         """`stream` for ids and options that have been through `check_ids` and `check_options`."""
         check_streams(options)
         with enough_memory():
-            requests = self.running()
+            requests = self.running(shared=False)
             requests.join([Request(input_ids, options, constraint)])
         return _in_memory(streamed(requests))
 
-    def running(self) -> RunningRequests:
-        """Requests that are decoded together, none so far. One thread at a time may use them."""
-        return RunningRequests(self.backend.stepper(), self.special_tokens)
+    def running(self, *, shared: bool = True) -> RunningRequests:
+        """Requests that are decoded together, none so far. One thread at a time may use them.
+
+        Args:
+            shared: whether there will be several at a time.
+        """
+        return RunningRequests(self.backend.stepper(shared=shared), self.special_tokens)
 
     @without_options
     def score(self, input_ids: Sequence[Ids], target_ids: Sequence[Ids]) -> list[NDArray[np.float32]]:

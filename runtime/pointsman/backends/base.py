@@ -87,8 +87,12 @@ class Backend(Protocol):
         """
         ...
 
-    def stepper(self) -> RequestStepper[Any]:
-        """What steps requests together, without any so far; each has memory of its own."""
+    def stepper(self, *, shared: bool = True) -> RequestStepper[Any]:
+        """What steps requests, without any so far; each has memory of its own.
+
+        Args:
+            shared: whether there will be several requests in it at a time.
+        """
         ...
 
 

@@ -84,3 +84,15 @@ def test_closing_gives_sessions_back_at_once(exported, load):
     held = [weakref.ref(thing) for thing in (model.backend, model.backend.encoder, model.backend.decoder)]
     model.close()
     assert [one() for one in held] == [None] * 3
+
+
+def test_later_requests_find_what_was_recorded(model):
+    """One after another, and without further memory."""
+    options, device = DecodingOptions(max_new_tokens=9, num_beams=2), model.backend.gpu
+    for _ in range(3):
+        model.generate(INPUTS, options)
+    held, known = sum(device.live.values()), list(model.backend.decoder.replays._known)
+    for _ in range(3):
+        model.generate(INPUTS, options)
+    assert sum(device.live.values()) == held
+    assert list(model.backend.decoder.replays._known) == known

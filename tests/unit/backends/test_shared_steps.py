@@ -111,3 +111,20 @@ def test_mixtures_of_requests_are_answered_as_if_each_were_alone(model, referenc
         assert [[g.token_ids for g in of] for of in found] == [[g.token_ids for g in of] for of in expected]
         for mine, other in zip([g for of in found for g in of], [g for of in expected for g in of], strict=True):
             SCORE.check(mine.score, other.score)
+
+
+def test_addresses_recur_though_longer_inputs_and_outputs_join(exported):
+    """What is held moves between two pieces of memory, and shapes come back to where they were."""
+    model = on_the_host(exported, VARIANT)
+    stepper, rng, known = model.backend.stepper(), np.random.default_rng(0), model.backend.decoder.replays._known
+    counts = []
+    for _ in range(6):
+        short = stepper.encode([source(rng, 1, 9, 1)], pad_id=0)[0]
+        stepper.step([(short, Feed(np.full(1, 9), np.arange(1)))])
+        long = stepper.encode([source(rng, 1, 60, 1)], pad_id=0)[0]
+        for _ in range(3):
+            stepper.step([(rows, Feed(np.full(1, 9), np.arange(1))) for rows in (short, long)])
+        stepper.release(short)
+        stepper.release(long)
+        counts.append(len(known))
+    assert counts[-1] == counts[-2] == counts[-3]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
+from pointsman.backends.gpu.device import CaptureError
 from pointsman.backends.gpu.replays import MOST, Replays
 from pointsman.decoding import SentinelConstraint
 from pointsman.errors import OptionsError
@@ -233,3 +234,20 @@ def test_the_narrowest_profile_that_fits_is_taken(hosted):
     for inputs, expected in ((INPUTS[:1], 0), (INPUTS, 1), (INPUTS[:1], 0)):
         model.generate(inputs, DecodingOptions(max_new_tokens=2))
         assert [context.profile for context in hosted.library.contexts[:2]] == [expected, expected]
+
+
+def test_what_is_recorded_stays_when_nothing_more_can_be():
+    """Later work is done each time, and takes no recording's place."""
+    replays, done = Replays(most=2), []
+
+    def refuse():
+        raise CaptureError("no more")
+
+    for _ in range(3):
+        replays.run("kept", lambda: done.append("done"), lambda: lambda: done.append("replayed"))
+    for _ in range(2):
+        replays.run("refused", lambda: None, refuse)
+    for key in range(9):
+        replays.run(key, lambda: None, refuse)
+    replays.run("kept", lambda: done.append("done"), refuse)
+    assert done == ["done", "done", "replayed", "replayed"]

@@ -33,7 +33,7 @@ class FakeBackend:
         self.encoded.append(sources)
         return FakeState(self, [source for source in sources for _ in range(rows // len(sources))], room)
 
-    def stepper(self) -> OwnStates:
+    def stepper(self, *, shared: bool = True) -> OwnStates:
         return OwnStates(self)
 
 

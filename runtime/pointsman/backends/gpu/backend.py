@@ -63,9 +63,12 @@ class GpuBackend:
         workspace.encode(*_padded(input_ids, attention_mask, sizes), sizes)
         return state
 
-    def stepper(self) -> GpuStepper | OwnStates:
-        """What steps requests together, where the engine takes any shapes; see `Backend.stepper`."""
-        if not isinstance(self._shapes, SharedShapes):
+    def stepper(self, *, shared: bool = True) -> GpuStepper | OwnStates:
+        """What steps requests together, where the engine takes any shapes; see `Backend.stepper`.
+
+        A request by itself has a state, whose memory the next one finds, and with it what was recorded there.
+        """
+        if not shared or not isinstance(self._shapes, SharedShapes):
             return OwnStates(self)
         graphs = self.encoder, self.decoder
         return GpuStepper(self.gpu, self.variant, graphs, self.selector, self._shapes)

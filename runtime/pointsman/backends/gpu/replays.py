@@ -38,8 +38,8 @@ class Replays:
             replay()
             return
         do()
-        again = key in self._known and self.refusal is None
-        self._remember(key, self._recorded(record) if again else None)
+        if self.refusal is None:  # or else what is recorded would give way to what is not
+            self._remember(key, self._recorded(record) if key in self._known else None)
 
     def _recorded(self, record: Callable[[], Callable[[], None]]) -> Callable[[], None] | None:
         try:

@@ -28,11 +28,12 @@ class DeviceRows:
 
     Attributes:
         first: the slot of the first.
+        room: tokens that will be fed to each, at most.
         selects: what can be selected of their logits.
     """
 
-    def __init__(self, first: int, rows: int, selects: Selects) -> None:
-        self.first, self.selects, self._rows = first, selects, rows
+    def __init__(self, first: int, rows: int, room: int, selects: Selects) -> None:
+        self.first, self.room, self.selects, self._rows = first, room, selects, rows
         self.places = CacheRows(rows)
 
     def __len__(self) -> int:
@@ -119,7 +120,7 @@ class GpuStepper:
         for source in sources:
             inputs = len(source.input_ids)
             attended = np.repeat(np.arange(first, first + inputs), source.rows // inputs)
-            joining.append(DeviceRows(len(self._lengths), source.rows, self._selects))
+            joining.append(DeviceRows(len(self._lengths), source.rows, source.room, self._selects))
             self._row_inputs = np.concatenate([self._row_inputs, attended])
             self._lengths = np.concatenate([self._lengths, np.zeros(source.rows, np.int64)])
             first += inputs
@@ -173,9 +174,10 @@ class GpuStepper:
         return self._answers(feeds)
 
     def _make_room(self) -> None:
-        """Have a slot for each row, and room for one token more in each."""
+        """Have a slot for each row, and room for all that will be fed to it."""
         rows, longest = len(self._lengths), int(self._lengths.max())
-        slots, capacity = self._shapes.slots(rows), self._shapes.capacity(longest + 1)
+        room = max([longest + 1, *(each.room for each in self._requests)])
+        slots, capacity = self._shapes.slots(rows), self._shapes.capacity(room)
         if not longest:  # nothing is held: the caches are made for what has come
             if slots > self._caches.count or capacity != self._caches.length:
                 self._caches.lay_out(slots, capacity, held=0, filled=0)

@@ -12,7 +12,8 @@ from pointsman.bundle import TensorSpec
 class Slots:
     """Tensors of equal size whose first axis are slots, and whose length is that of another axis, the same for all.
 
-    Memory is kept when all slots become free, and is laid out anew for what comes then.
+    Memory is kept when all slots become free, and is laid out anew for what comes then. What is held moves between two
+    pieces of it, so that addresses recur, and with them what was recorded.
 
     Attributes:
         count: slots that there are.
@@ -30,6 +31,7 @@ class Slots:
         """
         self._device, self._specs, self._axis = device, specs, length_axis
         self._memory: Memory | None = None
+        self._other: Memory | None = None
         self.count = self.length = 0
         self.addresses: tuple[int, ...] = ()
 
@@ -44,11 +46,12 @@ class Slots:
         """
         sizes = {self._specs[0].axes[0]: count, self._axis: length}
         each = aligned(bytes_of(self._specs[0], sizes))  # type: ignore[arg-type]
-        before, addresses, old = self._memory, self.addresses, self.length
-        if held or before is None or before.size < each * len(self._specs):
+        addresses, old = self.addresses, self.length
+        if held:
+            self._memory, self._other = self._other, self._memory
+        if self._memory is None or self._memory.size < each * len(self._specs):
             self._memory = self._device.allocate(each * len(self._specs))
             self._device.clear(self._memory.address, self._memory.size)  # all that products read must be finite
-        assert self._memory is not None
         self.addresses = tuple(self._memory.address + number * each for number in range(len(self._specs)))
         self.count, self.length, self._each = count, length, each
         if held and filled:

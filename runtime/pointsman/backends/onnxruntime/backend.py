@@ -68,7 +68,7 @@ class OnnxRuntimeBackend:
         run(self.encoder, binding, "cpu")
         return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows)
 
-    def stepper(self) -> HostStepper:
+    def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """What steps requests together; see `Backend.stepper`."""
         return HostStepper(self.encoder, self.decoder, self.variant)
 

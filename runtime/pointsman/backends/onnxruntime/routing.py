@@ -24,7 +24,7 @@ class RoutedBackend(OnnxRuntimeBackend):
         self._counted = CountedChoices(encoder, decoder, architecture.num_experts, variant.capacity)
         self.counts = self._counted.counts
 
-    def stepper(self) -> HostStepper:
+    def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """See `Backend.stepper`; its steps are counted."""
         return HostStepper(self.encoder, self.decoder, self.variant, self._counted)
 
