@@ -71,7 +71,13 @@ class Request:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_rows_come_and_go_as_if_each_request_were_alone(backend, seed):
-    rng, stepper = np.random.default_rng(seed), backend.stepper()
+    stepper = backend.stepper()
+    come_and_go(stepper, backend, np.random.default_rng(seed))
+    assert stepper.bytes == 0
+
+
+def come_and_go(stepper, backend: OnnxRuntimeBackend, rng: np.random.Generator) -> None:
+    """Step random requests, and compare each step with that of a backend that has the request alone."""
     running, left = [], 14
     while left or running:
         if left and (not running or rng.random() < 0.25):
@@ -86,7 +92,6 @@ def test_rows_come_and_go_as_if_each_request_were_alone(backend, seed):
         answers = stepper.step([(rows, feed) for (rows, _), feed in zip(running, feeds, strict=True)])
         for (_, request), feed, logits in zip(running, feeds, answers, strict=True):
             BETWEEN_FORMS.check(logits, request.alone.step(feed), f"step {request.steps}")
-    assert stepper.bytes == 0
 
 
 def steps(stepper, rows, count: int) -> None:

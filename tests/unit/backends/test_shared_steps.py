@@ -5,6 +5,7 @@ import pytest
 
 from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends.gpu.shared_steps import GpuStepper
+from pointsman.backends.gpu.staging import array_at
 from pointsman.decoding import Feed
 from pointsman.decoding.step import Wanted
 from pointsman.running import Request as Asked
@@ -12,7 +13,7 @@ from tolerances import FORMS as BETWEEN_FORMS
 from tolerances import SCORE
 from unit.backends.conftest import VARIANT
 from unit.backends.host_onnxruntime import on_the_host
-from unit.backends.test_host_rows import Request, source
+from unit.backends.test_host_rows import come_and_go, source
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +28,9 @@ def model(exported):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_come_and_go_as_if_each_request_were_alone(model, reference, seed):
-    rng, stepper = np.random.default_rng(seed), model.backend.stepper()
+    stepper = model.backend.stepper()
     assert isinstance(stepper, GpuStepper)
-    running, left = [], 14
-    while left or running:
-        if left and (not running or rng.random() < 0.25):
-            joining = [Request(rng, reference.backend) for _ in range(min(left, rng.integers(1, 4)))]
-            left -= len(joining)
-            running += zip(stepper.encode([each.source for each in joining], pad_id=0), joining, strict=True)
-        if rng.random() < 0.12:
-            rows, _ = running.pop(int(rng.integers(len(running))))
-            stepper.release(rows)
-            continue
-        feeds = [request.feed() for _, request in running]
-        answers = stepper.step([(rows, feed) for (rows, _), feed in zip(running, feeds, strict=True)])
-        for (_, request), feed, logits in zip(running, feeds, answers, strict=True):
-            BETWEEN_FORMS.check(logits, request.alone.step(feed), f"step {request.steps}")
+    come_and_go(stepper, reference.backend, np.random.default_rng(seed))
 
 
 def test_some_requests_select_while_others_take_all_logits(model, reference):
@@ -128,3 +116,21 @@ def test_addresses_recur_though_longer_inputs_and_outputs_join(exported):
         stepper.release(long)
         counts.append(len(known))
     assert counts[-1] == counts[-2] == counts[-3]
+
+
+def test_what_one_request_leaves_behind_does_no_harm_to_the_next(model, reference):
+    """Not even what is no number: it would go into sums with weight zero."""
+    rng, stepper = np.random.default_rng(0), model.backend.stepper()
+    given = source(rng, 2, 30, 2)
+    gone = stepper.encode([given], pad_id=0)[0]
+    stepper.step([(gone, Feed(np.full(4, 9), np.arange(4)))])
+    for slots in (stepper._inputs, stepper._caches):
+        array_at(slots._memory.address, (slots._memory.size,), np.uint8)[:] = 0xFF  # NaN, as float32
+    stepper.release(gone)
+    after = source(rng, 2, 12, 2)
+    rows = stepper.encode([after], pad_id=0)[0]
+    alone = reference.backend.encode(after.input_ids, after.attention_mask, rows=4, room=9)
+    for _ in range(3):
+        fed, own = rng.integers(2, 128, 4), np.arange(4)
+        (logits,) = stepper.step([(rows, Feed(fed, own))])
+        BETWEEN_FORMS.check(logits, alone.step(fed[:, None], own)[:, 0])

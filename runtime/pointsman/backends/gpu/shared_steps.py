@@ -141,6 +141,7 @@ class GpuStepper:
         slots = self._shapes.slots(held + len(ids))
         if length > self._inputs.length or slots > self._inputs.count or not held:
             self._inputs.lay_out(slots, length, held=held, filled=self._inputs.length)
+        self._inputs.clear(held, len(ids))
         self._inputs.fill(held, len(ids), encoded, source)
         self._device.wait()  # what is staged may be written again
         masks = [np.pad(each, ((0, 0), (0, length - each.shape[1]))) for each in (self._mask, mask)]
@@ -178,14 +179,16 @@ class GpuStepper:
         rows, longest = len(self._lengths), int(self._lengths.max())
         room = max([longest + 1, *(each.room for each in self._requests)])
         slots, capacity = self._shapes.slots(rows), self._shapes.capacity(room)
+        held = int(np.count_nonzero(self._lengths))  # those that have just come are behind them
         if not longest:  # nothing is held: the caches are made for what has come
             if slots > self._caches.count or capacity != self._caches.length:
                 self._caches.lay_out(slots, capacity, held=0, filled=0)
         elif slots > self._caches.count or capacity > self._caches.length:
             longer = max(capacity, self._caches.length)
-            held = int(np.count_nonzero(self._lengths))  # those that have just come are behind them
             self._caches.lay_out(max(slots, self._caches.count), longer, held=held, filled=longest)
             self._is_prepared = False
+        if held < rows:
+            self._caches.clear(held, rows - held)
 
     def _prepare(self) -> None:
         """Have in place what stays the same until rows come or go."""

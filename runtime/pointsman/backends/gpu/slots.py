@@ -49,15 +49,24 @@ class Slots:
         addresses, old = self.addresses, self.length
         if held:
             self._memory, self._other = self._other, self._memory
-        if self._memory is None or self._memory.size < each * len(self._specs):
+        is_new = self._memory is None or self._memory.size < each * len(self._specs)
+        if is_new:
             self._memory = self._device.allocate(each * len(self._specs))
-            self._device.clear(self._memory.address, self._memory.size)  # all that products read must be finite
+        assert self._memory is not None
+        if is_new or held:
+            self._device.clear(self._memory.address, self._memory.size)  # what nobody has written is read, too
         self.addresses = tuple(self._memory.address + number * each for number in range(len(self._specs)))
         self.count, self.length, self._each = count, length, each
         if held and filled:
             for spec, target, source in zip(self._specs, self.addresses, addresses, strict=True):
                 self._copy(spec, (target, length), (source, old), slots=held, filled=filled)
             self._device.wait()  # until nothing reads the memory that goes now
+
+    def clear(self, first: int, slots: int) -> None:
+        """Make slots from the first on zeros: what products read must be finite, whoever had it before."""
+        for spec, base in zip(self._specs, self.addresses, strict=True):
+            size = self._slot(spec, self.length)
+            self._device.clear(base + first * size, slots * size)
 
     def fill(self, first: int, slots: int, addresses: Sequence[int], length: int) -> None:
         """Copy tensors of such a length, [slots, ..., length, ...] each, into slots from the first on."""

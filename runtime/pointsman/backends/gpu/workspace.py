@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pointsman.backends.cache_rows import Move
 from pointsman.backends.gpu.device import Device
 from pointsman.backends.gpu.graphs import DeviceGraph
-from pointsman.backends.gpu.memory import Arena, Cache, bytes_of
+from pointsman.backends.gpu.memory import Arena, bytes_of
 from pointsman.backends.gpu.selection import Selector
+from pointsman.backends.gpu.slots import Slots
 from pointsman.backends.gpu.staging import Staging, array_at, upload
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 from pointsman.decoding import Selection
@@ -37,7 +38,7 @@ class Workspace:
         self._source, self._fixed, self._fed, self._named, self._best = (Staging(device) for _ in range(5))
         self._cross, self._logits = Arena(device), Arena(device)
         self._logits_on_host = Arena(device, on_host=True)
-        self._cache = Cache(device, self._graph.caches)
+        self._cache = Slots(device, self._graph.caches, names.CAPACITY)
         self._sizes: Mapping[str, int] = {}
 
     def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], sizes: Mapping[str, int]) -> None:
@@ -51,7 +52,8 @@ class Workspace:
         encoder_sizes = {axis: sizes[axis] for axis in (names.BATCH, names.SOURCE)}
         inputs = (places[spec.name] for spec in self._encoder_graph.inputs)
         self._encoder.run(encoder_sizes, (*inputs, *crossed))
-        self._cache.begin(sizes[names.ROWS], sizes[names.CAPACITY])
+        self._cache.lay_out(sizes[names.ROWS], sizes[names.CAPACITY], held=0, filled=0)
+        self._cache.clear(0, sizes[names.ROWS])
         self._prepare(sizes)
         self._device.wait()
 
@@ -74,7 +76,8 @@ class Workspace:
 
     def move(self, moves: Iterable[Move], length: int) -> None:
         """Copy rows of the cache, which holds so many tokens of each."""
-        self._cache.move(moves, length)
+        for move in moves:
+            self._cache.move(move, length)
 
     def step(self, token_ids: NDArray[np.int64], length: int) -> None:
         """Feed one token to each row, [rows], behind so many; the logits stay on the device.
