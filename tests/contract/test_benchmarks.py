@@ -253,3 +253,11 @@ def test_engine_build_runs_and_cleans_up(tmp_path):
     assert set(variant["plans"]) == {"encoder", "decoder"}
     assert all(plan["bytes"] > 0 and plan["seconds"] > 0 for plan in variant["plans"].values())
     assert not (tmp_path / "tiny-bfloat16").exists()
+
+
+def test_steps_are_measured_by_their_rows(exports):
+    ran = script("steps", str(exports("tied", "fused").folder))
+    assert ran.returncode == 0, ran.stderr
+    _, _, *lines = ran.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "4", "8", "16", "32", "64"]
+    assert all(float(cell) > 0 for line in lines for cell in line.split())
