@@ -165,7 +165,7 @@ def test_who_joins_where_each_has_a_step_of_its_own(infiller):
 def test_an_engine_that_gives_each_request_a_step_of_its_own(infiller, monkeypatch):
     """No more at the same time than it has memory for; each finds what it finds alone."""
     backend, noted = infiller.model.backend, Rows()
-    monkeypatch.setattr(backend, "stepper", lambda: OwnStates(backend))
+    monkeypatch.setattr(backend, "stepper", lambda **_: OwnStates(backend))
     jobs = [job(infiller, text, **fields) for text in TEXTS for fields in ({}, {"num_beams": 2}, {"constrain": False})]
 
     async def run():
