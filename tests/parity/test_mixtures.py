@@ -1,5 +1,6 @@
 """Random mixtures of requests that come and go: each answer is that of the request alone."""
 
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from exports import FORMS
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint
 from pointsman.model import SwitchModel
 from pointsman.running import Request
+from pointsman_calib import quantize
 
 SENTINELS = range(127, 117, -1)
 MOST = 24  # requests of a mixture
@@ -68,12 +70,11 @@ def mixed(
     return found
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["tied", "gated"])
-def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, form, seed):
-    """In float32 to the last bit of each score."""
-    model, rng = exports.model(name, form), np.random.default_rng(seed)
+SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 40))]
+
+
+def check_a_mixture(model: SwitchModel, seed: int) -> None:
+    rng = np.random.default_rng(seed)
     requests = [random_request(rng, model) for _ in range(MOST)]
     found = mixed(model, requests, rng)
     assert len(found) > MOST // 2
@@ -81,3 +82,23 @@ def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, for
         request = requests[number]
         given = {"constraint": request.constraint, "first_input": request.first_input}
         assert generations == model.generate(request.input_ids, request.options, **given)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["tied", "gated"])
+def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, form, seed):
+    """In float32 to the last bit of each score."""
+    check_a_mixture(exports.model(name, form), seed)
+
+
+@pytest.fixture(scope="module", params=["tied", "gated"])
+def int8(exports, request, tmp_path_factory):
+    bundle = shutil.copytree(exports(request.param).folder, tmp_path_factory.mktemp("int8") / "bundle")
+    quantize(bundle, "int8")
+    return SwitchModel.load(bundle, "cpu", "fused-int8")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_so_they_are_in_int8(int8, seed):
+    check_a_mixture(int8, seed)

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from pointsman.bundle.writing import TensorFile
 from pointsman.errors import BundleError
 
-_NUMPY: Final[dict[ir.DataType, type[np.generic]]] = {ir.DataType.FLOAT: np.float32, ir.DataType.UINT8: np.uint8}
+_NUMPY: Final[dict[ir.DataType, type[np.generic]]] = {
+    ir.DataType.FLOAT: np.float32,
+    ir.DataType.INT8: np.int8,
+    ir.DataType.UINT8: np.uint8,
+}
 
 
 def in_file_order(models: Iterable[ir.Model]) -> list[tuple[str, ir.ExternalTensor]]:

@@ -17,7 +17,7 @@ def quantization(comparison: Comparison) -> Iterator[Markup]:
     yield element(
         "p",
         "Weights are those that are quantized. What cost most on the calibration text was kept more precise: first "
-        "inputs, which then come in two int8 parts, then weights, which stay in float. Experts that few tokens "
+        "inputs, which then come in two 8-bit parts, then weights, which stay in float. Experts that few tokens "
         "reached are thin. Loss, tokens and experts: increase of the span loss, share of the float variant's tokens, "
         "share of tokens at its expert, on the calibration text; beside it, what the variant would reach with every "
         "weight rounded to nearest.",

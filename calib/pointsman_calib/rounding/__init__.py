@@ -1,4 +1,4 @@
-"""Weights to small integers: per output channel for Q/DQ graphs, in blocks for MatMulNBits, and GPTQ over blocks."""
+"""Weights to small integers: per channel for Q/DQ graphs, by column or in blocks for weight-only ones, and GPTQ."""
 
 from pointsman_calib.rounding.blocks import BlockFormat, BlockQuantized, round_blocks
 from pointsman_calib.rounding.gptq import InputHessian, gptq

@@ -1,8 +1,8 @@
-"""INT4 and INT8 in blocks along the input axis, in the layout of ONNX Runtime's MatMulNBits.
+"""INT4 and INT8 along the input axis, in blocks or with one scale for each column of a weight.
 
-The operator computes `(code - 2^(bits - 1)) * scale` with unsigned codes where it is given no zero points. Its inputs
-are B uint8 [out, blocks, bytes], codes packed along the block with the first in the low bits, and scales [out, blocks]
-(schema of com.microsoft.MatMulNBits).
+Blocks are in the layout of ONNX Runtime's MatMulNBits. The operator computes `(code - 2^(bits - 1)) * scale` with
+unsigned codes where it is given no zero points. Its inputs are B uint8 [out, blocks, bytes], codes packed along the
+block with the first in the low bits, and scales [out, blocks] (schema of com.microsoft.MatMulNBits).
 """
 
 import os
@@ -32,19 +32,30 @@ class BlockFormat:
 
     Attributes:
         bits: of a code.
-        block_size: inputs that share a scale: a power of two, 16 or more.
+        block_size: inputs that share a scale: a power of two, 16 or more; None where all of a column do.
         search: choose each block's scale for the least squared error, of 23 clips, instead of from its extremes.
     """
 
     bits: Literal[4, 8]
-    block_size: int
+    block_size: int | None
     search: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise OptionsError(f"{self.bits}-bit blocks are not supported; use 4 or 8 bits")
-        if self.block_size < 16 or self.block_size & (self.block_size - 1):
-            raise OptionsError(f"block size {self.block_size} is not supported; use a power of two of 16 or more")
+        size = self.block_size
+        if size is not None and (size < 16 or size & (size - 1)):
+            raise OptionsError(f"block size {size} is not supported; use a power of two of 16 or more")
+
+    def size(self, inputs: int) -> int:
+        """How many of a weight's inputs share a scale."""
+        return inputs if self.block_size is None else self.block_size
+
+    def __str__(self) -> str:
+        """For a manifest."""
+        return (
+            f"int{self.bits} by column" if self.block_size is None else f"int{self.bits} in blocks of {self.block_size}"
+        )
 
     @property
     def largest_code(self) -> int:
@@ -77,6 +88,12 @@ class BlockQuantized:
         """The operator's B: uint8 [out, blocks, block_size * bits / 8]."""
         return _packed(self.codes, self.format.bits)
 
+    def signed_codes(self) -> NDArray[np.int8]:
+        """Of 8 bits with one scale a column, the codes less the middle one, [inputs, out]: an integer product's B."""
+        assert self.format.bits == 8
+        assert self.format.block_size is None
+        return np.ascontiguousarray((self.codes[:, 0] ^ self.format.middle_code).view(np.int8).T)
+
 
 def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQuantized:
     """Round every weight to the nearest code of its block, halves to even.
@@ -90,16 +107,17 @@ def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQ
     """
     require_finite(weight, "a weight")
     inputs, out = weight.shape
-    count = -(-inputs // form.block_size)
-    codes = np.empty((out, count, form.block_size), np.uint8)
+    size = form.size(inputs)
+    count = -(-inputs // size)
+    codes = np.empty((out, count, size), np.uint8)
     scales = np.empty((out, count), np.float32)
     slab = max(1, _SLAB // inputs)
 
     def fill(start: int) -> None:
         part = slice(start, start + slab)
-        blocks = np.zeros((min(slab, out - start), count * form.block_size), np.float32)
+        blocks = np.zeros((min(slab, out - start), count * size), np.float32)
         blocks[:, :inputs] = weight[:, part].T
-        blocks = blocks.reshape(-1, count, form.block_size)
+        blocks = blocks.reshape(-1, count, size)
         scales[part] = fit(blocks, form)
         codes[part] = nearest(blocks, scales[part][..., None], form)
 

@@ -91,6 +91,7 @@ class _State:
 
     Attributes:
         form: the format.
+        size: inputs of a block.
         rest: [inputs, out] weights, making up for the errors of those rounded already.
         codes: [blocks * block_size, out]
         scales: [blocks, out]
@@ -98,21 +99,21 @@ class _State:
 
     def __init__(self, weight: NDArray[np.floating[Any]], form: BlockFormat) -> None:
         inputs, out = weight.shape
-        blocks = -(-inputs // form.block_size)
-        self.form = form
+        self.form, self.size = form, form.size(inputs)
+        blocks = -(-inputs // self.size)
         self.rest: Float64s = weight.astype(np.float64)
-        self.codes: Codes = np.full((blocks * form.block_size, out), form.middle_code, np.uint8)
+        self.codes: Codes = np.full((blocks * self.size, out), form.middle_code, np.uint8)
         self.scales: Scales = np.empty((blocks, out), np.float32)
 
     def fit_block(self, block: int) -> None:
         """Choose a block's scales from `rest`."""
-        first = block * self.form.block_size
-        rows = self.rest[first : first + self.form.block_size]
+        first = block * self.size
+        rows = self.rest[first : first + self.size]
         self.scales[block] = fit(rows.T.astype(np.float32), self.form)
 
     def round_all(self, factor: Float64s) -> None:
-        """Round in batches that hold whole blocks, so that a block is fitted to weights that are up to date."""
-        batch = max(_BATCH, self.form.block_size)
+        """Round in batches that begin with a block, so that it is fitted to weights that are up to date."""
+        batch = max(_BATCH, self.form.block_size or 0)
         for start in range(0, len(self.rest), batch):
             stop = min(start + batch, len(self.rest))
             errors = self.round_batch(factor[start:stop, start:stop], start, stop)
@@ -123,8 +124,8 @@ class _State:
         batch = self.rest[start:stop]
         errors = np.empty_like(batch)
         for turn in range(stop - start):
-            if (start + turn) % self.form.block_size == 0:
-                self.fit_block((start + turn) // self.form.block_size)
+            if (start + turn) % self.size == 0:
+                self.fit_block((start + turn) // self.size)
             error = batch[turn] - self.round_input(start + turn, batch[turn])
             errors[turn] = error / factor[turn, turn]
             batch[turn + 1 :] -= factor[turn, turn + 1 :, None] * errors[turn]
@@ -132,7 +133,7 @@ class _State:
 
     def round_input(self, row: int, values: Float64s) -> NDArray[np.float32]:
         """Set one input's codes to the nearest; [out] what they stand for."""
-        scales = self.scales[row // self.form.block_size]
+        scales = self.scales[row // self.size]
         self.codes[row] = nearest(values, scales, self.form)
         return dequantize(self.codes[row], scales, self.form)
 
@@ -141,7 +142,7 @@ class _State:
         return BlockQuantized(
             format=self.form,
             inputs=len(self.rest),
-            codes=by_output.reshape(len(by_output), -1, self.form.block_size),
+            codes=by_output.reshape(len(by_output), -1, self.size),
             scales=np.ascontiguousarray(self.scales.T),
         )
 

@@ -76,7 +76,7 @@ class Sensitivity:
             magnitude of a label's change of loss; empty where nothing had to be kept.
         rerouted: likewise, what it takes off the share of tokens that go to another expert.
         fine_inputs: weights that are quantized, and whose inputs are not: of `int8-qdq` they stay in float32, else they
-            come in two int8 parts, as with 15 bits.
+            come in two 8-bit parts, as with 15 bits.
         float_weights: weights that stayed in float.
     """
 
@@ -97,7 +97,7 @@ class Quantization:
     Attributes:
         scheme: which.
         source: name of the float variant that it comes from.
-        formats: for each quantized weight, its bits and what shares a scale, as "int8 in blocks of 128".
+        formats: for each quantized weight, its bits and what shares a scale: "int8 by column", "int4 in blocks of 32".
         kept: weights of products that stayed in float: those in `sensitivity.float_weights`, and those that the scheme
             does not take.
         rounding: how weights were rounded.

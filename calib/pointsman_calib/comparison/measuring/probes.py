@@ -119,10 +119,15 @@ def count_clamped(pieces: GraphPieces) -> dict[str, str]:
 
 
 def _clamped(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Computed floating-point values that a clamp of the graph itself is given."""
+    """Computed floating-point values that a clamp of the graph itself is given.
+
+    Not rows over their largest magnitude, by which they are multiplied again behind the clamp: it lets NaN through, and
+    of rows of zeros they are always NaN.
+    """
     for node in graph:
         value = node.inputs[0] if node.op_type in _CLAMPS else None
-        if value is None or value.producer() is None:
+        producer = None if value is None else value.producer()
+        if value is None or producer is None or producer.op_type in ("Div", "Sub"):
             continue
         if node.op_type == "QuantizeLinear" or value.dtype in _FLOATS:  # positions are clipped too
             yield value

@@ -13,8 +13,16 @@ from pointsman.bundle import Role, Scheme
 from pointsman_calib.graphs.external_data import in_file_order, read_tensor
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.draft import Draft
-from pointsman_calib.schemes.weight_only.formats import block_format
-from pointsman_calib.schemes.weight_only.graphs import Contents, Rounded, Rounding, quantizable, rewrite, write_weights
+from pointsman_calib.schemes.weight_only.formats import formats_of
+from pointsman_calib.schemes.weight_only.graphs import (
+    Contents,
+    Formats,
+    Rounded,
+    Rounding,
+    quantizable,
+    rewrite,
+    write_weights,
+)
 from pointsman_calib.settle import Kept
 
 _ROUNDED: Final = "rounded.bin"
@@ -39,8 +47,8 @@ class WeightOnlyDraft(Draft):
         """
         super().__init__(source, scheme, place)
         self.weights = quantizable(self.models())
-        formats = ((name, block_format(weight, scheme)) for name, weight in self.weights.items())
-        self.formats: dict[str, BlockFormat] = {name: form for name, form in formats if form is not None}
+        formats = ((name, formats_of(weight, scheme)) for name, weight in self.weights.items())
+        self.formats = {name: each for name, each in formats if each != Formats()}
         self.contents = Contents({}, {}, "")
         self._rounding: Rounding | None = None
 
@@ -84,11 +92,16 @@ class WeightOnlyDraft(Draft):
 class _StoredWeight:
     """A rounded weight as it lies in a file."""
 
-    codes: NDArray[np.uint8]
+    codes: NDArray[np.uint8] | NDArray[np.int8]
     scales: NDArray[np.float32]
 
     def packed_codes(self) -> NDArray[np.uint8]:
-        return self.codes
+        assert self.codes.dtype == np.uint8
+        return self.codes.view(np.uint8)
+
+    def signed_codes(self) -> NDArray[np.int8]:
+        assert self.codes.dtype == np.int8
+        return self.codes.view(np.int8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +116,6 @@ class _Stored:
         return cls({name: weight.at(to) for name, weight in rounded.items()})
 
     def __call__(self, name: str, _weight: NDArray[np.float32], _form: BlockFormat) -> _StoredWeight:
-        weight = self.rounded[name]
-        return _StoredWeight(read_tensor(weight.codes), read_tensor(weight.scales))
+        product = self.rounded[name].product
+        assert product is not None
+        return _StoredWeight(read_tensor(product.codes), read_tensor(product.scales))

@@ -1,4 +1,4 @@
-"""Weight-only quantization of the fused form: MatMul becomes MatMulNBits, and the embedding is gathered from codes.
+"""Weight-only quantization of the fused form: products and look-ups become those of codes.
 
 Weights are read, rounded and written one at a time.
 """
@@ -6,7 +6,7 @@ Weights are read, rounded and written one at a time.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -17,12 +17,14 @@ from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.graphs.products import Product, is_weight, products
-from pointsman_calib.rounding import BlockFormat
-from pointsman_calib.schemes.weight_only.operators import DOMAIN, Expression, Operand
+from pointsman_calib.rounding import BlockFormat, round_blocks
+from pointsman_calib.schemes.weight_only.block_products import BlockWeight
+from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
+from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
 
 
 class Packable(Protocol):
-    """A quantized weight in the operator's layout; see `BlockQuantized`."""
+    """A quantized weight in the layout of its product; see `BlockQuantized`."""
 
     @property
     def scales(self) -> NDArray[np.float32]:
@@ -33,9 +35,30 @@ class Packable(Protocol):
         """[out, blocks, bytes]."""
         ...
 
+    def signed_codes(self) -> NDArray[np.int8]:
+        """[inputs, out], where a column has one scale."""
+        ...
+
 
 Rounding = Callable[[str, NDArray[np.float32], BlockFormat], Packable]
 """Rounds a named weight [inputs, out] in a format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """How a weight is quantized.
+
+    Attributes:
+        product: as a factor; None where it is none, or stays in float.
+        lookup: as a table of which rows are gathered, in INT8; likewise.
+    """
+
+    product: BlockFormat | None = None
+    lookup: BlockFormat | None = None
+
+    def __str__(self) -> str:
+        """For a manifest."""
+        return ", ".join(dict.fromkeys(str(form) for form in (self.product, self.lookup) if form is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +71,7 @@ class Weight:
         out: its columns.
         transposed: whether it is stored [out, inputs], as embeddings are, which may also be the head.
         gathered: whether rows of it are looked up.
+        multiplied: whether it is a factor of products.
     """
 
     name: str
@@ -55,24 +79,51 @@ class Weight:
     out: int
     transposed: bool
     gathered: bool
+    multiplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Rounded:
-    """A quantized weight in the new file."""
+class Codes:
+    """Quantized numbers in the new file.
 
-    weight: Weight
+    Attributes:
+        form: how they were quantized.
+        codes: int8 [inputs, out] where a column has one scale, uint8 [out, blocks, bytes] where it has blocks.
+        scales: float32 [out], or [out, blocks].
+    """
+
     form: BlockFormat
     codes: ir.ExternalTensor
     scales: ir.ExternalTensor
 
-    def at(self, path: Path) -> "Rounded":
+    def at(self, path: Path) -> "Codes":
         """The same in another file of the same bytes."""
         return replace(self, codes=_at(self.codes, path), scales=_at(self.scales, path))
 
 
-Parts = dict[tuple[object, ir.Value, int], ir.Value]
-"""Of a graph or branch, a value and a block size, the value in two int8 parts."""
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A quantized weight in the new file, as a factor and as a table of rows."""
+
+    weight: Weight
+    product: Codes | None
+    lookup: Codes | None
+
+    @property
+    def formats(self) -> Formats:
+        """How it was quantized."""
+        product = None if self.product is None else self.product.form
+        return Formats(product, None if self.lookup is None else self.lookup.form)
+
+    def at(self, path: Path) -> "Rounded":
+        """The same in another file of the same bytes."""
+        return replace(
+            self, product=self.product and self.product.at(path), lookup=self.lookup and self.lookup.at(path)
+        )
+
+
+Prepared = dict[tuple[object, ir.Value, object, bool], Any]
+"""Of a graph or branch, a value, what sort of product, and whether it is fine: the value prepared for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +146,8 @@ def quantizable(models: Mapping[Role, ir.Model]) -> dict[str, Weight]:
     looked_up = {name: shape for model in models.values() for name, shape in _looked_up(model.graph)}
     embeddings = {name: shape for name, shape in looked_up.items() if name in EMBEDDINGS}
     only_looked_up = {
-        name: Weight(name, width, rows, transposed=True, gathered=True) for name, (rows, width) in embeddings.items()
+        name: Weight(name, width, rows, transposed=True, gathered=True, multiplied=False)
+        for name, (rows, width) in embeddings.items()
     }
     return only_looked_up | {
         product.weight: _weight(product, model.graph, gathered=product.weight in looked_up)
@@ -122,7 +174,7 @@ def _weight(product: Product, graph: ir.Graph, *, gathered: bool) -> Weight:
 
 def write_weights(
     models: Iterable[ir.Model],
-    formats: Mapping[str, BlockFormat],
+    formats: Mapping[str, Formats],
     weights: Mapping[str, Weight],
     rounding: Rounding,
     path: Path,
@@ -154,12 +206,24 @@ def write_weights(
 
 
 def _write_rounded(
-    writer: TensorFile, weight: Weight, array: NDArray[np.float32], form: BlockFormat, rounding: Rounding, path: Path
+    writer: TensorFile, weight: Weight, array: NDArray[np.float32], formats: Formats, rounding: Rounding, path: Path
 ) -> Rounded:
-    result = rounding(weight.name, array.T if weight.transposed else array, form)
-    codes = append_tensor(writer, path, f"{weight.name}.codes", result.packed_codes())
-    scales = append_tensor(writer, path, f"{weight.name}.scales", result.scales)
-    return Rounded(weight, form, codes, scales)
+    """Write a weight: as a factor, rounded as asked for; as a table, to nearest, since no sum makes up for anything."""
+    matrix = array.T if weight.transposed else array
+    product, lookup = None, None
+    if (form := formats.product) is not None:
+        result = rounding(weight.name, matrix, form)
+        whole = form.block_size is None
+        codes = append_tensor(
+            writer, path, f"{weight.name}.codes", result.signed_codes() if whole else result.packed_codes()
+        )
+        scales = result.scales.reshape(-1) if whole else result.scales
+        product = Codes(form, codes, append_tensor(writer, path, f"{weight.name}.scales", scales))
+    if (form := formats.lookup) is not None:
+        table = round_blocks(matrix, form)
+        rows = append_tensor(writer, path, f"{weight.name}.rows", table.packed_codes().reshape(weight.out, -1))
+        lookup = Codes(form, rows, append_tensor(writer, path, f"{weight.name}.row_scales", table.scales))
+    return Rounded(weight, product, lookup)
 
 
 def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
@@ -168,13 +232,13 @@ def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
     Args:
         model: the graph.
         contents: of the file.
-        fine_inputs: quantized weights whose inputs come in two int8 parts.
+        fine_inputs: quantized weights whose inputs come in two parts.
     """
     graph, rounded, kept = model.graph, contents.rounded, contents.kept
-    parts: Parts = {}
+    prepared: Prepared = {}
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         for name in {str(value.name) for value in node.inputs if value is not None} & rounded.keys():
-            _replace(graph, node, rounded[name], parts if name in fine_inputs else None)
+            _replace(graph, node, rounded[name], prepared, fine=name in fine_inputs)
     for name, value in list(graph.initializers.items()):
         if name in rounded:
             del graph.initializers[name]
@@ -183,51 +247,48 @@ def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
     model.opset_imports[DOMAIN] = 1
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, parts: Parts | None) -> None:
-    """Put a quantized product or look-up in a node's place; the inputs come in `parts` where these are given."""
+def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, prepared: Prepared, *, fine: bool) -> None:
+    """Put a quantized product or look-up in a node's place."""
     (old,) = node.outputs
-    expression = Expression(str(node.name))
+    expression = Expression(str(node.name), graph)
     inputs = [value for value in node.inputs if value is not None]
     if node.op_type == "Gather":
-        rows, scales = _initializer(graph, _flat(weight)), _initializer(graph, weight.scales)
-        new = expression.lookup(rows, scales, inputs[1], weight.form.block_size)
+        new = _lookup(graph, expression, weight, inputs[1])
     else:
-        operand = _operand(graph, weight)
-        if parts is None or not operand.has_whole_blocks:
-            new = expression.product(inputs[0], operand)
-        else:
-            new = expression.fine_product(_parts(expression, node, inputs[0], operand, parts), operand)
+        new = _product(graph, node, expression, weight, prepared, fine=fine)
     new.name, new.shape, new.type = old.name, old.shape, old.type
     assert isinstance(node.graph, ir.Graph)
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], expression.nodes, [old], [new])
 
 
-def _parts(expression: Expression, node: ir.Node, inputs: ir.Value, weight: Operand, parts: Parts) -> ir.Value:
-    """The inputs in two parts, made once for all products of them in blocks of one size."""
-    key = (node.graph, inputs, weight.form.block_size)
-    if key not in parts:
-        parts[key] = expression.parts(inputs, weight)
-    return parts[key]
+def _lookup(graph: ir.Graph, expression: Expression, weight: Rounded, indices: ir.Value) -> ir.Value:
+    table = weight.lookup
+    assert table is not None
+    assert table.form.block_size is not None
+    rows, scales = _initializer(graph, table.codes), _initializer(graph, table.scales)
+    return expression.lookup(rows, scales, indices, table.form.block_size)
 
 
-def _operand(graph: ir.Graph, weight: Rounded) -> Operand:
-    codes, scales = _initializer(graph, weight.codes), _initializer(graph, weight.scales)
-    return Operand(codes, scales, weight.form, weight.weight.inputs, weight.weight.out)
+def _product(
+    graph: ir.Graph, node: ir.Node, expression: Expression, weight: Rounded, prepared: Prepared, *, fine: bool
+) -> ir.Value:
+    """A product whose inputs are prepared once for all products of one sort."""
+    codes, (inputs, *_) = weight.product, node.inputs
+    assert codes is not None
+    assert inputs is not None
+    operand = _operand(graph, weight.weight, codes)
+    fine = fine and operand.can_be_fine
+    key = (node.graph, inputs, codes.form.block_size, fine)
+    if key not in prepared:
+        prepared[key] = operand.prepared(expression, inputs, fine=fine)
+    return operand.product(expression, prepared[key], fine=fine)
 
 
-def _flat(weight: Rounded) -> ir.ExternalTensor:
-    """The codes as [out, inputs]: the same bytes, for looking up rows."""
-    codes = weight.codes
-    shape = ir.Shape([weight.weight.out, weight.weight.inputs])
-    return ir.ExternalTensor(
-        codes.location,
-        codes.offset,
-        codes.length,
-        codes.dtype,
-        shape=shape,
-        name=f"{weight.weight.name}.rows",
-        base_dir=codes.base_dir,
-    )
+def _operand(graph: ir.Graph, weight: Weight, codes: Codes) -> BlockWeight | IntegerWeight:
+    values, form = (_initializer(graph, codes.codes), _initializer(graph, codes.scales)), codes.form
+    if form.block_size is None:
+        return IntegerWeight(*values)
+    return BlockWeight(*values, form.bits, form.block_size, weight.inputs, weight.out)
 
 
 def _at(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:

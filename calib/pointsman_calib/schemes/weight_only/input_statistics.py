@@ -6,7 +6,7 @@ projection are computed by its branch's own nodes, since no run gives what is in
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from pointsman_calib.graphs.runs import PiecewiseRun
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
 
 MEMORY_BUDGET = 1 << 28  # bytes of Hessians held at once
-# Codes that make up for each other's errors in products are further from the weight itself, which is what a look-up
-# gives; a larger damping weighs it too. Of 0.01 to 1, the demo model's routes and tokens change least under this one.
-DAMPING, LOOKED_UP_DAMPING = 0.01, 0.3
 
 Floats = NDArray[np.float32]
 
@@ -37,7 +34,6 @@ class GptqRounding:
         statistics: "InputStatistics",
         weights: Sequence[str],
         thin: Mapping[str, Sequence[int]],
-        looked_up: Set[str] = frozenset(),
     ) -> None:
         """Collect nothing yet.
 
@@ -45,9 +41,8 @@ class GptqRounding:
             statistics: of the float variant.
             weights: those that will be rounded, in order.
             thin: for each sparse layer, the experts that are rounded to nearest, since few tokens reach them.
-            looked_up: weights of products, and of look-ups too.
         """
-        self.statistics, self.looked_up = statistics, looked_up
+        self.statistics = statistics
         self.weights = [name for name in weights if not self._is_thin(statistics.products.get(name), thin)]
         self.hessians: dict[str, InputHessian] = {}
 
@@ -57,8 +52,7 @@ class GptqRounding:
             return round_blocks(weight, form)
         if name not in self.hessians:
             self.hessians = self.statistics.collect(self._next_group(name))
-        damping = LOOKED_UP_DAMPING if name in self.looked_up else DAMPING
-        return gptq(weight, self.hessians.pop(name).matrix, form, damping=damping)
+        return gptq(weight, self.hessians.pop(name).matrix, form)
 
     def _next_group(self, first: str) -> list[str]:
         """Weights from `first` on whose Hessians fit the budget."""

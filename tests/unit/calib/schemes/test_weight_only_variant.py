@@ -19,7 +19,7 @@ from pointsman_calib.graphs.external_data import in_file_order
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.rounding import round_blocks
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
-from pointsman_calib.schemes.weight_only.formats import block_format
+from pointsman_calib.schemes.weight_only.formats import formats_of
 from pointsman_calib.schemes.weight_only.graphs import Weight
 from pointsman_calib.settle import Kept, score
 from pointsman_export.architecture import expected_tensors
@@ -105,7 +105,7 @@ def test_products_of_the_same_inputs_share_their_parts(rounded):
     parts = {
         node.inputs[1].name.removesuffix(".weight.codes"): node.inputs[0].producer()
         for node in ir.load(draft.graphs["encoder"]).graph
-        if node.op_type == "MatMulNBits"
+        if node.op_type == "MatMulIntegerToFloat"
     }
     query, key, value, output = (parts[f"{attention}.{name}"] for name in "qkvo")
     assert query.op_type == output.op_type == "Concat"
@@ -122,11 +122,11 @@ def test_norms_routers_and_biases_stay_in_float_and_nothing_else(quantized_bundl
     graphs, variant = graphs_of(quantized_bundle, "fused-int8")
     quantization = variant.quantization
     in_file = {name: value.dtype for role in graphs.values() for name, value in in_file_order([ir.load(role)])}
-    in_float = {name for name, dtype in in_file.items() if dtype == ir.DataType.FLOAT and not name.endswith(".scales")}
+    in_float = {name for name, dtype in in_file.items() if dtype == ir.DataType.FLOAT and not name.endswith("scales")}
     assert any(map(names.is_router, in_float))
     for name in in_float:
         assert names.is_router(name) or name.endswith(("layer_norm.weight", "relative_attention_bias.weight")), name
-    codes = {name.removesuffix(".codes") for name in in_file if name.endswith(".codes")}
+    codes = {name.rpartition(".")[0] for name in in_file if name.endswith((".codes", ".rows"))}
     assert codes == quantization.formats.keys()
     source = {
         name for name, _ in in_file_order(ir.load(path) for path in graphs_of(quantized_bundle, SOURCE)[0].values())
@@ -183,11 +183,19 @@ def test_routes_are_mended_by_layers_of_their_own(quantized_bundle, calibration,
 
 def test_what_is_looked_up_comes_in_small_blocks():
     head = Weight("lm_head.weight", 768, 32128, transposed=True, gathered=False)
-    assert block_format(head, "int4").block_size == 128
-    assert block_format(replace(head, name="shared.weight", gathered=True), "int4").block_size == 32
+    assert str(formats_of(head, "int4")) == "int8 by column"
+    assert str(formats_of(replace(head, gathered=True), "int4")) == "int8 by column, int8 in blocks of 32"
+    assert str(formats_of(replace(head, gathered=True, multiplied=False), "int4")) == "int8 in blocks of 32"
 
 
-@pytest.mark.parametrize(("scheme", "largest"), [("int8", 0.27), ("int4", 0.16)])
+def test_four_bits_are_for_experts():
+    dense = Weight("encoder.block.0.layer.1.mlp.wi.weight", 768, 3072, transposed=False, gathered=False)
+    expert = replace(dense, name="encoder.block.1.layer.1.mlp.experts.expert_0.wi.weight")
+    assert [str(formats_of(weight, "int4")) for weight in (dense, expert)] == ["int8 by column", "int4 in blocks of 32"]
+    assert [str(formats_of(weight, "int8")) for weight in (dense, expert)] == ["int8 by column"] * 2
+
+
+@pytest.mark.parametrize(("scheme", "largest"), [("int8", 0.265), ("int4", 0.19)])
 def test_size_of_base_8(scheme, largest):
     exact = quantized = 0
     for name, shape in expected_tensors(BASE_8).items():
@@ -203,5 +211,6 @@ def bytes_of(name: str, shape: tuple[int, ...], scheme) -> int:
     """Of codes and scales; checkpoints store weights as [out, inputs]."""
     out, inputs = shape
     tied = name == "shared.weight"
-    form = block_format(Weight(name, inputs, out, transposed=tied, gathered=tied), scheme)
-    return out * math.ceil(inputs / form.block_size) * (form.block_size * form.bits // 8 + 4)
+    formats = formats_of(Weight(name, inputs, out, transposed=tied, gathered=tied), scheme)
+    forms = [form for form in (formats.product, formats.lookup) if form is not None]
+    return sum(out * math.ceil(inputs / form.size(inputs)) * (form.size(inputs) * form.bits // 8 + 4) for form in forms)
