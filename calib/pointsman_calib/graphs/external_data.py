@@ -24,7 +24,8 @@ def in_file_order(models: Iterable[ir.Model]) -> list[tuple[str, ir.ExternalTens
     tensors = {
         name: value.const_value
         for model in models
-        for name, value in model.graph.initializers.items()
+        for graph in (model.graph, *model.graph.subgraphs())
+        for name, value in graph.initializers.items()
         if isinstance(value.const_value, ir.ExternalTensor)
     }
     return sorted(tensors.items(), key=lambda item: item[1].offset or 0)

@@ -9,6 +9,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from pointsman.backends.onnxruntime.saturation import make_exact
+from pointsman.bundle import ROLES, names
 from pointsman.errors import BundleError
 from pointsman_calib.graphs.scan import gather_by_token
 
@@ -138,14 +140,12 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
 
     The engine's warnings are left out: it has one for every cache that it copies, and here none is bound in place.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = _options(path)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = _options(path)
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
@@ -153,6 +153,14 @@ def _session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(f"ONNX Runtime refuses {path.name}: {str(error).splitlines()[0]}") from error
+
+
+def _options(path: Path) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if path.name in {names.graph_name("fused", role) for role in ROLES}:
+        make_exact(options)
+    return options
 
 
 def _depths(nodes: Iterable[ir.Node], norms: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:

@@ -179,7 +179,7 @@ def test_an_encoder_that_fails_leaves_the_others_as_they_were(backend, monkeypat
 def test_the_grid_is_wide_enough_for_results_that_do_not_depend_on_others(backend):
     """Where the kernels of products do not depend on them either."""
     rng, graphs = np.random.default_rng(0), (backend.encoder, backend.decoder)
-    for precision, width in (("float32", 2), ("int8", 1)):
+    for precision, width in (("float32", 2), ("int8", 2), ("int4", 1)):
         stepper = HostStepper(*graphs, replace(backend.variant, precision=precision))
         stepper.encode([source(rng, 3, 5, 1)], pad_id=0)
         assert stepper._attending(3)[names.ATTENDING_QUERIES].shape == (3, 4, width)

@@ -276,7 +276,7 @@ def _product(
     codes, (inputs, *_) = weight.product, node.inputs
     assert codes is not None
     assert inputs is not None
-    operand = _operand(graph, weight.weight, codes)
+    operand = _operand(node, graph, weight.weight, codes)
     fine = fine and operand.can_be_fine
     key = (node.graph, inputs, codes.form.block_size, fine)
     if key not in prepared:
@@ -284,11 +284,13 @@ def _product(
     return operand.product(expression, prepared[key], fine=fine)
 
 
-def _operand(graph: ir.Graph, weight: Weight, codes: Codes) -> BlockWeight | IntegerWeight:
-    values, form = (_initializer(graph, codes.codes), _initializer(graph, codes.scales)), codes.form
+def _operand(node: ir.Node, graph: ir.Graph, weight: Weight, codes: Codes) -> BlockWeight | IntegerWeight:
+    scales, form = _initializer(graph, codes.scales), codes.form
     if form.block_size is None:
-        return IntegerWeight(*values)
-    return BlockWeight(*values, form.bits, form.block_size, weight.inputs, weight.out)
+        # Where products of bytes saturate, ONNX Runtime rewrites weights of the graph that a product is in, no others.
+        assert isinstance(node.graph, ir.Graph)
+        return IntegerWeight(_initializer(node.graph, codes.codes), scales)
+    return BlockWeight(_initializer(graph, codes.codes), scales, form.bits, form.block_size, weight.inputs, weight.out)
 
 
 def _at(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:

@@ -43,11 +43,13 @@ class OnnxRuntimeBackend:
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
         self.most_positions = None
         self.variant = variant
-        graphs = variant.encoder, variant.decoder
+        graphs, fused = (variant.encoder, variant.decoder), variant.form == "fused"
         # Laying out weights for matrix products takes most of a load, on one core for each graph.
         with ThreadPoolExecutor(len(graphs)) as pool:
             sessions = pool.map(
-                lambda graph, more: session(bundle / graph.file, "cpu", threads, None, more), graphs, shown
+                lambda graph, more: session(bundle / graph.file, "cpu", threads, None, more, exact_integers=fused),
+                graphs,
+                shown,
             )
             self.encoder, self.decoder = sessions
 

@@ -11,6 +11,7 @@ import onnxruntime
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
 from pointsman.backends.onnxruntime.more_outputs import with_outputs
+from pointsman.backends.onnxruntime.saturation import make_exact
 from pointsman.errors import BundleError, DeviceError
 from pointsman.wording import as_text, install, is_text
 
@@ -61,6 +62,8 @@ def session(
     threads: int | None,
     provider_options: ProviderOptions | None = None,
     shown: Sequence[str] = (),
+    *,
+    exact_integers: bool = False,
 ) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
 
@@ -70,6 +73,7 @@ def session(
         threads: of the CPU; the engine's default where None.
         provider_options: of the device's execution provider.
         shown: int64 values inside it that shall be outputs too.
+        exact_integers: whether it multiplies integers; see `make_exact`.
 
     Raises:
         BundleError: the engine refuses it, or cannot take its path.
@@ -80,6 +84,8 @@ def session(
     options = _options()
     # Encoder and decoder have a pool of threads each: those of one must not spin while the other computes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if exact_integers:
+        make_exact(options)
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -112,6 +112,18 @@ def test_products_of_the_same_inputs_share_their_parts(rounded):
     assert query is key is value is not output
 
 
+def test_integer_weights_are_in_the_graph_of_their_product(rounded):
+    """Nowhere else does ONNX Runtime make them unsigned, where products of signed ones would saturate."""
+    draft, _ = rounded
+    draft.write(Kept())
+    for path in draft.graphs.values():
+        graph = ir.load(path).graph
+        nodes = ir.traversal.RecursiveGraphIterator(graph)
+        products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+        assert any(node.graph is not graph for node in products) == (draft.scheme == "int8")  # those of experts
+        assert all(node.inputs[1].name in node.graph.initializers for node in products)
+
+
 def test_it_generates(quantized_bundle):
     for name in ("fused-int8", "fused-int4"):
         ((generation,),) = SwitchModel.load(quantized_bundle, device="cpu", variant=name).generate([[5, 9, 11, 1]])

@@ -1,0 +1,36 @@
+"""Whether this processor's products of integers are exact, and what makes them so.
+
+x86 processors without VNNI add products of unsigned and signed bytes up in pairs of 16 bits, which saturate. ONNX
+Runtime has exact kernels for them, which are slower, and takes them where it is told to make weights unsigned.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+_GRAPH = Path(__file__).with_name("saturation.onnx")
+"""`y = MatMulIntegerToFloat(x, w, 1, ones)` with w int8 [64, 16], all 127."""
+_INPUTS, _LARGEST, _WEIGHT = 64, 255, 127
+_UNSIGNED_WEIGHTS = "session.x64quantprecision"
+
+
+def make_exact(options: Any) -> None:  # noqa: ANN401 - untyped engine
+    """Have a session's integer products computed exactly; the results are the same on every processor then.
+
+    Weights are found where they are initializers of the graph that their product is in.
+    """
+    if products_saturate():
+        options.add_session_config_entry(_UNSIGNED_WEIGHTS, "1")
+
+
+@cache
+def products_saturate() -> bool:
+    """Whether products of uint8 with int8 saturate here, by the largest ones that there are."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"x": np.full((1, _INPUTS), _LARGEST, np.uint8)})
+    return bool((sums != _INPUTS * _LARGEST * _WEIGHT).any())
