@@ -48,10 +48,10 @@ class Point:
 
 def points(parsed: argparse.Namespace) -> list[Point]:
     """Everything that is measured, of models that are made first where they are not there, and loaded."""
-    experts = QUICK_EXPERTS if parsed.quick else EXPERTS
+    experts = QUICK_EXPERTS if parsed.quick else {number: EXPERTS[number] for number in sorted(parsed.experts)}
     found = []
-    for number in sorted(experts):
-        grown = _loaded(prepared_quantized(parsed.keep / "growth", experts[number], SCHEME), parsed.threads)
+    for number, shape in experts.items():
+        grown = _loaded(prepared_quantized(parsed.keep / "growth", shape, SCHEME), parsed.threads)
         found.append(Point("experts", number, _of(grown)))
     checkpoint = prepared_checkpoint(parsed.keep, "tiny" if parsed.quick else "switch-base-8")
     bundle = prepared_bundle(parsed.keep, checkpoint, forms="both")
@@ -124,8 +124,9 @@ def main() -> int:
         "by_experts": by_experts,
         "bars": [bar.to_json() for bar in promised],
     }
+    whole = not parsed.quick and set(parsed.experts) == set(EXPERTS)
     name = f"growth-{machine.file_name(started['machine'])}.json"
-    measurements.write(parsed.output or (BUILD / "quick" if parsed.quick else RESULTS) / name, started, body)
+    measurements.write(parsed.output or (RESULTS if whole else BUILD / "quick") / name, started, body)
     return 0 if measurements.print_bars(promised) else 1
 
 
@@ -133,6 +134,9 @@ def _parsed() -> argparse.Namespace:
     parser = measurements.parser("Measure what a token costs as experts, rows, sources and outputs grow.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--experts", type=int, nargs="+", choices=EXPERTS, default=list(EXPERTS), help="128 take 9 GB of disk a while"
+    )
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
     return parser.parse_args()
 
