@@ -111,7 +111,7 @@ def c(*, layers: int, num_experts: int, fraction: int = 1) -> Architecture:
 
 def deep_decoder(*, num_experts: int) -> Architecture:
     """switch-base's decoder with two of its six sparse blocks, behind a short dense encoder: a step has base's size."""
-    encoder, decoder = Stack(layers=2, sparse_layers=()), Stack(layers=12, sparse_layers=(5, 11))
+    encoder, decoder = Stack(layers=2, sparse_layers=()), Stack(layers=12, sparse_layers=(1, 7))
     return replace(switch(num_experts=num_experts), encoder=encoder, decoder=decoder)
 
 
