@@ -20,10 +20,10 @@ export SENTENCE := $(value TEXT)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev infill serve export calibrate compare engines test test-slow coverage bench gpu-check check format lint types imports clean
+.PHONY: help setup setup-dev infill serve export calibrate compare engines test test-slow coverage bench bench-speed gpu-check check format lint types imports clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 infill: $(DEMO)/manifest.json ## export the demo model and fill a sentence (TEXT="...")
 	$(BIN)/pointsman infill $(DEMO) "$$SENTENCE" --num-beams 4
@@ -61,15 +61,23 @@ coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
+# A promise that is not kept does not keep the others from being measured.
+measure = $(BIN)/python benchmarks/$(1).py $(2) || failed=1
+measure_speed = $(call measure,decode,$(DECODE)); $(call measure,growth,$(GROWTH)); $(call measure,render)
+
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/export_memory.py
-	$(BIN)/python benchmarks/full_width.py
-	$(BIN)/python benchmarks/calib_memory.py $(if $(C4),--corpus $(C4))
-	$(BIN)/python benchmarks/compare_memory.py
-	$(BIN)/python benchmarks/engine_build.py
-	$(BIN)/python benchmarks/serving.py
-	$(BIN)/python benchmarks/render.py
+	@failed=0; $(measure_speed); \
+	$(call measure,export_memory); \
+	$(call measure,full_width); \
+	$(call measure,calib_memory,$(if $(C4),--corpus $(C4))); \
+	$(call measure,compare_memory); \
+	$(call measure,engine_build); \
+	$(call measure,serving); \
+	$(call measure,render); \
+	exit $$failed
+
+bench-speed: $(VENV)/.dev ## of that, decode speed and growth (DECODE="--rounds 3" GROWTH="--rounds 3")
+	@failed=0; $(measure_speed); exit $$failed
 
 gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (eight minutes)
 	$(BIN)/python benchmarks/gpu.py

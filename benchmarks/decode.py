@@ -1,112 +1,87 @@
-"""Decode speed at switch-base-8's real size, random weights: transformers against Pointsman, side by side.
+"""Decode speed at switch-base-8's real size, random weights: Pointsman beside transformers and CTranslate2.
 
 Every contestant runs in a process of its own, one after the other within a round; rounds are interleaved and their
-order alternates, so that a machine that slows down or warms up slows everyone. Figures are medians over rounds. The
-dense floor is the same model without sparse layers, from the same exporter: what no Mixture of Experts can beat.
-The roofline is the least time that a request takes at the speeds at which this machine reads memory and multiplies
-matrices, measured in every round: what no float32 engine can beat. Exit code 1 says that a promise about a ratio is not
-kept.
+order alternates, so that a machine that slows down or warms up slows everyone. Figures are medians over rounds.
+CTranslate2 has no Mixture of Experts: its model is a dense T5 of the same width and depth, which reads and multiplies
+for one token what ours does. The dense floor is that same model in our form, from our exporter. The roofline is the
+least time that a request takes at the speeds at which this machine reads memory and multiplies matrices, measured in
+every round. Exit code 1 says that a promise is not kept.
 
-`--variants fused-float32,fused-int8,fused-int4` also runs quantized variants, rounded to nearest.
+`--rounds 1 --seconds 0 --cases greedy "first token" --contestants "ctranslate2 int8" fused-int8` is a short run.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import contest
+import machine
 import measurements
+import promises
 import roofline
 from cases import CASES, QUICK_CASES, Case
+from contest import FLOOR, REFERENCE, STEPS, Measured
 from contestants.job import Job
-from measurements import BUILD, RESULTS, Bar
-from pointsman.bundle import Architecture, read_manifest
-from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
-from roofline import Speeds
+from measurements import BUILD, RESULTS
+from pointsman.bundle import read_manifest
+from prepared import prepared_bundle, prepared_checkpoint, prepared_peer, prepared_variant
+from roofline import Arithmetic, Demand, Speeds
+from shapes import SHAPES
 
-TRANSFORMERS, FLOOR, MAIN = "transformers", "dense floor", "fused-float32"
-LEAST_SPEEDUPS = {
-    MAIN: {"greedy": 2.3, "batch 8": 2.3, "4 beams": 3.0, "encoder 512": 1.4},
-    "fused-int8": {"greedy": 5.0, "batch 8": 3.5, "4 beams": 5.0},
-    "fused-int4": {"greedy": 7.0, "batch 8": 4.0, "4 beams": 6.0},
-}
-SCHEMES = {"fused-int8": "int8", "fused-int4": "int4"}
-VARIANTS = (MAIN, "portable-float32", *SCHEMES)
-MOST_OVER_FLOOR = {"greedy": 1.2}
-MOST_LOAD_SECONDS = {"fused-int8": 2.0}
-MOST_SIZE = {"fused-int8": 0.27, "fused-int4": 0.16}  # on disk, as a part of float32's
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """All rounds of one contestant.
-
-    Attributes:
-        rounds: what its process printed, round by round.
-        bytes: that it takes on disk.
-    """
-
-    rounds: list[dict[str, Any]]
-    bytes: int
-
-    def seconds(self, case: str) -> float:
-        """Of one request: the median over rounds."""
-        return measurements.median_over_rounds([measured["cases"][case]["seconds"] for measured in self.rounds])
-
-    def tokens(self, case: str) -> list[list[int]]:
-        """What it generated."""
-        tokens: list[list[int]] = self.rounds[0]["cases"][case]["tokens"]
-        return tokens
-
-    def middle(self, key: str) -> float:
-        """The median over rounds of a number that each process reports once."""
-        return measurements.median_over_rounds([[measured[key]] for measured in self.rounds])
-
-    def to_json(self, cases: Sequence[Case]) -> dict[str, Any]:
-        """Medians and raw samples."""
-        return {
-            "bytes": self.bytes,
-            "load_seconds": self.middle("load_seconds"),
-            "peak_bytes": self.middle("peak_bytes"),
-            "raw_load_seconds": [measured["load_seconds"] for measured in self.rounds],
-            "cases": {
-                case.name: {
-                    "seconds": self.seconds(case.name),
-                    "raw_seconds_by_round": [measured["cases"][case.name]["seconds"] for measured in self.rounds],
-                }
-                for case in cases
-            },
-        }
+BFLOAT16 = "transformers bfloat16"
+PEERS: dict[str, str | None] = {promises.PEER_FLOAT32: None, promises.PEER_INT8: "int8"}
+"""Quantization of the weights, as CTranslate2's converter calls it."""
+SCHEMES = {promises.INT8: "int8", promises.INT4: "int4"}
+VARIANTS = (promises.FLOAT32, "portable-float32", *SCHEMES)
+CONTESTANTS = (REFERENCE, BFLOAT16, *PEERS, *VARIANTS, FLOOR)
+_BYTES: dict[Arithmetic, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 def jobs(parsed: argparse.Namespace, cases: tuple[Case, ...]) -> dict[str, Job]:
     """The contestants, by name; what they load is made first where it is not there."""
-    shape, dense = ("tiny", "tiny-dense") if parsed.quick else ("switch-base-8", "dense-base")
-    checkpoint = prepared_checkpoint(parsed.keep, shape)
-    bundle = prepared_bundle(parsed.keep, checkpoint, forms="both")
-    floor = prepared_bundle(parsed.keep, prepared_checkpoint(parsed.keep, dense), forms="fused")
-    common: dict[str, Any] = {"threads": parsed.threads, "repeats": parsed.repeats, "cases": cases}
-    found = {TRANSFORMERS: Job(engine="transformers", path=str(checkpoint), **common)}
-    for variant in parsed.variants.split(","):
-        if variant in SCHEMES:
-            prepared_variant(bundle, SCHEMES[variant])
-        found[variant] = Job(engine="onnxruntime", path=str(bundle), variant=variant, **common)
-    found[FLOOR] = Job(engine="onnxruntime", path=str(floor), variant=MAIN, **common)
+    shape, dense = _shapes(parsed)
+    common: dict[str, Any] = {"threads": parsed.threads, "seconds": parsed.seconds, "cases": cases}
+    found = {}
+    for name in parsed.contestants:
+        if name in (REFERENCE, BFLOAT16):
+            path = prepared_checkpoint(parsed.keep, shape)
+            found[name] = Job(engine="transformers", path=str(path), precision=_precision(name), **common)
+        elif name in PEERS:
+            path = prepared_peer(parsed.keep, prepared_checkpoint(parsed.keep, dense), PEERS[name])
+            found[name] = Job(engine="ctranslate2", path=str(path), **common)
+        elif name == FLOOR:
+            path = prepared_bundle(parsed.keep, prepared_checkpoint(parsed.keep, dense), forms="fused")
+            found[name] = Job(engine="onnxruntime", path=str(path), variant=promises.FLOAT32, **common)
+        else:
+            path = prepared_bundle(parsed.keep, prepared_checkpoint(parsed.keep, shape), forms="both")
+            if name in SCHEMES:
+                prepared_variant(path, SCHEMES[name])
+            if name not in read_manifest(path).variants:
+                raise SystemExit(f"{name} is neither a contestant nor a variant of {path}")
+            found[name] = Job(engine="onnxruntime", path=str(path), variant=name, **common)
     return found
 
 
-def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[dict[str, Measured], list[Speeds]]:
+def _shapes(parsed: argparse.Namespace) -> tuple[str, str]:
+    """With experts, and without."""
+    return ("tiny", "tiny-dense") if parsed.quick else ("switch-base-8", "dense-base")
+
+
+def _precision(name: str) -> Any:  # noqa: ANN401 - one of two literals
+    return name.rpartition(" ")[2]
+
+
+def run_rounds(contestants: Mapping[str, Job], rounds: int, threads: int) -> tuple[dict[str, Measured], list[Speeds]]:
     """Run every contestant once a round; also measure how fast the machine was in each."""
-    measured = {name: Measured([], size_on_disk(job)) for name, job in contestants.items()}
+    measured = {name: Measured(job, [], size_on_disk(job)) for name, job in contestants.items()}
     speeds = []
     for number in range(rounds):
-        speeds.append(Speeds.from_json(_printed("roofline.py", "--threads", str(threads))))
-        names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
+        speeds.append(Speeds.from_json(json.loads(_printed("roofline.py", "--threads", str(threads)))))
+        names = list(contestants) if number % 2 == 0 else list(reversed(list(contestants)))
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             measured[name].rounds.append(json.loads(_printed("contestant.py", given=contestants[name].to_json())))
@@ -114,10 +89,11 @@ def run_rounds(contestants: dict[str, Job], rounds: int, threads: int) -> tuple[
 
 
 def size_on_disk(job: Job) -> int:
-    """Bytes of a checkpoint's weights, or of a variant's files."""
-    if job.engine == "transformers":
-        return sum(file.stat().st_size for file in Path(job.path).glob("*.safetensors"))
-    return sum(file.bytes for file in read_manifest(Path(job.path)).variants[job.variant].files)
+    """Bytes of a checkpoint's or a peer's weights, or of a variant's files."""
+    if job.engine == "onnxruntime":
+        return sum(file.bytes for file in read_manifest(Path(job.path)).variants[job.variant].files)
+    pattern = "*.safetensors" if job.engine == "transformers" else "model.bin"
+    return sum(file.stat().st_size for file in Path(job.path).glob(pattern))
 
 
 def _printed(script: str, *arguments: str, given: str = "") -> str:
@@ -126,123 +102,117 @@ def _printed(script: str, *arguments: str, given: str = "") -> str:
     return subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def roofline_seconds(
-    architecture: Architecture, measured: dict[str, Measured], cases: Sequence[Case], machine: Speeds
-) -> dict[str, float]:
-    """The least that each case takes, with the experts that its tokens chose."""
-    observed = measured[TRANSFORMERS].rounds[0]["cases"]
-    return {
-        case.name: roofline.least_seconds(architecture, case, observed[case.name]["routing"], machine) for case in cases
-    }
+def demand(job: Job, name: str, shape: str, case: Case, routing: Mapping[str, float]) -> Demand:
+    """What a contestant needs for a case, with the experts that its tokens chose."""
+    if job.engine == "onnxruntime":
+        manifest = read_manifest(Path(job.path))
+        if manifest.variants[job.variant].precision != "float32":
+            return roofline.quantized_demand(Path(job.path), job.variant, manifest.architecture, routing)
+    arithmetic: Arithmetic = "float32" if job.engine == "onnxruntime" else _precision(name)
+    # transformers makes the keys and values of cross-attention in its first step.
+    cross = job.engine != "transformers" or case.new_tokens > 0
+    return roofline.float_demand(SHAPES[shape], routing, arithmetic, _BYTES[arithmetic], cross=cross)
 
 
-def equal_tokens(measured: dict[str, Measured], cases: Sequence[Case]) -> dict[str, dict[str, list[int]]]:
-    """For each float variant and case, how many tokens are those of transformers, and of how many."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for name in measured.keys() - {TRANSFORMERS, FLOOR, *SCHEMES}:
-        found[name] = {}
-        for case in (case for case in cases if case.new_tokens):
-            theirs, ours = measured[TRANSFORMERS].tokens(case.name), measured[name].tokens(case.name)
-            pairs = [pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True)]
-            found[name][case.name] = [sum(one == other for one, other in pairs), len(pairs)]
+def demands(measured: Mapping[str, Measured], shapes: tuple[str, str]) -> dict[str, dict[str, Demand]]:
+    """By contestant and case, where the reference has told how tokens spread over experts."""
+    found = {}
+    for name, contestant in measured.items():
+        is_dense = name in PEERS or name == FLOOR
+        if not is_dense and REFERENCE not in measured:
+            continue
+        found[name] = {
+            case.name: demand(
+                contestant.job, name, shapes[is_dense], case, {} if is_dense else measured[REFERENCE].routing(case.name)
+            )
+            for case in contestant.job.cases
+        }
     return found
 
 
-def bars(measured: dict[str, Measured]) -> list[Bar]:
-    """What is promised of the variants that were measured."""
-
-    def ratio(case: str, over: str, under: str) -> float:
-        return measured[over].seconds(case) / measured[under].seconds(case)
-
-    faster = [
-        Bar(f"{name}: times the speed of transformers, {case}", ratio(case, TRANSFORMERS, name), limit, at_least=True)
-        for name in (name for name in LEAST_SPEEDUPS if name in measured)
-        for case, limit in LEAST_SPEEDUPS[name].items()
-    ]
-    slower = [
-        Bar(f"{MAIN}: times the time of the dense floor, {case}", ratio(case, MAIN, FLOOR), limit, at_least=False)
-        for case, limit in (MOST_OVER_FLOOR.items() if MAIN in measured else ())
-    ]
-    loading = [
-        Bar(f"{name}: seconds to load", measured[name].middle("load_seconds"), limit, at_least=False)
-        for name, limit in MOST_LOAD_SECONDS.items()
-        if name in measured
-    ]
-    smaller = [
-        Bar(f"{name}: size beside {MAIN}", measured[name].bytes / measured[MAIN].bytes, limit, at_least=False)
-        for name, limit in MOST_SIZE.items()
-        if name in measured
-    ]
-    return faster + slower + loading + smaller
-
-
-def print_report(measured: dict[str, Measured], cases: Sequence[Case], least_seconds: dict[str, float]) -> None:
-    """Print seconds, milliseconds per generated token, and the ratio to transformers and to the floor."""
-    rows = []
-    for case in cases:
-        seconds_of = {name: contestant.seconds(case.name) for name, contestant in measured.items()}
-        seconds_of["roofline"] = least_seconds[case.name]
-        for name, seconds in seconds_of.items():
-            per_token = f"{seconds / case.new_tokens * 1e3:.1f}" if case.new_tokens else ""
-            faster, slower = seconds_of[TRANSFORMERS] / seconds, seconds / seconds_of[FLOOR]
-            rows.append([case.name, name, f"{seconds:.3f}", per_token, f"{faster:.2f}x", f"{slower:.2f}x"])
-    measurements.print_table(["case", "contestant", "s", "ms/token", "speed of transformers", "time of floor"], rows)
-    print()
-    loads = [
-        [
-            name,
-            f"{each.bytes / 1e9:.2f}",
-            f"{each.middle('load_seconds'):.2f}",
-            f"{each.middle('peak_bytes') / 1e9:.2f}",
-        ]
-        for name, each in measured.items()
-    ]
-    measurements.print_table(["contestant", "GB on disk", "load s", "peak GB"], loads)
+def agreement(measured: Mapping[str, Measured]) -> dict[str, dict[str, list[int]]]:
+    """Tokens of float32 that are the same: ours and transformers', the peer's and the dense floor's."""
+    pairs = [(name, REFERENCE) for name in VARIANTS if name not in SCHEMES] + [(promises.PEER_FLOAT32, FLOOR)]
+    return {one: contest.equal_tokens(measured, one, other) for one, other in pairs if measured.keys() >= {one, other}}
 
 
 def main() -> int:
-    parsed = _parser().parse_args()
-    cases = QUICK_CASES if parsed.quick else CASES
+    parsed = _parsed()
+    cases = tuple(case for case in (QUICK_CASES if parsed.quick else CASES) if case.name in parsed.cases)
     contestants = jobs(parsed, cases)
     started = measurements.begin()
     measured, speeds = run_rounds(contestants, parsed.rounds, parsed.threads)
-    architecture = read_manifest(Path(contestants[MAIN].path)).architecture
-    machine = Speeds(median(s.bytes_a_second for s in speeds), median(s.operations_a_second for s in speeds))
-    least_seconds = roofline_seconds(architecture, measured, cases, machine)
-    equal = equal_tokens(measured, cases)
-    promised = [] if parsed.quick else bars(measured)
-    print_report(measured, cases, least_seconds)
+    best = Speeds.best(speeds)
+    needed = demands(measured, _shapes(parsed))
+    least = {
+        name: {case.name: of_cases[case.name].least_seconds(case, best) for case in cases}
+        for name, of_cases in needed.items()
+    }
+    step_bytes = {name: of[STEPS[0]].step_bytes for name, of in needed.items() if STEPS[0] in of}
+    contest.print_report(measured, cases, least)
+    _print_steps(measured, step_bytes, best)
+    equal = agreement(measured)
     for name, counts in equal.items():
         counted = ", ".join(f"{case} {same} of {total}" for case, (same, total) in counts.items())
-        print(f"tokens of {name} equal to those of transformers: {counted}")
+        print(f"tokens of {name} that are the same: {counted}")
+    in_memory = {name: size / best.memory for name, size in step_bytes.items()}
+    promised = [] if parsed.quick else promises.bars(measured, in_memory)
     body = {
-        "settings": {"threads": parsed.threads, "rounds": parsed.rounds, "repeats": parsed.repeats},
-        "cases": {
-            case.name: {"batch": case.batch, "source": case.source, "new_tokens": case.new_tokens, "beams": case.beams}
-            for case in cases
-        },
-        "contestants": {name: each.to_json(cases) for name, each in measured.items()},
+        "settings": {"threads": parsed.threads, "rounds": parsed.rounds, "seconds": parsed.seconds},
+        "cases": {case.name: case.to_json() for case in cases},
+        "contestants": {name: each.to_json() for name, each in measured.items()},
         "roofline": {
-            **asdict(machine),
-            "raw_speeds_by_round": [asdict(each) for each in speeds],
-            "seconds": least_seconds,
+            **best.to_json(),
+            "raw_speeds_by_round": [each.to_json() for each in speeds],
+            "step_bytes": step_bytes,
+            "least_seconds": least,
         },
         "equal_tokens": equal,
-        "routing": {case.name: measured[TRANSFORMERS].rounds[0]["cases"][case.name]["routing"] for case in cases},
+        "routing": {case.name: measured[REFERENCE].routing(case.name) for case in cases if REFERENCE in measured},
         "bars": [bar.to_json() for bar in promised],
     }
-    measurements.write(parsed.output or (BUILD / "quick" if parsed.quick else RESULTS) / "decode.json", started, body)
+    measurements.write(parsed.output or _output(parsed, started["machine"]), started, body)
     return 0 if measurements.print_bars(promised) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = measurements.parser("Measure decode speed against transformers and a dense floor.")
+def _print_steps(measured: Mapping[str, Measured], step_bytes: Mapping[str, float], best: Speeds) -> None:
+    """Print what a step of one row takes beside reading its weights: from memory, and with what a cache may hold."""
+    rows = []
+    for name, each in measured.items():
+        step = each.step_seconds()
+        if step is not None and name in step_bytes:
+            size = step_bytes[name]
+            parts = (f"{size / speed / step:.0%}" for speed in (best.memory, best.reading(size)))
+            rows.append([name, f"{step * 1e3:.2f}", f"{size / 1e6:.0f}", *parts])
+    if rows:
+        print()
+        measurements.print_table(
+            ["a step of one row", "ms", "MB read", "of memory's speed", "of any at that size"], rows
+        )
+        kinds = ", ".join(f"{kind} {speed / 1e9:.0f}" for kind, speed in best.operations_a_second.items())
+        print(f"\nmemory gives {best.memory / 1e9:.1f} GB/s; billion operations a second: {kinds}\n")
+
+
+def _output(parsed: argparse.Namespace, described: Mapping[str, Any]) -> Path:
+    """Where results lie side by side; a run of a part is no result to keep."""
+    whole = not parsed.quick and set(parsed.cases) >= {case.name for case in CASES}
+    folder = RESULTS if whole and set(parsed.contestants) >= set(CONTESTANTS) else BUILD / "quick"
+    return folder / f"decode-{machine.file_name(described)}.json"
+
+
+def _parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = measurements.parser("Measure decode speed beside transformers and CTranslate2.")
+    names = [case.name for case in CASES]
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case in a round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that each case is timed in a round, at least")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="of the bundle, with commas")
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help="; ".join(names))
+    parser.add_argument(
+        "--contestants", nargs="+", default=CONTESTANTS, metavar="NAME",
+        help=f"{'; '.join(CONTESTANTS)}; or any other variant of the bundle",
+    )  # fmt: skip
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")
-    return parser
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import platform
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ _PACKAGES = (
     "numpy",
     "torch",
     "transformers",
+    "ctranslate2",
     "onnx",
     "tensorrt",
     "tensorrt-rtx-cu13",
@@ -36,6 +39,14 @@ _INSTRUCTION_SETS = (
     "bf16",
     "sve",
 )
+# Of each row the first that a processor has says which products it runs.
+_RANKED = (
+    ("avx512_vnni", "avx_vnni", "avx512f", "avx2"),
+    ("amx_int8",),
+    ("i8mm", "asimddp", "asimd"),
+    ("sve",),
+)
+_VENDORS = ("amd", "intel")
 
 
 def describe() -> dict[str, Any]:
@@ -49,6 +60,20 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def short_name(described: Mapping[str, Any]) -> str:
+    """The processor of what `describe` said, without what all of its kind are called."""
+    words = re.sub(r"\((R|TM)\)|@.*", " ", described["cpu"]).split()
+    return " ".join(word for word in words if word not in ("CPU", "Processor"))
+
+
+def file_name(described: Mapping[str, Any]) -> str:
+    """The processor and the sets that its products are chosen by, as a part of a file's name."""
+    found = described["instruction_sets"]
+    sets = [next((name for name in ranked if name in found), "").removesuffix("_int8") for ranked in _RANKED]
+    words = [word for word in short_name(described).lower().split() if word not in _VENDORS]
+    return "-".join([*(re.sub(r"[^a-z0-9]+", "-", word).strip("-") for word in words), *filter(None, sets)])
 
 
 def versions() -> dict[str, str]:

@@ -98,7 +98,7 @@ def print_bars(bars: Sequence[Bar]) -> bool:
             bar.name,
             f"{bar.value:.2f}",
             f"{'>=' if bar.at_least else '<='} {bar.limit:g}",
-            "" if bar.held else "MISSED",
+            "met" if bar.held else "MISSED",
         ]
         for bar in bars
     ]

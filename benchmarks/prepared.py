@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from dense_t5 import convert
 from pointsman.bundle import names
 from shapes import SHAPES, Dtype, write_checkpoint
 
@@ -47,10 +48,7 @@ def prepared_bundle(
         TimeoutExpired: it takes too long.
     """
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
-    exporter = (HERE.parent / "export" / "pointsman_export").rglob("*.py")
-    contract = (HERE.parent / "runtime" / "pointsman" / "bundle").glob("*.py")
-    makers = [*exporter, *contract, checkpoint / "config.json"]
-    if not _is_newer(bundle / names.MANIFEST, makers):
+    if not _is_newer(bundle / names.MANIFEST, [*_exporter(), checkpoint / "config.json"]):
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
         subprocess.run(command, check=True, timeout=timeout)
     return bundle
@@ -58,9 +56,41 @@ def prepared_bundle(
 
 def prepared_variant(bundle: Path, scheme: str) -> None:
     """Add a weight-only variant, rounded to nearest, to a prepared bundle, by the installed calibrator."""
-    calibrator = (HERE.parent / "calib" / "pointsman_calib").rglob("*.py")
-    if not _is_newer(bundle / names.weights_file(scheme), [*calibrator, bundle / names.weights_file("float32")]):
+    if not _is_newer(bundle / names.weights_file(scheme), [*_calibrator(), bundle / names.weights_file("float32")]):
         subprocess.run([CALIBRATOR, "quantize", str(bundle), "--scheme", scheme, "--force"], check=True)
+
+
+def prepared_quantized(folder: Path, shape: str, scheme: str) -> Path:
+    """The bundle of a shape whose quantized variant alone can run, for shapes that are too large to keep more of."""
+    bundle = folder / "bundles" / shape
+    if not _is_newer(bundle / names.weights_file(scheme), [*_exporter(), *_calibrator(), HERE / "shapes.py"]):
+        checkpoint = prepared_checkpoint(folder, shape, "bfloat16")
+        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", "fused", "--force", "--discard"]
+        subprocess.run(command, check=True)
+        shutil.rmtree(checkpoint)
+        subprocess.run([CALIBRATOR, "quantize", str(bundle), "--scheme", scheme, "--force"], check=True)
+        (bundle / names.weights_file("float32")).unlink()
+    return bundle
+
+
+def prepared_peer(folder: Path, dense: Path, quantization: str | None) -> Path:
+    """CTranslate2's model of a dense checkpoint, in `folder`, with weights as the converter calls them."""
+    model = folder / "ctranslate2" / f"{dense.name}-{quantization or 'float32'}"
+    if not _is_newer(model / "model.bin", [HERE / "dense_t5.py", dense / "config.json"]):
+        print(f"writing {model}", file=sys.stderr)
+        model.parent.mkdir(parents=True, exist_ok=True)
+        convert(dense, model, quantization)
+    return model
+
+
+def _exporter() -> list[Path]:
+    """The files that decide what a bundle is."""
+    contract = (HERE.parent / "runtime" / "pointsman" / "bundle").glob("*.py")
+    return [*(HERE.parent / "export" / "pointsman_export").rglob("*.py"), *contract]
+
+
+def _calibrator() -> list[Path]:
+    return [*(HERE.parent / "calib" / "pointsman_calib").rglob("*.py")]
 
 
 def _is_newer(made: Path, makers: Iterable[Path]) -> bool:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,12 @@ def c(*, layers: int, num_experts: int, fraction: int = 1) -> Architecture:
     )
 
 
+def deep_decoder(*, num_experts: int) -> Architecture:
+    """switch-base's decoder with two of its six sparse blocks, behind a short dense encoder: a step has base's size."""
+    encoder, decoder = Stack(layers=2, sparse_layers=()), Stack(layers=12, sparse_layers=(1, 7))
+    return replace(switch(num_experts=num_experts), encoder=encoder, decoder=decoder)
+
+
 SHAPES: dict[str, Architecture] = {
     "switch-base-8": switch(),
     "switch-base-128": switch(num_experts=128),
@@ -119,6 +126,9 @@ SHAPES: dict[str, Architecture] = {
     "xxl-16-experts": xxl(layers=2, num_experts=16),
     "c-64-experts": c(layers=1, num_experts=64),
     "c-2048-narrow-experts": c(layers=1, num_experts=2048, fraction=8),
+    "deep-decoder-8": deep_decoder(num_experts=8),
+    "deep-decoder-32": deep_decoder(num_experts=32),
+    "deep-decoder-128": deep_decoder(num_experts=128),
     # For smoke tests of the scripts.
     "tiny": switch(layers=2, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
     "tiny-dense": switch(layers=2, num_experts=0, d_model=128, d_ff=192, num_heads=2, vocab_size=256),
@@ -234,20 +244,18 @@ def _deviation(name: str, shape: tuple[int, ...]) -> float:
 
 def _config(architecture: Architecture) -> dict[str, Any]:
     """A config.json that transformers understands; it derives the sparse steps from the numbers of sparse layers."""
-    layers, sparse = architecture.encoder.layers, len(architecture.encoder.sparse_layers)
-    step = layers // sparse if sparse else 0
+    sparse = {name: len(stack.sparse_layers) for name, stack in _stacks(architecture).items()}
+    step = {name: stack.layers // sparse[name] if sparse[name] else 0 for name, stack in _stacks(architecture).items()}
     copied = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_experts", "expert_capacity")
     tokens = ("layer_norm_epsilon", "pad_token_id", "eos_token_id", "decoder_start_token_id")
     return {
         "architectures": ["SwitchTransformersForConditionalGeneration"],
         "model_type": "switch_transformers",
         **{name: getattr(architecture, name) for name in (*copied, *tokens)},
-        "num_layers": layers,
+        "num_layers": architecture.encoder.layers,
         "num_decoder_layers": architecture.decoder.layers,
-        "num_sparse_encoder_layers": sparse,
-        "num_sparse_decoder_layers": sparse,
-        "encoder_sparse_step": step,
-        "decoder_sparse_step": step,
+        **{f"num_sparse_{name}_layers": number for name, number in sparse.items()},
+        **{f"{name}_sparse_step": number for name, number in step.items()},
         "feed_forward_proj": "gated-gelu" if architecture.gated else "relu",
         "dense_act_fn": "gelu_new" if architecture.gated else "relu",
         "is_gated_act": architecture.gated,
@@ -259,6 +267,10 @@ def _config(architecture: Architecture) -> dict[str, Any]:
         "relative_attention_max_distance": architecture.relative_max_distance,
         "is_encoder_decoder": True,
     }
+
+
+def _stacks(architecture: Architecture) -> dict[str, Stack]:
+    return {"encoder": architecture.encoder, "decoder": architecture.decoder}
 
 
 def main() -> None:

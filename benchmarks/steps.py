@@ -19,22 +19,31 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 SOURCE, WARM_UPS, STEPS = 64, 3, 13
 
 
-def measure(model: SwitchModel, rows: int) -> tuple[float, float]:
-    """Seconds of encoding so many inputs together, and of a step of as many rows (the median)."""
+def measure(
+    model: SwitchModel, rows: int, *, source: int = SOURCE, new_tokens: int = WARM_UPS + STEPS
+) -> tuple[float, float]:
+    """Seconds of encoding so many inputs together, and of a step of as many rows.
+
+    Args:
+        model: loaded for the CPU.
+        rows: of one request.
+        source: tokens of each input.
+        new_tokens: steps that are made; the median of the last `STEPS` is given.
+    """
     stepper, generator = model.backend.stepper(), np.random.default_rng(0)
     known = model.manifest.architecture.vocab_size
-    ids = generator.integers(2, known, (rows, SOURCE))
+    ids = generator.integers(2, known, (rows, source))
     began = time.perf_counter()
-    (own,) = stepper.encode([Source(ids, np.ones_like(ids), rows, WARM_UPS + STEPS)], 0)
+    (own,) = stepper.encode([Source(ids, np.ones_like(ids), rows, new_tokens)], 0)
     encoding = time.perf_counter() - began
     seconds = []
-    for _ in range(WARM_UPS + STEPS):
+    for _ in range(new_tokens):
         feed = Feed(generator.integers(2, known, rows), np.arange(rows))
         began = time.perf_counter()
         stepper.step([(own, feed)])
         seconds.append(time.perf_counter() - began)
     stepper.release(own)
-    return encoding, median(seconds[WARM_UPS:])
+    return encoding, median(seconds[-STEPS:])
 
 
 def main() -> None:

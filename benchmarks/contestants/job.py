@@ -11,7 +11,7 @@ from contestants.forcing import Document
 Ids = list[list[int]]
 Options = dict[str, Any]
 Precision = Literal["float32", "bfloat16"]
-Engine = Literal["transformers", "compiled", "onnxruntime", "tensorrt", "tensorrt-rtx"]
+Engine = Literal["transformers", "compiled", "ctranslate2", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -21,14 +21,15 @@ class Job:
 
     Attributes:
         engine: who runs; `compiled` is transformers with a static cache and torch.compile.
-        path: the checkpoint, or the bundle.
-        variant: of the bundle; empty for transformers.
-        precision: of weights and activations.
+        path: the checkpoint, the bundle, or what CTranslate2's converter wrote.
+        variant: of the bundle; empty for others.
+        precision: of transformers' weights and activations.
         device: where.
         threads: of matrix products on the CPU; the engine's default where None.
         cases: what is timed.
         warm_ups: runs of each case beside the first that are not timed.
-        repeats: timed runs of each case.
+        repeats: timed runs of each case, at least.
+        seconds: that the timed runs of each case take together, at least.
         search: whether to generate in each of the ways of `searches.SEARCHES` too, to compare tokens.
         bandwidth: whether to measure how fast the device copies.
         documents: token ids to force through the decoder, for losses and the likeliest tokens.
@@ -43,6 +44,7 @@ class Job:
     cases: tuple[Case, ...] = ()
     warm_ups: int = 0
     repeats: int = 1
+    seconds: float = 0.0
     search: bool = False
     bandwidth: bool = False
     documents: tuple[Document, ...] = ()

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cases import Case
@@ -21,9 +22,14 @@ REFUSED = 3
 
 def load(job: Job) -> Contestant:
     """The contestant."""
+    from contestants.dense import CTranslate2
     from contestants.ours import Pointsman
 
-    kinds = {"transformers": Transformers, "compiled": CompiledTransformers}
+    kinds: dict[str, Callable[[Job], Contestant]] = {
+        "transformers": Transformers,
+        "compiled": CompiledTransformers,
+        "ctranslate2": CTranslate2,
+    }
     return kinds.get(job.engine, Pointsman)(job)
 
 
@@ -31,10 +37,10 @@ def measure(job: Job) -> dict[str, Any]:
     """Load and run a contestant.
 
     Returns:
-        `load_seconds`; `cases`, of each the `tokens`, the `seconds` of every timed run, and what the contestant adds;
-        where the job asks for them, `searched`, the tokens of each of `SEARCHES`, `bytes_a_second`, at which the device
-        copies, and `forced`, the losses and the likeliest tokens of each document; and `peak_bytes`, the largest
-        resident memory.
+        `load_seconds`; `cases`, of each the `tokens`, the `seconds` of every timed run, the `peak_bytes` of the process
+        up to then, and what the contestant adds; where the job asks for them, `searched`, the tokens of each of
+        `SEARCHES`, `bytes_a_second`, at which the device copies, and `forced`, the losses and the likeliest tokens of
+        each document; and `peak_bytes`, the largest resident memory.
     """
     began = time.perf_counter()
     contestant = load(job)
@@ -46,7 +52,7 @@ def measure(job: Job) -> dict[str, Any]:
         measured["forced"] = list(_forced(contestant, job))
     if job.bandwidth:
         measured["bytes_a_second"] = _bandwidth(job)
-    measured["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    measured["peak_bytes"] = _peak_bytes()
     return measured
 
 
@@ -54,8 +60,19 @@ def _measured_case(contestant: Contestant, case: Case, job: Job) -> dict[str, An
     tokens = run(contestant, case)
     for _ in range(job.warm_ups):
         run(contestant, case)
-    seconds = [_timed(lambda: run(contestant, case)) for _ in range(job.repeats)]
-    return {"tokens": tokens, "seconds": seconds, **contestant.observed(case)}
+    seconds: list[float] = []
+    while len(seconds) < job.repeats or sum(seconds) < job.seconds:
+        seconds.append(_timed(lambda: run(contestant, case)))
+    return {"tokens": tokens, "seconds": seconds, "peak_bytes": _peak_bytes(), **contestant.observed(case)}
+
+
+def _peak_bytes() -> int:
+    """The largest resident memory so far; what the kernel counts for a parent would hold the one that forked it too."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _searched(contestant: Contestant) -> Iterator[Ids]:

@@ -14,6 +14,7 @@ class Pointsman:
     def __init__(self, job: Job) -> None:
         assert job.engine != "transformers"
         assert job.engine != "compiled"
+        assert job.engine != "ctranslate2"
         self.model = SwitchModel.load(
             job.path, job.device, job.variant, engine=job.engine, threads=job.threads, verify=False
         )

@@ -1,48 +1,64 @@
 """The README shows what `benchmarks/results` holds, and the scripts that measure run."""
 
+import importlib
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from benchmark_scripts import BENCHMARKS, script
+from pointsman.bundle import read_manifest
+from pointsman_calib import quantize
 
 RESULTS = BENCHMARKS / "results"
-CASES = ("greedy", "batch 8", "4 beams", "encoder 512")
+CASES = ("greedy", "batch 8", "4 beams", "batch 8 x 4 beams", "encoder 512")
+
+
+def contestant(seconds):
+    return {"bytes": 2e9, "load_seconds": 1.0, "cases": {case: {"seconds": seconds} for case in CASES}}
+
+
+def decode_record(cpu, **contestants):
+    return {
+        "date": "2026-01-01",
+        "machine": {"cpu": cpu, "cores": 2, "instruction_sets": ["avx2"], "memory_gb": 8, "system": "Linux"},
+        "versions": {"transformers": "5.23.0", "ctranslate2": "4.8.5", "onnxruntime": "1.32.0", "torch": "2.13.0"},
+        "settings": {"threads": 2, "rounds": 5, "seconds": 2.0},
+        "cases": {"greedy": {"batch": 1, "source": 64, "new_tokens": 32, "beams": 1}},
+        "contestants": {"transformers float32": contestant(1.5), **contestants},
+        "roofline": {
+            "bytes_a_second": {"1000": 4e10, "2000": 2e10},
+            "operations_a_second": {"float32": 2e11},
+            "least_seconds": {"fused-float32": dict.fromkeys(CASES, 0.6)},
+        },
+        "equal_tokens": {"fused-float32": {"greedy": [32, 32], "batch 8": [1000, 1024]}},
+    }
+
+
+def growth_record(cpu):
+    sizes = {"experts": {"8": 0.01, "128": 0.011}, "rows": {"1": 0.01, "32": 0.002}}
+    return {"machine": {"cpu": cpu}, "settings": {"variant": "fused-int8"}, "seconds": sizes}
 
 
 @pytest.fixture
 def pages(tmp_path):
-    """A README with markers, and measurements in which Pointsman takes half of the time."""
-
-    def contestant(seconds):
-        return {"bytes": 2e9, "load_seconds": 1.0, "cases": {case: {"seconds": seconds} for case in CASES}}
-
-    common = {
-        "date": "2026-01-01",
-        "machine": {"cpu": "CPU", "cores": 2, "instruction_sets": ["avx2"], "memory_gb": 8, "system": "Linux"},
-        "versions": {"transformers": "5.23.0", "onnxruntime": "1.32.0", "torch": "2.13.0"},
-    }
-    decode = {
-        **common,
-        "settings": {"threads": 2, "rounds": 5, "repeats": 3},
-        "cases": {"greedy": {"batch": 1, "source": 64, "new_tokens": 32, "beams": 1}},
-        "contestants": {
-            "transformers": contestant(1.5),
-            "fused-float32": contestant(0.75),
-            "dense floor": contestant(0.7),
-        },
-        "roofline": {
-            "bytes_a_second": 2e10,
-            "operations_a_second": 2e11,
-            "seconds": {"greedy": 0.6, "batch 8": 0.6, "4 beams": 0.6, "encoder 512": 0.5},
-        },
-        "equal_tokens": {"fused-float32": {"greedy": [32, 32], "batch 8": [1000, 1024]}},
-    }
+    """A README with markers, and measurements of two machines."""
+    common = {key: value for key, value in decode_record("Intel(R) Xeon(R) CPU @ 2.1GHz").items() if key in (
+        "date", "machine", "versions"
+    )}  # fmt: skip
     export = {"model_bytes": 8e9, "peak_bytes": 9e8, "anonymous_peak_bytes": 6e8, "seconds": 99.0}
-    for name, record in {"decode": decode, "export_memory": {**common, "exports": {"8GB-by-blocks": export}}}.items():
+    peer = {"ctranslate2 int8": contestant(0.25)}
+    records = {
+        "decode-epyc": decode_record("AMD EPYC", **{"fused-float32": contestant(0.75)}),
+        "decode-xeon": decode_record("Intel(R) Xeon(R) CPU @ 2.1GHz", **peer, **{"fused-float32": contestant(0.5)}),
+        "export_memory": {**common, "exports": {"8GB-by-blocks": export}},
+    }
+    for name, record in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nafter\n")
@@ -50,7 +66,8 @@ def pages(tmp_path):
 
 
 def render(readme: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return script("render", "--readme", readme, "--results", readme.parent, *arguments)
+    folders = ("--readme", readme, "--results", readme.parent, "--plots", readme.parent)
+    return script("render", *folders, *arguments)
 
 
 def test_the_readme_shows_the_measurements():
@@ -65,11 +82,35 @@ def test_rendering_keeps_what_is_around_the_table(pages):
     text = pages.read_text()
     assert text.startswith("before\n<!-- benchmarks:begin -->\n|")
     assert text.endswith("\n<!-- benchmarks:end -->\nafter\n")
-    assert "| **Pointsman, fused-float32** | 0.75 s (2.0×) |" in text
-    assert "| 0.60 s (2.5×) | 0.60 s (2.5×) | 0.60 s (2.5×) | 0.50 s (3.0×) |  |  |" in text
-    assert "at the 20 GB/s" in text
-    assert "1,032 of 1,056 generated tokens are those of transformers" in text
     assert "| 8.0 GB | 0.90 GB | 0.60 GB | 99 s |" in text
+
+
+def test_machines_stand_side_by_side_as_ratios(pages):
+    render(pages)
+    text = pages.read_text()
+    assert "\n| AMD EPYC / Intel Xeon | greedy |" in text
+    assert "\n| transformers 5.23.0, float32 | 1.50 s / 1.50 s |" in text
+    assert "\n| **Pointsman, fused-float32** | 2.0× / 3.0× |" in text
+    assert "\n| ctranslate2 4.8.5, int8, dense T5 | – / 6.0× |" in text
+    assert "\n| *roofline of fused-float32* | 2.5× / 2.5× |" in text
+    assert text.count("memory gives 20 GB/s") == 2
+    assert "1,032 of 1,056 tokens of float32 variants" in text.replace("\n", " ")
+
+
+def test_plots_show_what_was_measured(pages):
+    """As documents of their own, in which each bar says of which machine it is."""
+    render(pages)
+    speed = ElementTree.parse(pages.parent / "speed.svg").getroot()
+    assert speed.tag == "{http://www.w3.org/2000/svg}svg"
+    titles = [title.text for title in speed.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles.count("AMD EPYC: 2.00") == titles.count("Intel Xeon: 3.00") == len(CASES)
+    assert not (pages.parent / "growth.svg").exists()
+    for name, cpu in {"epyc": "AMD EPYC", "xeon": "Intel Xeon"}.items():
+        (pages.parent / f"growth-{name}.json").write_text(json.dumps(growth_record(cpu)))
+    render(pages)
+    growth = ElementTree.parse(pages.parent / "growth.svg").getroot()
+    titles = [title.text for title in growth.iter("{http://www.w3.org/2000/svg}title")]
+    assert {"AMD EPYC, fused-int8, 128: 11", "Intel Xeon, fused-int8, 32: 2"} <= set(titles)
 
 
 def test_check_tells_stale_from_fresh_and_writes_nothing(pages):
@@ -89,7 +130,8 @@ def test_a_readme_without_markers(pages, marker):
 
 
 def test_results_that_are_not_there(pages):
-    (pages.parent / "decode.json").unlink()
+    for path in pages.parent.glob("decode-*.json"):
+        path.unlink()
     failed = render(pages)
     assert failed.returncode == 1
     assert "run python benchmarks/decode.py first" in failed.stderr
@@ -133,8 +175,55 @@ def test_the_roofline_counts_what_a_request_reads(load):
     encoder = 12 * (4 * square + 2 * norm) + 6 * (1 + 8) * wide + 6 * 8 * 768 + 32 * 12 + norm + 12 * 2 * square
     case, base = cases.Case("", new_tokens=3), shapes.SHAPES["switch-base-8"]
     assert roofline.request_bytes(base, case, routing) == 4 * (encoder + 3 * decoder)
-    reads = roofline.Speeds(bytes_a_second=4.0, operations_a_second=math.inf)
-    assert roofline.least_seconds(base, case, routing, reads) == encoder + 3 * decoder
+    reads = roofline.Speeds({0: 4.0}, {"float32": math.inf})
+    demand = roofline.float_demand(base, routing, "float32", 4, cross=True)
+    assert demand.least_seconds(case, reads) == encoder + 3 * decoder
+    without = roofline.float_demand(base, routing, "float32", 4, cross=False)
+    assert without.encoder_bytes == demand.encoder_bytes - 4 * 12 * 2 * square
+
+
+@pytest.mark.parametrize("experts", [1.0, 2.5])
+def test_what_graphs_read_is_what_tensors_say(load, exports, experts):
+    """In float32, to the graphs' own constants."""
+    bundle = exports("tied", "fused").folder
+    routing = {"encoder_experts_hit": experts, "decoder_experts_hit": experts}
+    demand = load("roofline").float_demand(read_manifest(bundle).architecture, routing, "float32", 4, cross=True)
+    for role, wanted in (("encoder", demand.encoder_bytes), ("decoder", demand.step_bytes)):
+        assert load("reading").bytes_read(bundle, "fused-float32", role, experts) == pytest.approx(wanted, rel=0.01)
+
+
+def test_what_a_quantized_step_reads(load, exports, tmp_path):
+    """Codes of a byte, and a scale for each block of up to 128 of them."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exports("tied", "fused").folder, bundle)
+    quantize(bundle, "int8")
+    roofline, architecture = load("roofline"), read_manifest(bundle).architecture
+    routing = {"encoder_experts_hit": 2.0, "decoder_experts_hit": 1.0}
+    found = roofline.quantized_demand(bundle, "fused-int8", architecture, routing)
+    codes = roofline.float_demand(architecture, routing, "int8", 1, cross=True)
+    assert 1.0 < found.step_bytes / codes.step_bytes < 2.0
+    assert found.step_operations == codes.step_operations
+
+
+def test_of_two_forms_of_a_weight_the_smaller_counts(load, tmp_path):
+    """A weight that is there twice, for few rows and for many, is read once."""
+    reading, ir = load("reading"), importlib.import_module("onnx_ir")
+
+    def product(name, size):
+        weight = ir.Value(name=name, const_value=ir.tensor(np.zeros((4, size), np.float32)))
+        return ir.Node("", "MatMul", [ir.Value(name="x"), weight])
+
+    branches = [ir.Graph([], [], nodes=[product(name, size)]) for name, size in (("few", 8), ("many", 16))]
+    chosen = ir.Node(
+        "",
+        "If",
+        [ir.Value(name="rows")],
+        [ir.AttrGraph("then_branch", branches[0]), ir.AttrGraph("else_branch", branches[1])],
+    )
+    table = ir.Value(name="table", const_value=ir.tensor(np.zeros((99, 4), np.float32)))
+    looked_up = ir.Node("", "Gather", [table, ir.Value(name="ids")])
+    graph = ir.Graph([], [], nodes=[chosen, looked_up, product("always", 2)])
+    assert reading._weights(graph) == {"few": 4 * 8 * 4, "always": 4 * 2 * 4}
 
 
 def test_the_roofline_counts_what_a_request_multiplies(load):
@@ -143,11 +232,97 @@ def test_the_roofline_counts_what_a_request_multiplies(load):
     square, wide, norm = 768 * 768, 2 * 768 * 3072, 768
     encoder = 12 * (4 * square + 2 * norm + wide) + 6 * 8 * 768 + 32 * 12 + norm + 12 * 2 * square
     case = cases.Case("", batch=2, source=512, new_tokens=0)
-    multiplies = roofline.Speeds(bytes_a_second=math.inf, operations_a_second=2.0)
-    assert roofline.least_seconds(shapes.SHAPES["switch-base-8"], case, {}, multiplies) == 1024 * encoder
-    measured = roofline.speeds(2)
-    assert measured.bytes_a_second > 1e8
-    assert measured.operations_a_second > 1e8
+    multiplies = roofline.Speeds({0: math.inf}, {"float32": 2.0})
+    demand = roofline.float_demand(shapes.SHAPES["switch-base-8"], {}, "float32", 4, cross=True)
+    assert demand.least_seconds(case, multiplies) == 1024 * encoder
+
+
+def test_speeds_of_the_machine(load):
+    measured = load("roofline").speeds(2)
+    assert measured.memory > 1e8
+    assert set(measured.operations_a_second) == {"float32", "bfloat16", "int8"}
+    assert min(measured.operations_a_second.values()) > 1e8
+
+
+def test_what_fits_a_cache_is_read_at_its_speed(load):
+    speeds = load("roofline").Speeds
+    measured = speeds({100: 50.0, 200: 40.0, 1000: 10.0}, {"int8": 1.0})
+    assert [measured.reading(size) for size in (50, 100, 199, 200, 999, 5000)] == [50, 50, 50, 40, 40, 10]
+    assert measured.memory == 10.0
+    faster = speeds({100: 60.0, 200: 30.0, 1000: 10.0}, {"int8": 3.0})
+    assert speeds.best([measured, faster]) == speeds({100: 60.0, 200: 40.0, 1000: 10.0}, {"int8": 3.0})
+    assert speeds.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+
+
+@pytest.fixture
+def measured(load):
+    """Two rounds of a contestant, of one engine or another."""
+    cases = load("cases").Case
+
+    def of(engine="onnxruntime", greedy=0.4, first=0.09, encoder=0.3, **more):
+        job = load("contestants.job").Job(
+            engine=engine,
+            path="",
+            cases=(cases("greedy"), cases("first token", new_tokens=1), cases("encoder 512", source=512, new_tokens=0)),
+        )
+        times = {"greedy": greedy, "first token": first, "encoder 512": encoder}
+        one = {name: {"seconds": [seconds], "peak_bytes": 1e9} for name, seconds in times.items()}
+        printed = {"load_seconds": 1.0, "peak_bytes": 2e9, "cases": one}
+        return load("contest").Measured(job, [printed, printed], **{"bytes": 100, **more})
+
+    return of
+
+
+def test_a_step_is_what_more_tokens_take(measured):
+    assert measured().step_seconds() == pytest.approx(0.01)
+    assert measured().first_peak_bytes == 1e9
+
+
+def test_a_step_is_taken_off_where_the_encoder_cannot_run_alone(measured):
+    assert measured().seconds("encoder 512") == 0.3
+    assert measured("ctranslate2").seconds("encoder 512") == pytest.approx(0.29)
+    assert measured("ctranslate2").seconds("greedy") == 0.4
+
+
+def test_promises_are_held_to_the_faster_reference(load, measured):
+    promises = load("promises")
+    contestants = {
+        "transformers float32": measured("transformers", greedy=1.8, encoder=0.6),
+        "transformers bfloat16": measured("transformers", greedy=2.0, encoder=0.3),
+        "ctranslate2 int8": measured("ctranslate2"),
+        "fused-int8": measured(bytes=20),
+    }
+    bars = {bar.name: (round(bar.value, 2), bar.held) for bar in promises.bars(contestants, {"fused-int8": 0.007})}
+    assert bars == {
+        "fused-int8: times the speed of ctranslate2 int8, greedy": (1.0, False),
+        "fused-int8: times the speed of ctranslate2 int8, encoder 512": (0.97, False),
+        "fused-int8: times the speed of transformers float32, greedy": (4.5, True),
+        "fused-int8: times the speed of transformers bfloat16, encoder 512": (1.0, False),
+        "fused-int8: part of the memory roofline, a step of one row": (0.7, False),
+        "fused-int8: seconds to load": (1.0, True),
+    }
+
+
+def test_growth_by_experts_is_that_of_all_sparse_blocks(load):
+    growth = load("growth")
+    by_experts = growth.growth_by_experts({8: 0.010, 32: 0.0102, 128: 0.0104})
+    assert by_experts == pytest.approx({8: 1.0, 32: 1.06, 128: 1.12})
+    assert [bar.held for bar in growth.bars(by_experts)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "sets", "name", "file"),
+    [
+        ("AMD EPYC", ["avx2", "avx512f", "avx512_vnni"], "AMD EPYC", "epyc-avx512_vnni"),
+        ("Intel(R) Xeon(R) Processor", ["avx_vnni", "avx512_vnni", "amx_int8"], "Intel Xeon", "xeon-avx512_vnni-amx"),
+        ("Intel(R) Core(TM) i7 CPU @ 3.4GHz", ["avx", "avx2"], "Intel Core i7", "core-i7-avx2"),
+        ("Neoverse-N1", ["asimd", "asimddp"], "Neoverse-N1", "neoverse-n1-asimddp"),
+    ],
+)
+def test_machines_have_names(load, cpu, sets, name, file):
+    described = {"cpu": cpu, "instruction_sets": sets}
+    assert load("machine").short_name(described) == name
+    assert load("machine").file_name(described) == file
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-dense"])
@@ -166,19 +341,54 @@ def test_synthetic_checkpoints_are_what_they_say(load, tmp_path, shape):
     Tokenizer.load(tmp_path).check_vocab_size(shapes.SHAPES[shape].vocab_size)
 
 
+PEERS = [("transformers", "float32"), ("transformers", "bfloat16"), ("ctranslate2", "float32"), ("ctranslate2", "int8")]
+
+
 @pytest.mark.slow
 def test_decode_runs_and_says_what_transformers_says(tmp_path):
     output = tmp_path / "decode.json"
-    ran = script("decode", "--quick", "--rounds", 1, "--repeats", 1, "--keep", tmp_path, "--output", output)
+    ran = script("decode", "--quick", "--rounds", 1, "--seconds", 0, "--keep", tmp_path, "--output", output)
     assert ran.returncode == 0, ran.stderr
     record = json.loads(output.read_text())
     variants = {"fused-float32", "portable-float32", "fused-int8", "fused-int4"}
-    assert set(record["contestants"]) == {"transformers", "dense floor", *variants}
+    peers = {f"{library} {precision}" for library, precision in PEERS}
+    assert set(record["contestants"]) == {"dense floor", *peers, *variants}
+    assert set(record["equal_tokens"]) == {"fused-float32", "portable-float32", "ctranslate2 float32"}
     for counts in record["equal_tokens"].values():
-        assert counts == {"greedy": [4, 4], "batch 8": [32, 32], "4 beams": [4, 4]}
+        assert counts.pop("first token") == [1, 1]
+        assert counts == {
+            "greedy": [4, 4], "batch 8": [32, 32], "4 beams": [4, 4], "batch 8 x 4 beams": [32, 32]
+        }  # fmt: skip
+    assert all(sizes["first_peak_bytes"] <= sizes["peak_bytes"] for sizes in record["contestants"].values())
     profiled = script("operators", "--bundle", tmp_path / "bundles" / "tiny", "--places")
     assert profiled.returncode == 0, profiled.stderr
     assert "If" in profiled.stdout
+
+
+@pytest.mark.slow
+def test_decode_runs_a_part(tmp_path):
+    """Nobody else's model is made."""
+    output = tmp_path / "decode.json"
+    part = ("--cases", "greedy", "--contestants", "ctranslate2 int8", "dense floor")
+    ran = script("decode", "--quick", "--rounds", 1, "--seconds", 0, *part, "--keep", tmp_path, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    assert set(json.loads(output.read_text())["contestants"]) == {"ctranslate2 int8", "dense floor"}
+    assert [path.name for path in (tmp_path / "bundles").iterdir()] == ["tiny-dense"]
+
+
+@pytest.mark.slow
+def test_growth_runs(tmp_path):
+    output = tmp_path / "growth.json"
+    ran = script("growth", "--quick", "--rounds", 1, "--keep", tmp_path, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    seconds = json.loads(output.read_text())["seconds"]
+    assert {grown: len(sizes) for grown, sizes in seconds.items()} == {
+        "experts": 2,
+        "rows": 6,
+        "source": 6,
+        "output": 6,
+    }
+    assert all(each > 0 for sizes in seconds.values() for each in sizes.values())
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from e2e.pages import PAGES, examples, follow
 from places import ROOT
 
-HERE = ("calibration", "memory", "models", "quickstarts", "troubleshooting", "upgrading", "variants")
+HERE = ("calibration", "memory", "models", "performance", "quickstarts", "troubleshooting", "upgrading", "variants")
 RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "python", "serving"}
 NOT_RUN = {"gpu", "testing"}  # needs a GPU; would run this
 MOST_LINES = 150
@@ -76,7 +76,7 @@ def strings(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("variant", ["fused-float32", "portable-float32", "fused-int8", "fused-int4"])
 def test_figures_of_variants_on_a_cpu(variant):
-    run = json.loads((RESULTS / "decode.json").read_text(encoding="utf-8"))["contestants"][variant]
+    run = json.loads((RESULTS / "decode-epyc-avx512_vnni.json").read_text(encoding="utf-8"))["contestants"][variant]
     disk, peak, over = (
         f"{size / 1e9:.2f} GB" for size in (run["bytes"], run["peak_bytes"], run["peak_bytes"] - run["bytes"])
     )
