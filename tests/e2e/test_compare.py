@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.serving.browser import browsing, needs_a_browser
 from places import EXAMPLES
 
 BIN = Path(sys.executable).parent
@@ -66,8 +67,24 @@ def test_the_tables_are_beside_them(compared):
 def test_the_page(compared, folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 5
-    assert "demo_model: variants compared on C4" in page
+    assert "demo_model: its variants compared" in page
     assert "All limits hold" in page
+
+
+@needs_a_browser
+def test_tables_fit_a_window_of_1400_pixels(compared, folder, tmp_path):
+    """Neither the page nor one of its tables scrolls sideways, all details opened."""
+    with browsing(tmp_path / "profile") as window:
+        window.resize(1400, 900)
+        window.open((folder / "report.html").as_uri())
+        window.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+        widths = window.run(
+            "return [document.documentElement, ...document.querySelectorAll('.wide')]"
+            ".map(one => [one.scrollWidth, one.clientWidth])"
+        )
+    assert 1300 < widths[0][1] <= 1400
+    assert len(widths) > 15
+    assert [found for found in widths if found[0] > found[1]] == []
 
 
 def test_a_written_command(compared, folder):

@@ -1,4 +1,4 @@
-"""`pointsman-calib compare`: what variants lose on C4.
+"""`pointsman-calib compare`: what variants lose on text.
 
 Exit code 0: all limits hold; 1: one does not, or a variant gives values that are not finite.
 """
@@ -13,13 +13,14 @@ from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
 from pointsman_calib.cli import corpus_arguments, outputs
 from pointsman_calib.comparison import Comparison, Limits, compare
+from pointsman_calib.comparison.comparing import GENERATIONS
 from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
 from pointsman_calib.comparison.subject import choose_variants
 from pointsman_calib.comparison.table import as_text
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.report import render
 
-HELP = "compare variants on C4: loss, errors, agreement, size and speed"
+HELP = "compare variants on text: loss, errors, agreement, size and speed"
 EXAMPLES = (
     "pointsman-calib compare build/demo --corpus allenai/c4 --report comparison.html",
     "pointsman-calib compare build/demo --candidate fused-int8 --corpus c4-validation.*.json.gz --max-loss-increase 1",
@@ -48,7 +49,10 @@ def _add_corpus(group: "argparse._ArgumentGroup") -> None:
     corpus_arguments.add(group, required=True, use="what to compare on", split=SPLIT)
     group.add_argument("--batch-size", type=_at_least(1), default=4, help="documents run together (default: 4)")
     group.add_argument(
-        "--generations", type=_at_least(0), default=4, help="documents to generate from and time; 0: none (default: 4)"
+        "--generations",
+        type=_at_least(0),
+        default=GENERATIONS,
+        help=f"documents to generate from, for fills, speed and memory; 0: none (default: {GENERATIONS})",
     )
 
 
@@ -56,7 +60,10 @@ def _add_outputs(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--layers", action="store_true", help="compare the residual stream after each block too")
     group.add_argument("--json", action="store_true", help="one JSON document on stdout, the tables on stderr")
     group.add_argument(
-        "--report", metavar="FILE", type=Path, help="write one self-contained HTML page, with --layers (default: none)"
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="write one HTML page, with --layers; it shows some of the text (default: none)",
     )
     group.add_argument(
         "--commands",

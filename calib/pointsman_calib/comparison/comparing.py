@@ -1,7 +1,5 @@
 """A whole comparison: each candidate beside the baseline, then each variant by itself, then the judgement."""
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,18 +7,31 @@ from typing import Final
 
 from tqdm import tqdm
 
+from pointsman.bundle import names
 from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import OptionsError
+from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.comparison.judging import candidate_result, variant_result
+from pointsman_calib.comparison.machine import machine
 from pointsman_calib.comparison.measuring.generation import NOTHING_GENERATED, Generated, measure_generation
+from pointsman_calib.comparison.measuring.passages import passages
 from pointsman_calib.comparison.measuring.teacher_forcing import Counted, Reader, count_pair, cuts_of
-from pointsman_calib.comparison.records import SCHEMA, CandidateResult, Comparison, Evaluation, VariantResult
+from pointsman_calib.comparison.records import (
+    SCHEMA,
+    CandidateResult,
+    Comparison,
+    Evaluation,
+    FilledPassage,
+    VariantResult,
+)
 from pointsman_calib.comparison.subject import Subject, open_subject, survey
 from pointsman_calib.corpus.text import Corpus, Text, as_corpus
 from pointsman_calib.settle.limits import Limits
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
 ENGINE: Final = "ONNX Runtime on the CPU"
+GENERATIONS: Final = 5
+"""Documents to generate from where nothing else is said."""
 
 
 def compare(
@@ -32,12 +43,13 @@ def compare(
     limits: Limits | None = None,
     layers: bool = False,
     batch_size: int = 4,
-    generations: int = 4,
+    generations: int = GENERATIONS,
 ) -> Comparison:
     """Compare variants of a bundle on span-corrupted documents, on ONNX Runtime on the CPU.
 
     No more than the baseline and one candidate are in memory at once, a piece of each at a time; one whole model while
-    variants generate. A progress bar goes to stderr where that is a terminal.
+    variants generate. What a variant takes is measured in a process of its own. A progress bar goes to stderr where
+    that is a terminal.
 
     Args:
         bundle: its folder.
@@ -48,7 +60,7 @@ def compare(
         limits: what candidates must hold; None asks for nothing but finite values.
         layers: whether to compare the residual stream after each block too.
         batch_size: documents run together.
-        generations: documents to generate from and to measure speed on; 0 for none.
+        generations: documents to generate from and to measure speed and memory on; 0 for none.
 
     Raises:
         BundleNotFoundError: there is no bundle.
@@ -65,7 +77,8 @@ def compare(
     evaluation = survey(subject, text)
     pairs = {name: _pair(subject, name, text, layers=layers, batch_size=batch_size) for name in subject.candidates}
     generated = _generated(subject, pairs, text, generations)
-    return _comparison(subject, evaluation, judged_by, *_results(subject, pairs, generated, judged_by, text.seed))
+    results = _results(subject, pairs, generated, judged_by, text.seed)
+    return _comparison(subject, evaluation, judged_by, *results, _passages(subject, text, generated))
 
 
 def _check(name: str, number: int, *, least: int) -> None:
@@ -100,9 +113,7 @@ def _results(
     first = next(iter(pairs.values()))
     tallies = {subject.baseline: first.baseline} | {name: counted.candidate for name, counted in pairs.items()}
     results = {
-        name: variant_result(
-            name, variant, subject.manifest.architecture, tallies[name], generated[name].ms_per_token, seed=seed
-        )
+        name: variant_result(name, variant, subject.manifest.architecture, tallies[name], generated[name], seed=seed)
         for name, variant in subject.variants.items()
     }
     candidates = (
@@ -112,12 +123,20 @@ def _results(
     return results[subject.baseline], tuple(candidates)
 
 
+def _passages(subject: Subject, corpus: Corpus, generated: Mapping[str, Generated]) -> tuple[FilledPassage, ...]:
+    """What variants put in the first blanks with 4 beams."""
+    tokenizer = Tokenizer.load(subject.bundle / names.TOKENIZER, extra_ids=subject.manifest.extra_ids)
+    outputs = {name: found.outputs["4 beams"] for name, found in generated.items() if found.outputs}
+    return passages(tokenizer, corpus.examples, outputs)
+
+
 def _comparison(
     subject: Subject,
     evaluation: Evaluation,
     limits: Limits,
     baseline: VariantResult,
     candidates: tuple[CandidateResult, ...],
+    filled: tuple[FilledPassage, ...],
 ) -> Comparison:
     source = subject.manifest.source
     return Comparison(
@@ -128,9 +147,10 @@ def _comparison(
         versions=installed_versions(PACKAGES),
         date=datetime.now(UTC).date().isoformat(),
         engine=ENGINE,
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        machine=machine(),
         evaluation=evaluation,
         limits=limits,
         baseline=baseline,
         candidates=candidates,
+        passages=filled,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pointsman.bundle import Architecture, ExpertCoverage, Fidelity, Variant, names
+from pointsman_calib.comparison.measuring.generation import Generated
 from pointsman_calib.comparison.measuring.intervals import increase_interval, loss_interval
 from pointsman_calib.comparison.measuring.tallies import VariantTally
 from pointsman_calib.comparison.measuring.teacher_forcing import Counted, stacks
@@ -25,7 +26,7 @@ def variant_result(
     variant: Variant,
     architecture: Architecture,
     tally: VariantTally,
-    ms_per_token: float | None,
+    generated: Generated,
     *,
     seed: int,
 ) -> VariantResult:
@@ -36,7 +37,7 @@ def variant_result(
         variant: its part of the manifest.
         architecture: of the bundle.
         tally: counted under teacher forcing.
-        ms_per_token: median of its greedy steps, where speed was measured.
+        generated: what was measured while it generated.
         seed: of the bootstrap.
     """
     calibration, quantization = calibrated_on(variant), variant.quantization
@@ -55,7 +56,8 @@ def variant_result(
         non_finite=tally.non_finite,
         loss=None if tally.non_finite else loss_interval(tally.losses, seed=seed),
         coverage=() if tally.non_finite else tally.coverage(),
-        ms_per_token=ms_per_token,
+        speed=generated.speed,
+        footprint=generated.footprint,
     )
 
 

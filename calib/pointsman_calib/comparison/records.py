@@ -123,6 +123,51 @@ class CalibratedExperts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How long a variant takes with one text at a time; variants took turns.
+
+    Attributes:
+        ms_to_first_token: median milliseconds from the request to its first token, encoding included.
+        ms_per_token: median milliseconds of each further token.
+        ms_per_token_of_rounds: the median of each turn, in which all variants were timed one after the other.
+        tokens: how many further tokens were timed, of all turns.
+    """
+
+    ms_to_first_token: float
+    ms_per_token: float
+    ms_per_token_of_rounds: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What a process that holds nothing but one variant takes.
+
+    Attributes:
+        loaded_bytes: resident in RAM once the variant is loaded, libraries and mapped files included.
+        peak_bytes: the most that ever was, loading and generating with 4 beams included.
+    """
+
+    loaded_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledPassage:
+    """The beginning of a document with its first blanks, and what each variant put in them with 4 beams.
+
+    Attributes:
+        segments: the text before, between and after the blanks: one more than there are blanks.
+        original: what stood in each blank; a space at its beginning is part of it.
+        fills: what each variant wrote in each blank, by its name; the whole document was before it.
+    """
+
+    segments: tuple[str, ...]
+    original: tuple[str, ...]
+    fills: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
     """What was measured of a variant by itself.
 
@@ -142,7 +187,9 @@ class VariantResult:
         non_finite: tensors with NaN or infinity; nothing else is measured then.
         loss: nats per span token.
         coverage: of each sparse layer.
-        ms_per_token: median milliseconds of a greedy step, one row at a time; null where speed was not measured.
+        speed: null where it was not measured.
+        footprint: null where nothing was generated, where the system does not tell it as Linux does, and where the
+            process was killed.
     """
 
     name: str
@@ -159,7 +206,8 @@ class VariantResult:
     non_finite: tuple[NonFinite, ...]
     loss: Interval | None
     coverage: tuple[LayerCoverage, ...]
-    ms_per_token: float | None
+    speed: Speed | None
+    footprint: Footprint | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +276,12 @@ class Comparison:
         versions: package name to version.
         date: of the comparison, ISO 8601, UTC.
         engine: that ran the variants, and on which device.
-        machine: where speed was measured.
+        machine: where it ran: its processor, threads and system.
         evaluation: the documents compared on.
         limits: what was asked for.
         baseline: what the others are compared with.
         candidates: the others.
+        passages: a few documents, filled by each variant; none where nothing was generated.
     """
 
     schema: int
@@ -247,6 +296,12 @@ class Comparison:
     limits: Limits
     baseline: VariantResult
     candidates: tuple[CandidateResult, ...]
+    passages: tuple[FilledPassage, ...]
+
+    @property
+    def variants(self) -> tuple[VariantResult, ...]:
+        """All of them, the baseline first."""
+        return (self.baseline, *(candidate.variant for candidate in self.candidates))
 
     @property
     def passed(self) -> bool:

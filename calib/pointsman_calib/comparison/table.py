@@ -12,8 +12,9 @@ from pointsman_calib.comparison.records import (
     TensorErrors,
     VariantResult,
 )
+from pointsman_calib.comparison.summary import doubts, headline
 
-COST: Final = ("variant", "size", "ms/token", "loss (95 % interval)", "increase (95 % interval)")
+COST: Final = ("variant", "size", "memory", "ms/token", "loss (95 % interval)", "increase (95 % interval)")
 QUANTIZATION: Final = (
     "quantization",
     "rounding",
@@ -56,8 +57,16 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield ""
         yield from _aligned(list(_layer_rows(candidates)))
     yield ""
-    yield "tokens: likeliest under teacher forcing; greedy, 4 beams: up to the first that differs; errors: SQNR"
+    yield (
+        "memory: the most that a process of its own had in RAM; tokens: likeliest under teacher forcing; "
+        "greedy, 4 beams: up to the first that differs; errors: SQNR"
+    )
     yield from notes(comparison)
+    yield ""
+    yield f"beside {comparison.baseline.name}, on {comparison.machine}:"
+    for candidate in candidates:
+        yield f"{candidate.variant.name}: {headline(candidate, comparison.baseline)}"
+    yield from doubts(comparison)
     for candidate in candidates:
         for sentence in candidate.failures:
             yield f"FAILED {candidate.variant.name}: {sentence}"
@@ -73,8 +82,9 @@ def cost_rows(comparison: Comparison) -> Iterator[Row]:
 
 def _cost_row(variant: VariantResult, baseline: VariantResult, increase: str) -> Row:
     ratio = "" if variant is baseline else f" ({variant.bytes / baseline.bytes:.3f}x)"
-    speed = _NONE if variant.ms_per_token is None else f"{variant.ms_per_token:.2f}"
-    return (variant.name, f"{variant.bytes / 1e6:,.1f} MB{ratio}", speed, loss_interval(variant.loss), increase)
+    speed = _NONE if variant.speed is None else f"{variant.speed.ms_per_token:.2f}"
+    memory = _NONE if variant.footprint is None else megabytes(variant.footprint.peak_bytes)
+    return (variant.name, f"{megabytes(variant.bytes)}{ratio}", memory, speed, loss_interval(variant.loss), increase)
 
 
 def agreement_rows(comparison: Comparison) -> Iterator[Row]:
@@ -98,25 +108,30 @@ def _agreement_row(candidate: CandidateResult) -> Row:
 
 def quantized_variants(comparison: Comparison) -> Iterator[VariantResult]:
     """Those that are, the baseline first."""
-    variants = (comparison.baseline, *(candidate.variant for candidate in comparison.candidates))
-    yield from (variant for variant in variants if variant.rounding is not None)
+    yield from (variant for variant in comparison.variants if variant.rounding is not None)
 
 
 def quantization_rows(comparison: Comparison) -> Iterator[Row]:
     """How each quantized variant came to be: what was kept more precise, what was thin, what was measured."""
     for variant in quantized_variants(comparison):
-        experts, found = variant.calibrated_experts, variant.sensitivity
-        given = sum(len(layer.tokens) for layer in experts.coverage) if experts else 0
+        found = variant.sensitivity
         yield (
             variant.name,
             variant.rounding or _NONE,
             str(variant.quantized),
             str(len(found.fine_inputs)) if found else _NONE,
             str(len(variant.kept)),
-            f"{experts.thin} of {given} {experts.instead}" if experts else _NONE,
+            experts_seen(variant) or _NONE,
             _fidelity(found.reached) if found else _NONE,
             _fidelity(found.nearest) if found else _NONE,
         )
+
+
+def experts_seen(variant: VariantResult) -> str | None:
+    """How many experts calibration saw too little of, and what was done with them; None where it was not counted."""
+    if (experts := variant.calibrated_experts) is None:
+        return None
+    return f"{experts.thin} of {sum(len(layer.tokens) for layer in experts.coverage)} {experts.instead}"
 
 
 def _fidelity(fidelity: Fidelity) -> str:
@@ -133,7 +148,7 @@ def _costliest(comparison: Comparison) -> Iterator[str]:
 def notes(comparison: Comparison) -> Iterator[str]:
     """What figures do not say of themselves."""
     for variant in quantized_variants(comparison):
-        if variant.precision == "int8-qdq" and variant.ms_per_token is not None:
+        if variant.precision == "int8-qdq" and variant.speed is not None:
             yield (
                 f"{variant.name} is for TensorRT: ONNX Runtime dequantizes its embedding and all of its experts in "
                 "each step, so its ms/token say nothing of its speed there"
@@ -150,6 +165,11 @@ def _layer_rows(candidates: Sequence[CandidateResult]) -> Iterator[Row]:
 
 def _share(generation: GenerationAgreement) -> str:
     return f"{generation.prefix:.1%}"
+
+
+def megabytes(number_of_bytes: int) -> str:
+    """A size such as `37.5 MB`."""
+    return f"{number_of_bytes / 1e6:,.1f} MB"
 
 
 def loss_interval(value: Interval | None) -> str:

@@ -16,7 +16,7 @@ _LOSS, _INCREASE, _SIZE, _SPEED = (170.0, 370.0), (420.0, 620.0), (660.0, 750.0)
 
 def cost_plot(comparison: Comparison) -> Markup:
     """One row for each variant, the baseline first, and four panels."""
-    variants = [comparison.baseline, *(candidate.variant for candidate in comparison.candidates)]
+    variants = comparison.variants
     bottom = _TOP + _ROW * len(variants)
     increases = [None, *(candidate.loss_increase for candidate in comparison.candidates)]
     return drawing(
@@ -29,7 +29,11 @@ def cost_plot(comparison: Comparison) -> Markup:
             "increase, %", _INCREASE, increases, bottom, always=(0.0,), limit=comparison.limits.max_loss_increase
         ),
         _bars("size, MB", _SIZE, [variant.bytes / 1e6 for variant in variants]),
-        _bars("ms per token", _SPEED, [variant.ms_per_token for variant in variants]),
+        _bars(
+            "ms per token",
+            _SPEED,
+            [None if variant.speed is None else variant.speed.ms_per_token for variant in variants],
+        ),
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pointsman.bundle import Role
 from pointsman_calib.comparison.records import CalibratedExperts, CandidateResult, Comparison, LayerCoverage
-from pointsman_calib.comparison.table import notes
 from pointsman_calib.report.cost_plot import cost_plot
 from pointsman_calib.report.heat_map import heat_map, per_column
 from pointsman_calib.report.line_plot import Figures, Group, line_plot
@@ -32,8 +31,7 @@ def _cost(comparison: Comparison) -> Iterator[Markup]:
     yield element("h2", "Loss by variant, with size and speed")
     yield _figure(
         "Points with 95 % intervals. The loss itself varies with the documents; the increase is paired by document, "
-        "so its interval is narrower. A dashed line is the limit."
-        + "".join(f" {note[0].upper()}{note[1:]}." for note in notes(comparison)),
+        "so its interval is narrower. A dashed line is the limit.",
         cost_plot(comparison),
     )
 

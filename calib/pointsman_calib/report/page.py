@@ -5,11 +5,15 @@ from importlib.resources import files
 
 from pointsman_calib.comparison.measuring.intervals import FEWEST_DOCUMENTS
 from pointsman_calib.comparison.records import CandidateResult, Comparison
-from pointsman_calib.comparison.table import AGREEMENT, COST, agreement_rows, cost_rows
+from pointsman_calib.report.agreement import agreement
+from pointsman_calib.report.costs import costs
 from pointsman_calib.report.figures import figures
 from pointsman_calib.report.markup import Markup, element
+from pointsman_calib.report.passages import passages
 from pointsman_calib.report.quantization import quantization
 from pointsman_calib.report.tables import table
+from pointsman_calib.report.terms import terms
+from pointsman_calib.report.verdict import verdict
 
 # Whatever comes to be written into the page, nothing in it can load or run anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -17,7 +21,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def render(comparison: Comparison) -> str:
     """A comparison as an HTML document."""
-    title = f"{comparison.source}: variants compared on C4"
+    title = f"{comparison.source}: its variants compared"
     head = element(
         "head",
         Markup('<meta charset="utf-8">'),
@@ -34,53 +38,32 @@ def _sections(comparison: Comparison) -> Iterator[Markup]:
     yield element(
         "p", f"Bundle {comparison.bundle}; baseline {comparison.baseline.name}; {comparison.date}.", class_="faint"
     )
-    yield _verdict(comparison)
-    yield element("h2", "Variants")
-    yield table(COST, cost_rows(comparison))
-    yield element("h2", "Beside the baseline")
-    yield element(
-        "p",
-        "Tokens: share of positions at which the baseline's token is the likeliest, under teacher forcing. "
-        "Experts: share of tokens that go to the baseline's expert. Greedy and 4 beams: share of generated tokens "
-        "before the first that differs. Logits and worst of encoder: signal to quantization noise.",
-    )
-    yield table(AGREEMENT, agreement_rows(comparison))
+    yield verdict(comparison)
+    yield from costs(comparison)
+    yield from agreement(comparison)
+    yield from passages(comparison)
     yield from quantization(comparison)
     yield from figures(comparison)
-    yield element("h2", "Errors of what the graphs give")
-    yield from map(_errors, comparison.candidates)
+    yield from _errors(comparison)
     yield element("h2", "Documents")
     yield from _documents(comparison)
     yield element("h2", "Conditions")
     yield from _conditions(comparison)
 
 
-def _verdict(comparison: Comparison) -> Markup:
-    failures = [
-        element("li", f"{candidate.variant.name}: {sentence}")
-        for candidate in comparison.candidates
-        for sentence in candidate.failures
-    ]
-    if failures:
-        return element("div", element("strong", "Not held"), element("ul", *failures), class_="verdict failed")
-    asked = list(_limits(comparison))
-    words = f"All limits hold: {'; '.join(asked)}." if asked else "No limit was set, and all values are finite."
-    return element("div", words, class_="verdict")
+def _errors(comparison: Comparison) -> Iterator[Markup]:
+    yield element("h2", "Errors of what the graphs give")
+    yield from map(_errors_of, comparison.candidates)
+    yield terms(
+        {
+            "SQNR": "signal to quantization noise ratio: how far the values stand above their errors, in dB.",
+            "Cosine": "likeness of the two tensors as vectors; 1 where nothing differs.",
+            "Largest, mean": "of the differences; relative: over the largest, or the mean, of the baseline's values.",
+        }
+    )
 
 
-def _limits(comparison: Comparison) -> Iterator[str]:
-    limits = comparison.limits
-    for words, limit in (
-        ("the loss at most {:g} % above the baseline's", limits.max_loss_increase),
-        ("at least {:g} % of tokens the baseline's", limits.min_agreement),
-        ("at least {:g} % of tokens at the baseline's expert", limits.min_expert_agreement),
-        ("logits at least {:g} dB above their error", limits.min_sqnr),
-    ):
-        if limit is not None:
-            yield words.format(limit)
-
-
-def _errors(candidate: CandidateResult) -> Markup:
+def _errors_of(candidate: CandidateResult) -> Markup:
     heading = ("tensor", "values", "SQNR, dB", "cosine", "largest", "mean", "largest, relative", "mean, relative")
     rows = (
         (
@@ -103,15 +86,16 @@ def _documents(comparison: Comparison) -> Iterator[Markup]:
     yield element(
         "p",
         f"Spans are cut out as in T5's pretraining (seed {evaluation.seed}, at most {evaluation.window} encoder "
-        f"inputs). The loss is in nats, over the {evaluation.span_tokens:,} tokens of the spans; its intervals are "
-        f"bootstrapped over documents, at 95 %, where there are {FEWEST_DOCUMENTS} of them. Increases are paired by "
-        "document. No document is in both sets.",
+        f"inputs). The loss is in nats, over the {evaluation.span_tokens:,} tokens of the spans, of "
+        f"{evaluation.label_tokens:,} labels; its intervals are bootstrapped over documents, at 95 %, where there are "
+        f"{FEWEST_DOCUMENTS} of them. Increases are paired by document. No document is in both sets.",
     )
     rows = [("evaluation", ", ".join(evaluation.sources), str(evaluation.documents), evaluation.sha256)]
-    for candidate in (comparison.baseline, *(candidate.variant for candidate in comparison.candidates)):
-        if candidate.calibration is not None:
-            used = candidate.calibration
-            rows.append(("calibration", candidate.name, str(used.documents), used.sha256))
+    rows += [
+        ("calibration", variant.name, str(used.documents), used.sha256)
+        for variant in comparison.variants
+        if (used := variant.calibration) is not None
+    ]
     yield table(("used for", "files or variant", "documents", "sha256 of their digests"), rows)
 
 
@@ -121,6 +105,12 @@ def _conditions(comparison: Comparison) -> Iterator[Markup]:
     yield element("p", f"Checkpoint {comparison.source}, sha256 of its weights {comparison.source_sha256}.")
     rows: list[Sequence[str]] = [
         (variant.name, variant.form, variant.precision, str(variant.capacity or "no limit"), variant.rounding or "-")
-        for variant in (comparison.baseline, *(candidate.variant for candidate in comparison.candidates))
+        for variant in comparison.variants
     ]
     yield table(("variant", "form", "precision", "expert capacity", "rounding"), rows)
+    yield terms(
+        {
+            "Form": "fused: for CPUs. Portable: standard ONNX, for GPUs and TensorRT.",
+            "Expert capacity": "how many tokens of a text an expert takes; those beyond pass it by.",
+        }
+    )

@@ -39,6 +39,10 @@ class Browser:
         self._call("POST", "url", url=url)
         return self
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size, in pixels."""
+        self._call("POST", "window/rect", width=width, height=height)
+
     def run(self, script: str, *arguments: Any) -> Any:
         return self._call("POST", "execute/sync", script=script, args=list(arguments))
 

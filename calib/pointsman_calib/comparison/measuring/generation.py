@@ -1,16 +1,17 @@
-"""Variants left to themselves: what they generate beside the baseline, and how fast they are."""
+"""Variants left to themselves: what they generate beside the baseline, how fast they are, and what they take."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
-from pointsman_calib.comparison.records import GenerationAgreement, Search
+from pointsman_calib.comparison.measuring.footprint import footprint
+from pointsman_calib.comparison.records import Footprint, GenerationAgreement, Search, Speed
 
 Ids = Sequence[int]
 Generations = Mapping[Search, Sequence[Ids]]
@@ -26,16 +27,27 @@ class Generated:
     """What was measured while a variant generated.
 
     Attributes:
-        ms_per_token: median milliseconds of its greedy steps at batch 1; the first token, which waits for the encoder,
-            is not counted.
+        speed: of its greedy search, one input at a time.
+        footprint: of a process that does the same.
         agreement: of its generations with the baseline's.
+        outputs: each input's, by each kind of search.
     """
 
-    ms_per_token: float | None
+    speed: Speed | None
+    footprint: Footprint | None
     agreement: tuple[GenerationAgreement, ...]
+    outputs: Generations
 
 
-NOTHING_GENERATED: Final = Generated(None, ())
+NOTHING_GENERATED: Final = Generated(None, None, (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Seconds of one turn: to each input's first token, and of each further token of all inputs."""
+
+    first: Sequence[float]
+    further: Sequence[float]
 
 
 def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[Ids]) -> dict[str, Generated]:
@@ -51,17 +63,25 @@ def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[I
     """
     if not inputs:
         return dict.fromkeys(variants, NOTHING_GENERATED)
-    texts: dict[str, Generations] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    outputs: dict[str, Generations] = {}
+    turns: dict[str, list[Turn]] = {name: [] for name in variants}
     for turn in range(ROUNDS):
         for name in variants:
             model = SwitchModel.load(bundle, "cpu", name, verify=False)
-            seconds[name] += step_seconds(model, inputs)
             if turn == 0:
-                texts[name] = generate(model, inputs)
+                outputs[name] = generate(model, inputs)
+            turns[name].append(timed(model, inputs))
             del model  # before the next is loaded
-    reference = texts[variants[0]]
-    return {name: Generated(1000 * median(seconds[name]), agreement(reference, texts[name])) for name in variants}
+    reference = outputs[variants[0]]
+    return {
+        name: Generated(
+            speed(turns[name]),
+            footprint(bundle, name, inputs, max_new_tokens=MAX_NEW_TOKENS),
+            agreement(reference, outputs[name]),
+            outputs[name],
+        )
+        for name in variants
+    }
 
 
 def generate(model: SwitchModel, inputs: Sequence[Ids]) -> Generations:
@@ -94,17 +114,29 @@ def _common_prefix(one: Ids, other: Ids) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def step_seconds(model: SwitchModel, inputs: Sequence[Ids]) -> list[float]:
-    """Seconds of each greedy step after the first, one input at a time."""
-    return [seconds for ids in inputs for seconds in _steps(model, ids)]
+def timed(model: SwitchModel, inputs: Sequence[Ids]) -> Turn:
+    """Greedy search, one input at a time; once more before, untimed, since what runs first finds nothing prepared."""
+    _moments(model, inputs[0])
+    moments = [_moments(model, ids) for ids in inputs]
+    return Turn(
+        first=[of_input[1] - of_input[0] for of_input in moments],
+        further=[after - before for of_input in moments for before, after in pairwise(of_input[1:])],
+    )
 
 
-def _steps(model: SwitchModel, ids: Ids) -> Iterator[float]:
+def _moments(model: SwitchModel, ids: Ids) -> list[float]:
+    """When a request began, and when each of its tokens came."""
     options = DecodingOptions(max_new_tokens=TIMED_TOKENS + 1, min_new_tokens=TIMED_TOKENS + 1)
-    events = model.stream([ids], options)
-    next(events)
     began = time.perf_counter()
-    for _ in events:
-        ended = time.perf_counter()
-        yield ended - began
-        began = ended
+    return [began, *(time.perf_counter() for _ in model.stream([ids], options))]
+
+
+def speed(turns: Sequence[Turn]) -> Speed:
+    """What several turns come to."""
+    further = [seconds for turn in turns for seconds in turn.further]
+    return Speed(
+        ms_to_first_token=1000 * median(seconds for turn in turns for seconds in turn.first),
+        ms_per_token=1000 * median(further),
+        ms_per_token_of_rounds=tuple(1000 * median(turn.further) for turn in turns),
+        tokens=len(further),
+    )

@@ -36,7 +36,9 @@ def test_variants_are_described(comparison, quantized_bundle):
     assert [variant.name for variant in (float32, int8, int4)] == ["fused-float32", "fused-int8", "fused-int4"]
     for variant in (float32, int8, int4):
         assert variant.bytes == sum(file.bytes for file in manifest.variants[variant.name].files)
-        assert variant.ms_per_token > 0
+        assert variant.speed.ms_to_first_token > variant.speed.ms_per_token > 0
+        assert len(variant.speed.ms_per_token_of_rounds) == 3
+        assert variant.speed.tokens == 3 * 2 * 16  # turns, documents, tokens
     assert (float32.calibration, int8.calibration, int4.calibration.documents) == (None, None, 6)
     assert (float32.rounding, int8.rounding, int4.rounding) == (None, "nearest", "GPTQ")
     assert comparison.evaluation.documents == 10
@@ -107,7 +109,7 @@ def test_it_is_the_same_again(quantized_bundle, corpus, comparison):
         assert one.token_agreement == other.token_agreement
         assert one.variant.coverage == other.variant.coverage
         assert (other.layers, other.generations) == ((), ())
-    assert again.baseline.ms_per_token is None
+    assert (again.baseline.speed, again.baseline.footprint, again.passages) == (None, None, ())
     assert comparison.evaluation == again.evaluation
 
 
@@ -115,10 +117,11 @@ def test_a_candidate_that_overflows(overflowing, corpus):
     found = compare(overflowing, corpus, candidates=["fused-int8"], generations=1)
     (int8,) = found.candidates
     assert not found.passed
-    assert (int8.variant.loss, int8.variant.ms_per_token, int8.outputs, int8.generations) == (None, None, (), ())
+    assert (int8.variant.loss, int8.variant.speed, int8.outputs, int8.generations) == (None, None, (), ())
     assert int8.failures[0].startswith("values are not finite: ")
     assert found.baseline.loss is not None
-    assert found.baseline.ms_per_token > 0
+    assert found.baseline.speed.ms_per_token > 0
+    assert [*found.passages[0].fills] == ["fused-float32"]
     assert "FAILED fused-int8: values are not finite: " in as_text(found)
 
 
@@ -154,6 +157,13 @@ def test_the_function_as_it_is_documented(comparison):
     ]  # fmt: skip
     assert isinstance(comparison, Comparison)
     assert comparison.passed
+
+
+def test_passages_are_filled_by_each_variant(comparison):
+    assert len(comparison.passages) == 2
+    for passage in comparison.passages:
+        assert [*passage.fills] == ["fused-float32", "fused-int8", "fused-int4"]
+        assert {len(fills) for fills in passage.fills.values()} == {len(passage.original)}
 
 
 def test_json_holds_everything(comparison):

@@ -1,8 +1,8 @@
-"""What generations have in common."""
+"""What generations have in common, and what several turns of timing come to."""
 
 import pytest
 
-from pointsman_calib.comparison.measuring.generation import agreement
+from pointsman_calib.comparison.measuring.generation import Turn, agreement, speed
 
 
 def test_generations_are_compared_up_to_the_first_difference():
@@ -12,3 +12,9 @@ def test_generations_are_compared_up_to_the_first_difference():
     assert (greedy.search, greedy.documents, greedy.identical) == ("greedy", 2, 1)
     assert greedy.prefix == pytest.approx(4 / 6)
     assert (beams.identical, beams.prefix) == (2, 1.0)
+
+
+def test_speed_is_a_median_of_all_turns():
+    found = speed([Turn([0.010, 0.030], [0.001, 0.002, 0.003]), Turn([0.020], [0.004, 0.005])])
+    assert (found.ms_to_first_token, found.ms_per_token, found.tokens) == pytest.approx((20.0, 3.0, 5))
+    assert found.ms_per_token_of_rounds == pytest.approx((2.0, 4.5))

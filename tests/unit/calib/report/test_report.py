@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -10,7 +11,15 @@ import pytest
 
 from pointsman.bundle import Fidelity
 from pointsman_calib.comparison import Limits
-from pointsman_calib.comparison.records import CalibratedExperts, Interval, LayerCoverage, NonFinite
+from pointsman_calib.comparison.records import (
+    CalibratedExperts,
+    FilledPassage,
+    GenerationAgreement,
+    Interval,
+    LayerCoverage,
+    NonFinite,
+)
+from pointsman_calib.comparison.summary import doubts, headline
 from pointsman_calib.report import render
 from pointsman_calib.report.axes import Axis, round_step
 from pointsman_calib.report.drawing import SERIES, horizontal_axis, marker
@@ -96,10 +105,91 @@ def test_what_it_says(html, comparison):
         comparison.candidates[1].variant.calibration.sha256,
         comparison.source_sha256,
         f"polygraphy {comparison.versions['polygraphy']}",
-        "No limit was set, and all values are finite.",
+        "No limits were set, so nothing is judged here.",
         "cross_key.0",
     ):
         assert fact in words
+
+
+def test_it_opens_with_a_line_a_variant(html, comparison):
+    box, _, rest = html.partition("<h2>")
+    for candidate in comparison.candidates:
+        line = f"<strong>{candidate.variant.name}</strong>: {escape(headline(candidate, comparison.baseline))}</li>"
+        assert line in box
+        assert line not in rest
+    assert all(escape(sentence) in box for sentence in doubts(comparison))
+
+
+def test_speed_and_memory_are_those_that_were_measured(html, comparison):
+    words = Page(html).words
+    for variant in comparison.variants:
+        start = words.index(variant.name, words.index("further tokens, ms each"))
+        assert words[start + 1 : start + 6] == [
+            f"{variant.bytes / 1e6:,.1f} MB",
+            f"{variant.footprint.loaded_bytes / 1e6:,.1f} MB",
+            f"{variant.footprint.peak_bytes / 1e6:,.1f} MB",
+            f"{variant.speed.ms_to_first_token:.1f}",
+            f"{variant.speed.ms_per_token:.2f}",
+        ]
+    assert f"A short measurement on this machine ({comparison.machine}; ONNX Runtime on the CPU)" in " ".join(words)
+
+
+def test_tokens_beside_greedy(comparison):
+    """Said of the candidate that agrees least."""
+    int8, int4 = comparison.candidates
+    greedy = GenerationAgreement(search="greedy", documents=5, identical=1, prefix=0.56)
+    candidates = (replace(int8, token_agreement=0.999), replace(int4, token_agreement=0.996, generations=(greedy,)))
+    html = render(replace(comparison, candidates=candidates))
+    assert "do not contradict each other (fused-int4: 99.6% and 56.0%)" in html
+    assert "at 99.6% a token, an output of 32 tokens stays the same to its end in 88% of cases" in html
+
+
+def test_fills_side_by_side(comparison):
+    passage = FilledPassage(
+        segments=("The old", "r man <b>", ", who"),
+        original=(" olde", "walk"),
+        fills={"fused-float32": (" bigge", " ran"), "fused-int8": (" bigge", "s"), "fused-int4": ("", " ran")},
+    )
+    _, _, section = render(replace(comparison, passages=(passage,))).partition("<h2>What they write</h2>")
+    section, _, _ = section.partition("<h2>")
+    words = Page(section).words
+    assert words[words.index("blank 1") - 1 :][:4] == ["The old ", "blank 1", "r man <b>", "blank 2"]
+    rows = words[words.index("the text itself") :]
+    assert rows[:3] == ["the text itself", "olde…", "…walk"]
+    assert rows[3:] == ["fused-float32", "bigge…", "ran", "fused-int8", "bigge…", "…s", "fused-int4", "-", "ran"]
+    assert re.findall("<mark>(.*?)</mark>", section) == ["…s", "-"]
+
+
+def test_no_passages_no_section(comparison):
+    assert "What they write" not in render(replace(comparison, passages=()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "agreement", "is_explained", "is_advised"),
+    [(-0.0001, 0.98, True, False), (-0.0001, 0.995, True, True), (0.002, 0.98, False, False)],
+)
+def test_why_gptq_where_rounding_to_nearest_loses_less(comparison, loss, agreement, is_explained, is_advised):
+    int8, int4 = comparison.candidates
+    reached, nearest = (
+        Fidelity(loss_increase=increase, agreement=share, expert_agreement=0.99)
+        for increase, share in ((0.0001, 0.99), (loss, agreement))
+    )
+    found = replace(int4.variant.sensitivity, reached=reached, nearest=nearest)
+    html = render(
+        replace(comparison, candidates=(int8, replace(int4, variant=replace(int4.variant, sensitivity=found))))
+    )
+    assert (
+        "Rounding to nearest happens to lose less here, and GPTQ is preferred all the same." in html
+    ) == is_explained
+    assert ("<li>fused-int4: loss +0.01%, to nearest -0.01%; the float variant" in html) == is_explained
+    assert ("So here both speak for rounding to nearest" in html) == is_advised
+
+
+@pytest.mark.parametrize(
+    "term", ["Inputs in two parts", "Thin experts", "In float", "Rounding", "Tokens", "Experts", "Loss", "First token"]
+)
+def test_terms_are_explained(html, term):
+    assert f"<dt>{term}</dt><dd>" in html
 
 
 def test_each_variant_has_its_point_and_interval(html, comparison):
@@ -119,15 +209,17 @@ def test_limits_and_what_does_not_hold(comparison):
     failed = replace(comparison, limits=limits, candidates=(int8, replace(int4, failures=("it is <bad> & ugly",))))
     html = render(failed)
     assert 'class="verdict failed"' in html
+    assert 'class="verdict neutral"' in render(comparison)
     assert "fused-int4: it is &lt;bad&gt; &amp; ugly" in html
     assert 'class="limit"' in html
     held = render(replace(comparison, limits=limits))
+    assert 'class="verdict held"' in held
     assert "All limits hold: the loss at most 0.5 % above the baseline&#x27;s; at least 99 % of tokens" in held
 
 
 def test_a_candidate_of_which_nothing_could_be_measured(comparison):
     int8, int4 = comparison.candidates
-    variant = replace(int8.variant, non_finite=(NonFinite(name="logits", values=1),), loss=None, ms_per_token=None)
+    variant = replace(int8.variant, non_finite=(NonFinite(name="logits", values=1),), loss=None, speed=None)
     empty = {"outputs": (), "steps": (), "layers": (), "experts": (), "generations": ()}
     nothing = replace(int8, variant=variant, loss_increase=None, token_agreement=None, expert_agreement=None, **empty)
     for candidates in ((nothing, int4), (nothing,)):
@@ -268,7 +360,15 @@ def test_what_was_kept_more_precise_and_why(comparison):
     _, _, section = html.partition("<h2>Quantization</h2>")
     section, _, _ = section.partition("<h2>")
     words = Page(section).words
-    for cell in ("fused-int4", "GPTQ", "+3.21%, 90.00%, 95.00%", "decoder.block.3.layer.2.mlp.wi", "lm_head.weight"):
+    for cell in (
+        "fused-int4",
+        "GPTQ",
+        "+3.21%",
+        "90.00%",
+        "95.00%",
+        "decoder.block.3.layer.2.mlp.wi",
+        "lm_head.weight",
+    ):
         assert cell in words
     assert (
         words.index("decoder.block.3") < words.index("0.02000") < words.index("1.250%") < words.index("shared.weight")
