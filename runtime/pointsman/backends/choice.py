@@ -58,7 +58,8 @@ def choose(manifest: Manifest, *, device: Device, variant: str, engine: AnyEngin
     Args:
         manifest: of the bundle.
         device: `auto` (CUDA where an engine has it, else the CPU), `cpu` or `cuda`.
-        variant: `auto` (the fastest of the bundle that runs on the device) or a name.
+        variant: `auto` (the fastest of the bundle that runs on the device without quantization; a quantized one where
+            it is the only one) or a name.
         engine: `auto` (TensorRT where the bundle has plans that run here, else ONNX Runtime) or one of `ENGINES`.
 
     Raises:
@@ -111,7 +112,8 @@ def _in_floats(manifest: Manifest, flavour: Flavour) -> list[str]:
     preferred = [name for name in _PREFERRED["cuda"] if name in built]
     if built and not preferred:
         raise BundleError(
-            f"the bundle's {flavour} engines are of {', '.join(sorted(built))}; ask for it with --variant"
+            f"the bundle's {flavour} engines are of {', '.join(sorted(built))}; "
+            f"ask for them, as with `variant='{min(built)}'`"
         )
     return preferred
 
@@ -132,9 +134,14 @@ def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[s
     for name in _PREFERRED[where]:
         if name in manifest.variants:
             return Choice(name, where, f"{why}; {name} is the fastest here on {where} without quantization")
+    quantized = [name for name, variant in manifest.variants.items() if variant.quantization]
+    if len(quantized) == len(manifest.variants) == 1:
+        return Choice(quantized[0], where, f"{why}; {quantized[0]} is all that the bundle has")
+    remedy = "export it with `pointsman-export bundle --dtype float32`"
+    if quantized:
+        remedy = f"ask for one that is quantized, as with `variant='{quantized[0]}'`"
     raise BundleError(
-        f"no variant of this bundle runs on {where} (it has {', '.join(manifest.variants)}); "
-        "export again with --dtype float32"
+        f"no float variant of this bundle runs on {where} (it has {', '.join(manifest.variants)}); {remedy}"
     )
 
 

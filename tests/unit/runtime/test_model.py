@@ -11,7 +11,7 @@ from small_bundles import fake_infiller, fake_model, write_small_bundle
 
 import pointsman
 from pointsman.backends.choice import choose
-from pointsman.bundle import Limits
+from pointsman.bundle import Limits, Quantization
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import (
     BundleError,
@@ -288,8 +288,26 @@ def test_bfloat16_does_not_run_on_the_cpu(manifest):
     only = replace(manifest, variants={"fused-bfloat16": some})
     with pytest.raises(DeviceError, match="does not run bfloat16 on the CPU"):
         choose(only, device="auto", variant="fused-bfloat16")
-    with pytest.raises(BundleError, match="no variant of this bundle runs on cpu"):
+    with pytest.raises(
+        BundleError,
+        match=r"no float variant of this bundle runs on cpu .*; export it with `pointsman-export bundle --dtype",
+    ):
         choose(only, device="auto", variant="auto")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_what_is_quantized_is_taken_where_it_is_all_that_there_is(manifest):
+    some = manifest.variants["fused-float32"]
+    quantization = Quantization(
+        scheme="int8", source="fused-float32", formats={}, kept=(), rounding="nearest", calibration=None, producer={}
+    )
+    int8, int4 = (replace(some, precision=precision, quantization=quantization) for precision in ("int8", "int4"))
+    choice = choose(replace(manifest, variants={"fused-int8": int8}), device="auto", variant="auto")
+    assert choice.variant == "fused-int8"
+    assert choice.reason.endswith("; fused-int8 is all that the bundle has")
+    both = replace(manifest, variants={"fused-int8": int8, "fused-int4": int4})
+    with pytest.raises(BundleError, match=r"; ask for one that is quantized, as with `variant='fused-int8'`$"):
+        choose(both, device="auto", variant="auto")
 
 
 def test_what_a_model_is(small_bundle, manifest, tokenizer, monkeypatch):
