@@ -110,10 +110,11 @@ def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: 
     if recipe.source not in manifest.variants:
         form, _, dtype = recipe.source.partition("-")
         raise BundleError(
-            f"{bundle} has no {recipe.source} variant to quantize; export it with --form {form} --dtype {dtype}"
+            f"{bundle} has no {recipe.source} variant to quantize; "
+            f"export it with `pointsman-export bundle --form {form} --dtype {dtype}`"
         )
     if recipe.name in manifest.variants and not force:
-        raise OutputExistsError(f"{bundle} has a {recipe.name} variant already; replace it with --force")
+        raise OutputExistsError(f"{bundle} has a {recipe.name} variant already; replace it with `force=True`")
     return manifest
 
 

@@ -174,10 +174,10 @@ def _check_vacant(target: Path, *, force: bool) -> None:
         if not os.path.lexists(place) or (place.is_mount() and is_vacant(place)):
             return
         if not force:
-            raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with --force")
+            raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with `force=True`")
         if not place.is_dir() or not (is_vacant(place) or (place / names.MANIFEST).is_file()):
             raise OutputExistsError(
-                f"{target} is neither a bundle nor an empty folder, and --force replaces nothing else; "
+                f"{target} is neither a bundle nor an empty folder, and `force=True` replaces nothing else; "
                 "choose another output folder"
             )
 
@@ -220,7 +220,7 @@ def _limit(capacity: Capacity | None, architecture: Architecture) -> int | None:
         if architecture.expert_capacity is None:
             raise OptionsError(
                 "T5X counts an expert's capacity over groups of a whole batch, so the checkpoint has no number for a "
-                "sequence; use --capacity none, or a number"
+                "sequence; use `capacity='none'`, or a number"
             )
         return architecture.expert_capacity
     return None if capacity == "none" else capacity
@@ -228,7 +228,7 @@ def _limit(capacity: Capacity | None, architecture: Architecture) -> int | None:
 
 def _capacity_notes(capacity: Capacity | None, architecture: Architecture) -> Iterator[str]:
     if capacity is None and architecture.expert_capacity is None:
-        yield "T5X has no capacity for a sequence: experts accept every token (--capacity none)"
+        yield "T5X has no capacity for a sequence: experts accept every token (capacity none)"
 
 
 def _write_weights(build: Build, reader: TensorReader, folder: Path) -> WeightFile:

@@ -44,8 +44,8 @@ class Replaced:
             if folders and not discard:
                 held = first_few(sorted(folder.name for folder in folders))
                 raise OutputExistsError(
-                    f"{target} cannot be read ({error}) and holds what would be lost: {held}; add --discard, or choose "
-                    "another output folder"
+                    f"{target} cannot be read ({error}) and holds what would be lost: {held}; add `discard=True`, or "
+                    "choose another output folder"
                 ) from error
             return None
 
@@ -101,7 +101,7 @@ class Replaced:
         if lost and not self.discard:
             raise OutputExistsError(
                 f"{self.target} holds what would be lost, since it was made from other variants than this export "
-                f"writes: {first_few(lost)}; add --discard, or choose another output folder"
+                f"writes: {first_few(lost)}; add `discard=True`, or choose another output folder"
             )
 
 

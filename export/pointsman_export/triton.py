@@ -75,7 +75,7 @@ def export_triton(
         raise OptionsError(f"{model!r} is no name of a model; use letters, digits, dots, dashes and underscores")
     target = Path(repository) / model
     if target.exists() and not (force or (target.is_dir() and is_vacant(target))):
-        raise OutputExistsError(f"{target} is already there; use --force to replace it")
+        raise OutputExistsError(f"{target} is already there; replace it with `force=True`")
     check_writable(target)
     config = _CONFIG.format(name=model, kind="KIND_GPU" if gpu else "KIND_CPU", bundle=_BUNDLE, variant=variant)
     with replacing(target) as folder:

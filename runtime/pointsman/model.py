@@ -341,7 +341,7 @@ class SwitchModel:
         if options.max_new_tokens > limit:
             raise OptionsError(
                 f"max_new_tokens is {options.max_new_tokens}, and this bundle allows at most {limit}; ask for less, or "
-                "export it again with a larger --max-tokens"
+                "export it again (`pointsman-export bundle --max-tokens`)"
             )
         each = rows_per_input(options)
         rows = inputs * each
@@ -423,5 +423,5 @@ def _wrong_length(which: str, tokens: int, limit: int) -> str:
         return f"{which} has no tokens; give at least one"
     return (
         f"{which} has {tokens} tokens, and this bundle takes {limit} at most; shorten it, or export the bundle again "
-        "with a larger --max-tokens"
+        "(`pointsman-export bundle --max-tokens`)"
     )

@@ -60,13 +60,13 @@ class Portion:
                 raise OptionsError(
                     f"a target of {longest} tokens has to be fed whole, since the experts' capacity of "
                     f"{variant.capacity} is counted over all of it, and this engine takes {most_positions} at a time; "
-                    "score on the CPU, or export with --capacity none"
+                    "score on the CPU, or export it with `pointsman-export bundle --capacity none`"
                 )
             if longest * each > _MOST_BYTES:
                 raise OptionsError(
                     f"a target of {longest} tokens would fetch {longest * each / 1e9:.1f} GB of experts at once, since "
                     f"the capacity of {variant.capacity} is counted over all of it; score with a fused variant, or "
-                    "export with --capacity none"
+                    "export it with `pointsman-export bundle --capacity none`"
                 )
             return cls(rows=max(1, tokens // longest), positions=longest)
         rows = min(targets, tokens)

@@ -49,7 +49,7 @@ def test_t5x(tmp_path, command):
     shutil.move(original.folder, tmp_path)
     shutil.copyfile(SPIECE, tmp_path / "spiece.model")
     done = run(tmp_path, command)
-    assert "note: T5X has no capacity for a sequence: experts accept every token (--capacity none)\n" in done.stderr
+    assert "note: T5X has no capacity for a sequence: experts accept every token (capacity none)\n" in done.stderr
     run(tmp_path, "pointsman infill switch 'The <extra_id_0> walks.'")
 
 

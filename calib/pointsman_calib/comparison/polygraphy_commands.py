@@ -46,7 +46,7 @@ def check_commands_folder(folder: Path) -> None:
         OutputExistsError: the folder is there already.
     """
     if folder.exists():
-        raise OutputExistsError(f"{folder} is there already; name a new folder for --commands, or remove it")
+        raise OutputExistsError(f"{folder} is there already; name a new one for the commands, or remove it")
 
 
 def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], document: Batch) -> None:

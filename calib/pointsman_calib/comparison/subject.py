@@ -93,7 +93,7 @@ def choose_variants(manifest: Manifest, baseline: str | None, candidates: Sequen
     if not others:
         raise BundleError(
             f"the bundle has no variant to compare with {chosen}; add one with `pointsman-calib quantize`, "
-            "or export it with --form both"
+            "or export it with `pointsman-export bundle --form both`"
         )
     return chosen, others
 

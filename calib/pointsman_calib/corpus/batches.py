@@ -94,7 +94,7 @@ def examples(
     if seed < 0:
         raise OptionsError(f"seed is {seed}: give 0 or more")
     if limit is not None and limit < 1:
-        raise OptionsError(f"limit is {limit}: give the number of documents to use, 1 or more")
+        raise OptionsError(f"documents is {limit}: give the number to use, 1 or more")
     if too_long not in ("skip", "cut"):
         raise OptionsError(f'too_long is {too_long!r}: give "skip" or "cut"')
     longest = corruption.longest_text(window)

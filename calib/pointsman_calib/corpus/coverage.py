@@ -56,8 +56,8 @@ class CoverageRule:
             raise CorpusError(
                 f"{thin.sum()} of {given.size} experts were given fewer than {self.fewest_tokens} tokens, and at most "
                 f"{self.most_thin:.0%} may be: {surplus} of them need {lacking} tokens more; calibrate on more than "
-                f"these {documents} documents, or accept fewer tokens with --min-expert-tokens, or more such experts "
-                "with --max-thin-experts"
+                f"these {documents} documents, or accept fewer tokens with `fewest_tokens`, or more such experts "
+                "with `most_thin`"
             )
 
 

@@ -106,7 +106,10 @@ def portable_source(bundle: Path, manifest: Manifest) -> Variant:
         BundleError: the bundle lacks it.
     """
     if SOURCE not in manifest.variants:
-        raise BundleError(f"{bundle} has no {SOURCE} variant to run; export it with --form portable --dtype float32")
+        raise BundleError(
+            f"{bundle} has no {SOURCE} variant to run; "
+            "export it with `pointsman-export bundle --form portable --dtype float32`"
+        )
     return manifest.variants[SOURCE]
 
 

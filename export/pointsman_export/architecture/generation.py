@@ -120,7 +120,7 @@ def read_generation(
     if not ignore and (refused := [*_refused(said, strict=source == GENERATION_CONFIG)]):
         raise CheckpointError(
             f"{source} has settings of generating that Pointsman does not honour: {first_few(refused)}; "
-            f"remove them, or leave all of {source}'s out with --ignore-generation-config"
+            f"remove them, or leave all of {source}'s out with `ignore_generation_config=True`"
         )
     values = {name: value for name, value in said.items() if name in (_IDS if ignore else _KEPT) and _says(value)}
     values |= {name: value for name, value in _ids(said, config).items() if _says(value)}
@@ -194,7 +194,7 @@ def _check(settings: GenerationSettings, vocab_size: int, max_tokens: int) -> No
     ]
     problems += ["bad_words_ids has an empty sequence" for ids in settings.bad_words_ids or () if not ids]
     if (settings.max_new_tokens or 0) > max_tokens:
-        problems.append(f"max_new_tokens is {settings.max_new_tokens}, and --max-tokens allows {max_tokens}")
+        problems.append(f"max_new_tokens is {settings.max_new_tokens}, and `max_tokens` allows {max_tokens}")
     options = {field.name: getattr(settings, field.name, None) for field in fields(DecodingOptions)}
     try:
         DecodingOptions.over(
@@ -209,5 +209,5 @@ def _check(settings: GenerationSettings, vocab_size: int, max_tokens: int) -> No
 def _impossible(source: str, problems: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"{source} has settings of generating that cannot be: {first_few(problems)}; mend it, or leave them out with "
-        "--ignore-generation-config"
+        "`ignore_generation_config=True`"
     )

@@ -55,5 +55,5 @@ def refuse_unused(names: Iterable[str]) -> None:
     if unused := tuple(names):
         raise CheckpointError(
             f"the checkpoint has tensors that no Switch Transformer has ({len(unused)}): {first_few(unused)}; "
-            "export the model that they were added to, or leave them out with --ignore-unused"
+            "export the model that they were added to, or leave them out with `ignore_unused=True`"
         )

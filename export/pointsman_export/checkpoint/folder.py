@@ -82,7 +82,7 @@ class Checkpoint:
             if (path / layout.ADAPTER_CONFIG).is_file():
                 return cls(_base_of(path, base, token, cache_dir), adapter=path)
             if base is not None:
-                raise CheckpointError(f"{source} has no {layout.ADAPTER_CONFIG}; --base is for adapters")
+                raise CheckpointError(f"{source} has no {layout.ADAPTER_CONFIG}; `base` is for adapters")
             return cls(_chosen(path))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Path | None]]:
@@ -186,19 +186,19 @@ def _base_of(adapter: Path, base: str | Path | None, token: str | None, cache_di
     if base is not None:
         place = _chosen(_place(base, None, token, cache_dir))
         if (place / layout.ADAPTER_CONFIG).is_file() and not layout.preferred([path.name for path in place.iterdir()]):
-            raise CheckpointError(f"{base} is an adapter itself; give the model that it was trained on with --base")
+            raise CheckpointError(f"{base} is an adapter itself; give the model that it was trained on with `base`")
         return place
     if layout.preferred([path.name for path in adapter.iterdir()]):
         return adapter
     config = AdapterConfig.read(adapter)
     if not config.base:
-        raise CheckpointError(f"{config.path} names no base; give its folder or hub id with --base")
+        raise CheckpointError(f"{config.path} names no base; give its folder or hub id with `base`")
     try:
         return _chosen(_place(config.base, config.revision, token, cache_dir))
     except CheckpointError as error:
         raise CheckpointError(
             f"{adapter} is an adapter, and its base {config.base} cannot be opened: {error}; or say where it is with "
-            "--base"
+            "`base`"
         ) from error
 
 

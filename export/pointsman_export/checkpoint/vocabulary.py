@@ -30,17 +30,17 @@ def locate(folders: Sequence[Path], tokenizer: str | Path | None, *, token: str 
         found = next(filter(_is_in, folders), None)
         if found is None:
             raise TokenizerError(
-                f"{folders[-1]} has no vocabulary ({' or '.join(_FILES)}); say where one is with --tokenizer: "
+                f"{folders[-1]} has no vocabulary ({' or '.join(_FILES)}); say where one is with `tokenizer`: "
                 "a file, a folder or a model's id on the hub"
             )
         return found
     path = Path(tokenizer)
     if not path.exists():
         if path.suffix in _SUFFIXES:
-            raise TokenizerError(f"there is no file {path}; check what --tokenizer gives")
+            raise TokenizerError(f"there is no file {path}; check what `tokenizer` gives")
         path = hub.download_vocabulary(tokenizer, token=token)
     if path.is_dir() and not _is_in(path):
-        raise TokenizerError(f"{tokenizer} has no vocabulary ({' or '.join(_FILES)}); check what --tokenizer gives")
+        raise TokenizerError(f"{tokenizer} has no vocabulary ({' or '.join(_FILES)}); check what `tokenizer` gives")
     return path
 
 

@@ -80,7 +80,7 @@ def converted(array: Array, entry: "Entry", source: str) -> Array:
     if array.dtype != dtype and entry.dtype in WIDER and (past := not_finite(stored)):
         raise CheckpointError(
             f"{source} has {past} values of {stored.size} that {entry.dtype} cannot hold; "
-            f"export with --dtype {WIDER[entry.dtype]}"
+            f"export in {WIDER[entry.dtype]} (`dtype`)"
         )
     return stored
 

@@ -117,7 +117,9 @@ def build_plans(
 def _portable(bundle: Path, manifest: Manifest, asked: Sequence[str]) -> list[str]:
     there = [name for name, variant in manifest.variants.items() if variant.form == "portable"]
     if not there:
-        raise BundleError(f"{bundle} has no portable variant to build from; export it with --form portable or both")
+        raise BundleError(
+            f"{bundle} has no portable variant to build from; export it with `pointsman-export bundle --form portable`"
+        )
     for name in asked:
         if name not in manifest.variants:
             raise BundleError(f"{bundle} has no variant {name!r}; those to build from are {', '.join(there)}")
@@ -132,7 +134,7 @@ def _check_options(library: Library, options: PlanOptions) -> None:
     if options.version_compatible:
         raise OptionsError(
             "tensorrt-rtx has no lean runtime, so its plans cannot be version-compatible; "
-            "leave that out, or use --flavour tensorrt"
+            "leave that out, or use `flavour='tensorrt'`"
         )
     # Seen with 1.7.1: the builder compiles what moves refitted weights on the GPU.
     if options.refittable and gpu_here() is None:
@@ -150,11 +152,10 @@ def _not_there(bundle: Path, manifest: Manifest, targets: Sequence[Target]) -> l
     """
     files = Counter(names.plan_folder(*plan.key[:3]) for plan in usable(bundle, manifest))
     there = [target for target in targets if files[target.folder] == len(ROLES)]
-    sentences = [f"{bundle} has {target} already; replace them with --force" for target in there]
     if len(there) == len(targets):
-        raise OutputExistsError(sentences[0])
-    for sentence in sentences:
-        tqdm.write(f"note: {sentence}", file=sys.stderr)
+        raise OutputExistsError(f"{bundle} has {there[0]} already; replace them with `force=True`")
+    for target in there:
+        tqdm.write(f"note: {bundle} has {target} already, and they stay as they are", file=sys.stderr)
     return [target for target in targets if target not in there]
 
 

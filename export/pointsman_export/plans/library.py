@@ -73,7 +73,7 @@ def _here() -> tuple[str]:
     here = compute_capability()
     if here is None:
         raise OptionsError(
-            "there is no NVIDIA GPU here to build for; name compute capabilities, such as --compute-capability 8.9"
+            "there is no NVIDIA GPU here to build for; name compute capabilities, as in `compute_capabilities=['8.9']`"
         )
     return (here,)
 
@@ -83,12 +83,12 @@ def _of_this_gpu(asked: Sequence[str]) -> tuple[str]:
     if here is None:
         raise DeviceError(
             "tensorrt builds plans on the GPU that they are for, and there is no NVIDIA GPU here; "
-            "build there, or ahead of time with --flavour tensorrt-rtx"
+            "build there, or ahead of time with `flavour='tensorrt-rtx'`"
         )
     if set(asked) - {here}:
         raise DeviceError(
             f"tensorrt builds for the GPU that is here, which has compute capability {here}, and not for "
-            f"{', '.join(asked)}; build on such a GPU, or ahead of time with --flavour tensorrt-rtx"
+            f"{', '.join(asked)}; build on such a GPU, or ahead of time with `flavour='tensorrt-rtx'`"
         )
     return (here,)
 
@@ -117,7 +117,7 @@ def _the_installed() -> Flavour:
     if not flavours:
         raise DependencyError(f"neither tensorrt nor tensorrt-rtx is installed; {INSTALL_EITHER}")
     if len(flavours) > 1:
-        raise OptionsError("both tensorrt and tensorrt-rtx are installed; choose one with --flavour")
+        raise OptionsError("both tensorrt and tensorrt-rtx are installed; choose one, as with `flavour='tensorrt'`")
     chosen: Flavour = flavours[0]
     return chosen
 

@@ -23,7 +23,7 @@ from pointsman_export.plans.library import Library, load_library
 from pointsman_export.plans.recording import forget, record, replacing_plans, usable, write_plan
 from pointsman_export.plans.refusals import parsing_refusal, sentence
 
-_BUILD = "build them with `pointsman-export engines`"
+_BUILD = "build them with `pointsman-export engines"
 
 
 def refit_plans(
@@ -77,11 +77,11 @@ def _interchangeable(target: Path, manifest: Manifest, source: Path, theirs: Man
     """The donor's plans that this bundle's weights fit into."""
     refittable = [plan for plan in theirs.engines if plan.options.refittable and theirs.is_current(plan)]
     if not refittable:
-        raise BundleError(f"{source} has no refittable plans; {_BUILD} --refittable")
+        raise BundleError(f"{source} has no refittable plans; {_BUILD} --refittable`")
     differences = [*_differences(manifest.architecture, theirs.architecture)]
     differences += _differences(manifest.limits, theirs.limits)
     if differences:
-        raise BundleError(f"{target} is of another shape than {source} ({', '.join(differences)}); {_BUILD}")
+        raise BundleError(f"{target} is of another shape than {source} ({', '.join(differences)}); {_BUILD}`")
     plans = [plan for plan in refittable if plan.variant in manifest.variants]
     if not plans:
         wanted = ", ".join(sorted({plan.variant for plan in refittable}))
@@ -106,10 +106,12 @@ def _differences(ours: Any, theirs: Any) -> Iterable[str]:  # noqa: ANN401 - two
 def _of_one_flavour(plans: Sequence[PlanRecord], flavour: Flavour | None) -> list[PlanRecord]:
     flavours = {plan.flavour for plan in plans}
     if flavour is None and len(flavours) > 1:
-        raise OptionsError("there are plans of both tensorrt and tensorrt-rtx; choose one with --flavour")
+        raise OptionsError(
+            "there are plans of both tensorrt and tensorrt-rtx; choose one, as with `flavour='tensorrt'`"
+        )
     chosen = [plan for plan in plans if flavour in {None, plan.flavour}]
     if not chosen:
-        raise BundleError(f"there are no refittable plans of {flavour}; {_BUILD} --flavour {flavour} --refittable")
+        raise BundleError(f"there are no refittable plans of {flavour}; {_BUILD} --flavour {flavour} --refittable`")
     return chosen
 
 
@@ -117,7 +119,7 @@ def _refuse_to_replace(bundle: Path, manifest: Manifest, plans: Iterable[PlanRec
     there = {plan.key for plan in usable(bundle, manifest)}
     for plan in plans:
         if plan.key in there:
-            raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with --force")
+            raise OutputExistsError(f"{bundle} has plans in {_folder(plan)} already; replace them with `force=True`")
 
 
 def _for_this_machine(plans: Sequence[PlanRecord], library: Library) -> list[PlanRecord]:
@@ -133,7 +135,7 @@ def _for_this_machine(plans: Sequence[PlanRecord], library: Library) -> list[Pla
         raise DeviceError(f"the GPU here has compute capability {here}, and the plans are for {wanted}; refit on such")
     for plan in fitting:
         if plan.version != library.version:
-            raise EngineError(f"{plan.file.path} was built by version {plan.version} and {library} is here; {_BUILD}")
+            raise EngineError(f"{plan.file.path} was built by version {plan.version} and {library} is here; {_BUILD}`")
     return fitting
 
 
@@ -177,12 +179,12 @@ def _refitted(library: Library, plan: Path, graph: Path) -> memoryview:
         runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())
         if engine is None:
-            raise EngineError(f"{library} does not load {plan}; {_BUILD}")
+            raise EngineError(f"{library} does not load {plan}; {_BUILD}`")
         refitter = trt.Refitter(engine, logger)
         parser = trt.OnnxParserRefitter(refitter, logger)
         if not parser.refit_from_file(str(graph)):
             raise EngineError(sentence(library, graph.name, parsing_refusal(parser)))
         if not refitter.refit_cuda_engine():
             missing = ", ".join(refitter.get_missing_weights()[:3]) or "none is named"
-            raise EngineError(f"{library} cannot refit {plan} (weights that it misses: {missing}); {_BUILD}")
+            raise EngineError(f"{library} cannot refit {plan} (weights that it misses: {missing}); {_BUILD}`")
         return memoryview(engine.serialize())

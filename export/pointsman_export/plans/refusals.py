@@ -12,8 +12,8 @@ _SHOWN = 240  # characters of the library's own words
 
 # What the words of a refusal, or its operator, ask for; the first match holds.
 _ADVICE = (
-    (r"[Oo]ut of memory|OUT_OF_MEMORY|insufficient memory", "build for fewer rows (--max-rows) on a larger machine"),
-    (r"[Vv]olume exceeds", "build for fewer rows (--max-rows)"),
+    (r"[Oo]ut of memory|OUT_OF_MEMORY|insufficient memory", "build for fewer rows (`max_rows`) on a larger machine"),
+    (r"[Vv]olume exceeds", "build for fewer rows (`max_rows`)"),
     (r"datatypes: b16", "build for compute capability 8.0 or later, or a variant that is not bfloat16"),
     (r"[Qq]uantized constant", "let an INT8 constant feed DequantizeLinear and nothing else"),
     (r"reduction", "scatter to places that differ, without a reduction"),

@@ -132,7 +132,7 @@ class Comparison:
         if measured.error == np.inf and dtype in WIDER:
             raise ParityError(
                 f"{measured.worst} is past {dtype}'s range in the exported {form} graphs; "
-                f"nothing was written, export with --dtype {WIDER[dtype]}"
+                f"nothing was written, export in {WIDER[dtype]} (`dtype`)"
             )
         if not measured.error <= TOLERANCES[dtype] or agreement < LEAST_AGREEMENT:
             raise ParityError(

@@ -59,7 +59,7 @@ def _remedy(problems: Mapping[str, str]) -> str:
     if kinds <= {names.PLANS}:
         return "build the engines again"
     if kinds <= {names.PLANS, *map(names.variant_folder, get_args(Scheme))}:
-        return "quantize it again with --force"
+        return "quantize it again (`pointsman-calib quantize --force`)"
     return "export the bundle again"
 
 

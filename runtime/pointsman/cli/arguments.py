@@ -5,11 +5,21 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
 from pointsman.errors import OptionsError, PointsmanError
 from pointsman.wording import did_you_mean, nearest
+
+_QUOTED: Final = re.compile(r"`(\w+)(?:=([^`]+))?`")
+"""An option as errors name it, in Python: ```base``` or ```force=True```; commands to run have spaces or dashes."""
+_BRACKETS: Final = "[]'\""
+_FLAGS: Final = {
+    "compute_capabilities": "compute_capability",
+    "fewest_tokens": "min_expert_tokens",
+    "most_thin": "max_thin_experts",
+}
+"""Flags of other names than Python's, as parsed command lines have them."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,6 +155,15 @@ def _flag(name: re.Match[str]) -> str:
     return ("--no-" if name[2] == "=False" else "--") + name[1].replace("_", "-")
 
 
+def _as_given(option: re.Match[str], given: Mapping[str, object]) -> str:
+    """A quoted option as a flag, where the command has it: `--force` for ```force=True```."""
+    name, value = _FLAGS.get(option[1], option[1]), option[2]
+    if name not in given:
+        return option[0]
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value in (None, "True") else f"{flag} {value.strip(_BRACKETS)}"
+
+
 def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str:
     """What to say of an error to who gave a command line.
 
@@ -152,7 +171,8 @@ def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str
         error: It may name options as Python does.
         parsed: The command line; None where that is what is wrong.
     """
-    sentence, given = str(error), vars(parsed) if parsed is not None else {}
+    given = vars(parsed) if parsed is not None else {}
+    sentence = _QUOTED.sub(lambda option: _as_given(option, given), str(error))
     if isinstance(error, OptionsError):
         sentence = in_flags(sentence, [name for name in given if "_" in name or sentence.startswith(f"{name} is ")])
     where = "|".join(name for name in ("device", "engine") if name in given)

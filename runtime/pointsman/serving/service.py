@@ -229,7 +229,9 @@ class Service:
             OptionsError: It does not.
         """
         if not self.infiller.model.shows_routing:
-            raise OptionsError("this model does not show where tokens go; start the service with --with-routing")
+            raise OptionsError(
+                "this model does not show where tokens go; start it with `pointsman serve --with-routing`"
+            )
 
     async def routed(self, filled: Filled) -> Routed:
         """Where the tokens of a text and of its best fill went; one text at a time, beside the scheduler."""

@@ -241,7 +241,7 @@ def test_two_models_and_a_name_of_a_proxy(bundle, library):
 def test_routing_that_is_not_shown(hasty):
     answer = httpx2.post(f"{hasty.url}/v1/infill", json={"text": TEXT, "routing": True})
     assert answer.status_code == 400
-    assert "start the service with --with-routing" in answer.json()["error"]["message"]
+    assert "start it with `pointsman serve --with-routing`" in answer.json()["error"]["message"]
     assert httpx2.get(f"{hasty.url}/v1/models").json()["data"][0]["routing"] is False
 
 

@@ -19,7 +19,7 @@ from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanEr
 from unit.backends.conftest import OPTIONS, VARIANT
 from unit.backends.host_device import HostDevice
 
-BUILD = "build them with `pointsman-export engines`"
+BUILD = "build them with `pointsman-export engines"
 REBUILD = "build the engines again with `pointsman-export engines`"
 
 
@@ -44,7 +44,7 @@ def gpu(monkeypatch):
             DeviceError,
             (
                 "the tensorrt encoder engine of portable-float32 is for compute "
-                f"capability 8.6, and this GPU has 8.9; {REBUILD} --compute-capability 8.9"
+                f"capability 8.6, and this GPU has 8.9; {REBUILD[:-1]} --compute-capability 8.9`"
             ),
         ),
         (
@@ -118,13 +118,13 @@ def test_out_of_device_memory(hosted):
 def test_a_bundle_without_plans(hosted, gpu):
     write_manifest(replace(hosted.manifest, engines=()), hosted.folder)
     for flavour in ("tensorrt", "tensorrt-rtx"):
-        expected = f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}"
+        expected = f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}`"
         assert refusal(lambda f=flavour: SwitchModel.load(hosted.folder, engine=f)) == expected
 
 
 def test_a_variant_without_plans(hosted, gpu):
     for variant, sentence in (
-        (VARIANT, f"the bundle has no tensorrt-rtx engines of {VARIANT}; {BUILD} --flavour tensorrt-rtx"),
+        (VARIANT, f"the bundle has no tensorrt-rtx engines of {VARIANT}; {BUILD} --flavour tensorrt-rtx`"),
         ("fused-int8", f"the bundle has no variant 'fused-int8'; it has {VARIANT}"),
     ):
         load = lambda v=variant: SwitchModel.load(hosted.folder, variant=v, engine="tensorrt-rtx")  # noqa: E731
@@ -167,7 +167,9 @@ def test_auto_takes_no_variant_that_costs_accuracy(hosted, gpu):
 def test_a_bundle_whose_only_plans_are_int8(hosted, gpu, engine):
     manifest = with_int8_plans(hosted)
     told = refusal(lambda: choose(manifest, device="cuda", variant="auto", engine=engine))
-    sentence = "the bundle's tensorrt engines are of portable-int8-qdq; ask for it with --variant"
+    sentence = (
+        "the bundle's tensorrt engines are of portable-int8-qdq; ask for them, as with `variant='portable-int8-qdq'`"
+    )
     assert told.endswith(sentence) if engine == "auto" else told == sentence
     choice = choose(manifest, device="cuda", variant="portable-int8-qdq", engine=engine)
     assert (choice.engine, choice.variant) == ("tensorrt", "portable-int8-qdq")

@@ -154,7 +154,7 @@ def test_the_command(tiny_bundle, tmp_path):
 def test_what_is_there_stays(tiny_bundle, tmp_path):
     (tmp_path / "other").mkdir()
     export_triton(tiny_bundle, tmp_path, name="one")
-    with pytest.raises(OutputExistsError, match="is already there; use --force to replace it"):
+    with pytest.raises(OutputExistsError, match="is already there; replace it with `force=True`"):
         export_triton(tiny_bundle, tmp_path, name="one")
     export_triton(tiny_bundle, tmp_path, name="one", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]

@@ -39,7 +39,7 @@ def merged(
     if unknown := [name for name in sorted(adapter.names) if name not in ties and name not in base]:
         raise CheckpointError(
             f"{adapter.file} changes tensors that its base does not have: {first_few(unknown)}; "
-            "give the base that it was trained on with --base"
+            "give the base that it was trained on with `base`"
         )
     tensors = dict(base)
     if adapter.names & ties.keys():
@@ -82,5 +82,5 @@ def _check_fit(adapter: Adapter, name: str, tensor: Stored, updates: tuple[Updat
     if not all(update.fits(tensor.info.shape) for update in updates):
         raise CheckpointError(
             f"{adapter.file} changes {name} as a tensor of another shape than its {list(tensor.info.shape)}; "
-            "give the base that it was trained on with --base"
+            "give the base that it was trained on with `base`"
         )

@@ -25,7 +25,7 @@ def pair_for(manifest: Manifest, flavour: Flavour, variant: str, capability: str
         encoder, decoder = (records.get((flavour, built_for, variant, role)) for role in ROLES)
         if encoder and decoder:
             return encoder, decoder
-    raise BundleError(f"the bundle has no {flavour} engines of {variant}; {BUILD} --flavour {flavour}")
+    raise BundleError(f"the bundle has no {flavour} engines of {variant}; {BUILD} --flavour {flavour}`")
 
 
 def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> str:
@@ -36,7 +36,7 @@ def runnable(manifest: Manifest, flavour: Flavour, variants: Sequence[str]) -> s
         BundleError: there are no plans, or they are out of date.
     """
     if not variants:
-        raise BundleError(f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}")
+        raise BundleError(f"the bundle has no {flavour} engines; {BUILD} --flavour {flavour}`")
     capability = compute_capability()
     refusal: PointsmanError | None = None
     for variant in variants:

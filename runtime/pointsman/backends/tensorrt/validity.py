@@ -7,7 +7,7 @@ from pointsman.backends.gpu.device import Device
 from pointsman.bundle import Manifest, PlanRecord, sha256_of
 from pointsman.errors import BundleError, DeviceError
 
-BUILD = "build them with `pointsman-export engines`"
+BUILD = "build them with `pointsman-export engines"
 REBUILD = "build the engines again with `pointsman-export engines`"
 _DIAGNOSES = {
     "VERSION_MISMATCH": f"it is of another version; {REBUILD}",
@@ -39,7 +39,7 @@ def check_record(manifest: Manifest, record: PlanRecord, *, version: str, comput
     if record.compute_capability != compute_capability:
         raise DeviceError(
             f"{what} is for compute capability {record.compute_capability}, and this GPU has {compute_capability}; "
-            f"{REBUILD} --compute-capability {compute_capability}"
+            f"{REBUILD.removesuffix('`')} --compute-capability {compute_capability}`"
         )
     if not _runs(record, version):
         newer = f"or install {record.flavour} {record.version}"

@@ -211,7 +211,9 @@ class Hosts:
         if scope["type"] != "http" or _host(scope) in self._allowed:
             await self.app(scope, receive, send)
             return
-        sentence = "this service has another name; start it with --allowed-host if this is one of its names"
+        sentence = (
+            "this service has another name; start it with `pointsman serve --allowed-host` if this is one of its names"
+        )
         await refusal(scope["path"], 421, sentence, headers={"Connection": "close"})(scope, receive, send)
 
 

@@ -297,7 +297,7 @@ def test_a_bundle_without_its_float_variant(exports, capsys):
     assert run(folder, "--scheme", "int4", "--corpus", folder / "absent.json") == 2  # which is not looked for
     assert capsys.readouterr().err == (
         f"pointsman-calib: {folder} has no fused-float32 variant to quantize; "
-        "export it with --form fused --dtype float32\n"
+        "export it with `pointsman-export bundle --form fused --dtype float32`\n"
     )
     assert state(folder) == before
 

@@ -80,7 +80,7 @@ def test_a_loss_above_the_limit(compare, comparison):
         (["--min-sqnr", "-3"], "the least signal-to-noise ratio is -3; give 0 dB or more"),
         (["--batch-size", "0"], "argument --batch-size: 0 is too small; give 1 or more"),
         (["--generations", "-1"], "argument --generations: -1 is too small; give 0 or more"),
-        (["--documents", "0"], "limit is 0: give the number of documents to use, 1 or more"),
+        (["--documents", "0"], "--documents is 0: give the number to use, 1 or more"),
         (["--seed", "-1"], "--seed is -1: give 0 or more"),
         (["--window", "512"], "568 tokens need 29 sentinels and the vocabulary has 20: use a shorter window"),
         (["--report", "no/where/report.html"], "there is no folder no/where; name a file in a folder that is there"),
@@ -140,4 +140,4 @@ def test_a_report_where_a_folder_is(compare, tmp_path):
 def test_commands_where_something_is(compare, tmp_path):
     code, _, error = compare("--commands", tmp_path)
     assert code == 2
-    assert "is there already; name a new folder for --commands, or remove it" in error
+    assert "is there already; name a new one for the commands, or remove it" in error

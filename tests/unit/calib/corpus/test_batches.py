@@ -148,7 +148,7 @@ def test_no_document_can_be_used(tokenizer):
 
 OPTIONS = {
     "seed": ({"seed": -1}, "^seed is -1: give 0 or more$"),
-    "limit": ({"limit": 0}, "^limit is 0: give the number of documents to use, 1 or more$"),
+    "limit": ({"limit": 0}, "^documents is 0: give the number to use, 1 or more$"),
     "window": ({"window": 2}, "^the window is 2 tokens: give 3 or more"),
     "too_long": ({"too_long": "truncate"}, '^too_long is \'truncate\': give "skip" or "cut"$'),
     "sentinels": ({"window": 4096}, "need 228 sentinels and the vocabulary has 100: use a shorter window$"),

@@ -27,8 +27,8 @@ def test_a_corpus_that_reaches_too_few_experts_says_how_much_is_lacking():
         CoverageRule(most_thin=0.2).coverage(TOKENS, documents=9)
     assert str(raised.value) == (
         "3 of 8 experts were given fewer than 64 tokens, and at most 20% may be: 2 of them need 62 tokens more; "
-        "calibrate on more than these 9 documents, or accept fewer tokens with --min-expert-tokens, or more such "
-        "experts with --max-thin-experts"
+        "calibrate on more than these 9 documents, or accept fewer tokens with `fewest_tokens`, or more such "
+        "experts with `most_thin`"
     )
     with pytest.raises(CorpusError, match="3 of them need 126 tokens more"):
         CoverageRule(most_thin=0.0).coverage(TOKENS, documents=9)

@@ -156,7 +156,10 @@ def test_what_is_kept_does_not_grow(exports):
 
 def test_a_bundle_without_the_portable_form_is_refused(exports, tmp_path):
     folder = exports("tied", "fused").folder
-    with pytest.raises(BundleError, match="has no portable-float32 variant to run; export it with --form portable"):
+    with pytest.raises(
+        BundleError,
+        match="has no portable-float32 variant to run; export it with `pointsman-export bundle --form portable",
+    ):
         write_ranges(folder, corpus(random_examples(6, LENGTHS)), tmp_path / "ranges.json")
     assert not list(tmp_path.iterdir())
     assert set(read_manifest(folder).variants) == {"fused-float32"}

@@ -122,7 +122,7 @@ def test_what_is_not_honoured_is_named(name, value):
         read({name: value})
     assert str(raised.value) == (
         f"generation_config.json has settings of generating that Pointsman does not honour: {name} {value}; remove "
-        "them, or leave all of generation_config.json's out with --ignore-generation-config"
+        "them, or leave all of generation_config.json's out with `ignore_generation_config=True`"
     )
     assert read({name: value}, ignore=True) is None
 
@@ -152,7 +152,7 @@ IMPOSSIBLE = {
     "sampling with beams": ({"do_sample": True, "num_beams": 4}, r"do_sample cannot be combined with num_beams 4"),
     "more sequences than beams": ({"num_return_sequences": 2}, r"num_return_sequences 2 is above num_beams 1"),
     "no room": ({"max_length": 1}, r"max_new_tokens is 0; use a whole number of at least 1"),
-    "too much room": ({"max_length": 130}, r"max_new_tokens is 129, and --max-tokens allows 128"),
+    "too much room": ({"max_length": 130}, r"max_new_tokens is 129, and `max_tokens` allows 128"),
     "a negative temperature": ({"do_sample": True, "temperature": -1.0}, r"temperature is -1\.0; use a number from"),
 }
 

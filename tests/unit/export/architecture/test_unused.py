@@ -60,7 +60,8 @@ def test_the_sentence_names_some_and_counts_all():
     assert str(raised.value) == (
         "the checkpoint has tensors that no Switch Transformer has (5): lm_head.bias, "
         "encoder.block.0.layer.0.SelfAttention.q.lora_A.weight, encoder.block.0.layer.0.SelfAttention.q.weight.absmax, "
-        "optimizers.weight and 1 more; export the model that they were added to, or leave them out with --ignore-unused"
+        "optimizers.weight and 1 more; export the model that they were added to, or leave them out "
+        "with `ignore_unused=True`"
     )
     refuse_unused(())
 

@@ -99,7 +99,7 @@ def test_values_past_float16_are_named_and_leave_nothing(tmp_path, capsys):
     assert fits(
         *sentences(capsys),
         "pointsman-export: encoder.block.* is past float16's range in the exported fused graphs; "
-        "nothing was written, export with --dtype float32 or bfloat16*",
+        "nothing was written, export in float32 or bfloat16 (--dtype)*",
     )
     assert names_in(tmp_path) == {"checkpoint"}
 

@@ -62,7 +62,7 @@ def test_what_is_not_is_asked_for(tiny_checkpoint, bundle, changes):
         OutputExistsError, match="made from other variants than this export writes: fused-int8"
     ) as caught:
         export_bundle(tiny_checkpoint, bundle, force=True, **changes)
-    assert str(caught.value).endswith("; add --discard, or choose another output folder")
+    assert str(caught.value).endswith("; add `discard=True`, or choose another output folder")
     assert read_manifest(bundle) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     after = export_bundle(tiny_checkpoint, bundle, force=True, discard=True, **changes)

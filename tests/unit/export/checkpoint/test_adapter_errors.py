@@ -123,10 +123,10 @@ def test_an_adapter_alone_says_where_its_base_is_missing(tmp_path, monkeypatch):
     folder = write(tmp_path / "adapter", base_model_name_or_path="/home/of/somebody/base")
     assert refusal(folder) == (
         f"{folder} is an adapter, and its base /home/of/somebody/base cannot be opened: there is no folder "
-        "/home/of/somebody/base; give a checkpoint's folder or a model's id on the hub; or say where it is with --base"
+        "/home/of/somebody/base; give a checkpoint's folder or a model's id on the hub; or say where it is with `base`"
     )
     write(folder)
-    assert refusal(folder) == f"{folder}/adapter_config.json names no base; give its folder or hub id with --base"
+    assert refusal(folder) == f"{folder}/adapter_config.json names no base; give its folder or hub id with `base`"
 
 
 def test_an_adapter_names_its_base(tmp_path, base):
@@ -154,7 +154,7 @@ def test_weights_and_configuration_belong_together(tmp_path, base):
 
 
 def test_a_base_of_what_is_no_adapter(base):
-    assert refusal(base, base=base) == f"{base} has no adapter_config.json; --base is for adapters"
+    assert refusal(base, base=base) == f"{base} has no adapter_config.json; `base` is for adapters"
 
 
 def test_an_unmerged_adapter_among_the_weights(tmp_path, base):
@@ -241,5 +241,5 @@ def test_a_pattern_that_is_none(base, tmp_path, pattern):
 def test_a_base_that_is_an_adapter(base, tmp_path):
     adapter, other = write(tmp_path / "adapter"), write(tmp_path / "other")
     assert refusal(adapter, base=other).endswith(
-        "is an adapter itself; give the model that it was trained on with --base"
+        "is an adapter itself; give the model that it was trained on with `base`"
     )

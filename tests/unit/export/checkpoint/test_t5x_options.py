@@ -31,7 +31,7 @@ def test_a_capacity_that_was_not_asked_for_is_noted(original, tmp_path, capsys, 
     chunk = folder / "target.encoder.layers_1.mlp.expert.wi.kernel" / "0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:100])  # so that nothing is exported
     assert main(["bundle", str(folder), "-o", str(tmp_path / "bundle"), "--tokenizer", str(SPIECE), *options]) == 2
-    note = "note: T5X has no capacity for a sequence: experts accept every token (--capacity none)"
+    note = "note: T5X has no capacity for a sequence: experts accept every token (capacity none)"
     assert lines(capsys).count(note) == noted
 
 

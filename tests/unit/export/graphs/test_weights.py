@@ -160,21 +160,21 @@ def test_a_weight_past_float16_is_named_with_the_dtype(tmp_path):
     with pytest.raises(CheckpointError) as raised:
         written(SPECS["tied"], tmp_path / "weights.bin", "float16", **{EXPERT: spoilt})
     assert str(raised.value) == (
-        f"{EXPERT} has 2 values of {spoilt.size} that float16 cannot hold; export with --dtype float32 or bfloat16"
+        f"{EXPERT} has 2 values of {spoilt.size} that float16 cannot hold; export in float32 or bfloat16 (`dtype`)"
     )
 
 
 def test_a_weight_of_two_bytes_past_float16_is_named_too(tmp_path):
     spoilt = weights(SPECS["tied"])[EXPERT].numpy().astype(ml_dtypes.bfloat16)
     spoilt.flat[0] = 1e30
-    with pytest.raises(CheckpointError, match=r" has 1 values of 1536 that float16 cannot hold; export with"):
+    with pytest.raises(CheckpointError, match=r" has 1 values of 1536 that float16 cannot hold; export in"):
         written(SPECS["tied"], tmp_path / "weights.bin", "float16", **{EXPERT: spoilt})
 
 
 def test_a_weight_that_would_round_past_bfloat16_is_named_with_the_dtype(tmp_path):
     spoilt = weights(SPECS["tied"])[EXPERT].numpy().copy()
     spoilt.flat[0] = np.finfo(np.float32).max
-    with pytest.raises(CheckpointError, match=r" that bfloat16 cannot hold; export with --dtype float32$"):
+    with pytest.raises(CheckpointError, match=r" that bfloat16 cannot hold; export in float32 \(`dtype`\)$"):
         written(SPECS["tied"], tmp_path / "weights.bin", "bfloat16", **{EXPERT: spoilt})
 
 

@@ -114,7 +114,7 @@ def test_plans_that_are_there_are_skipped_where_others_are_not(built, tmp_path):
     done = pointsman_export("engines", bundle, "--compute-capability", "8.9", "8.6")
     assert done.returncode == 0
     there = f"{bundle} has tensorrt-rtx plans of {NAME} for compute capability 8.9 already"
-    assert done.stderr == f"note: {there}; replace them with --force\n"
+    assert done.stderr == f"note: {there}, and they stay as they are\n"
     engines = read_manifest(bundle).engines
     assert [(each.compute_capability, each.options.weight_streaming) for each in engines] == [
         ("8.6", False),
@@ -227,7 +227,8 @@ def test_a_folder_that_is_no_bundle(tmp_path):
 def test_a_bundle_without_a_portable_variant(tmp_path):
     write_small_bundle(tmp_path / "bundle", forms=("fused",))
     assert refused("engines", tmp_path / "bundle", *SM89) == (
-        f"{tmp_path / 'bundle'} has no portable variant to build from; export it with --form portable or both"
+        f"{tmp_path / 'bundle'} has no portable variant to build from; "
+        "export it with `pointsman-export bundle --form portable`"
     )
 
 
@@ -276,7 +277,7 @@ def test_a_mistake_is_answered_with_one_line(tmp_path, arguments, line):
     [
         (
             (),
-            "there is no NVIDIA GPU here to build for; name compute capabilities, such as --compute-capability 8.9",
+            "there is no NVIDIA GPU here to build for; name compute capabilities, as in --compute-capability 8.9",
         ),
         (
             (*SM89, "--refittable"),
@@ -295,7 +296,7 @@ def test_what_needs_a_gpu(tmp_path, arguments, line):
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        (100, "there is no NVIDIA GPU here to build for; name compute capabilities, such as --compute-capability 8.9"),
+        (100, "there is no NVIDIA GPU here to build for; name compute capabilities, as in --compute-capability 8.9"),
         (803, "the NVIDIA driver's parts are of different versions; restart the machine"),
         (999, "CUDA failed (cuInit: error 999); check the GPU with nvidia-smi"),
     ],

@@ -135,7 +135,7 @@ def test_both_are_installed(monkeypatch):
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
         monkeypatch.setitem(sys.modules, name, module)
     with pytest.raises(
-        OptionsError, match=r"^both tensorrt and tensorrt-rtx are installed; choose one with --flavour$"
+        OptionsError, match=r"^both tensorrt and tensorrt-rtx are installed; choose one, as with `flavour='tensorrt'`$"
     ):
         load_library(None)
 
@@ -147,7 +147,7 @@ def test_tensorrt_builds_where_its_gpu_is():
         Library("tensorrt", types.ModuleType("tensorrt")).targets(())
     assert str(caught.value) == (
         "tensorrt builds plans on the GPU that they are for, and there is no NVIDIA GPU here; "
-        "build there, or ahead of time with --flavour tensorrt-rtx"
+        "build there, or ahead of time with `flavour='tensorrt-rtx'`"
     )
 
 

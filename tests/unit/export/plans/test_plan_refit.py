@@ -10,7 +10,7 @@ from plans import refused, without_gpu
 from pointsman.bundle import Limits, Manifest, PlanOptions, read_manifest, record_of, write_manifest
 
 NAME = "portable-float32"
-BUILD = "build them with `pointsman-export engines`"
+BUILD = "build them with `pointsman-export engines"
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def plain(manifest: Manifest) -> Manifest:
 
 def test_plans_that_are_not_refittable(bundle, donor):
     change(donor, plain)
-    assert refit(bundle, donor) == f"{donor} has no refittable plans; {BUILD} --refittable"
+    assert refit(bundle, donor) == f"{donor} has no refittable plans; {BUILD} --refittable`"
 
 
 def test_plans_that_are_out_of_date(bundle, donor):
     change(donor, lambda manifest: replace(manifest, variants={"fused-float32": manifest.variants["fused-float32"]}))
-    assert refit(bundle, donor) == f"{donor} has no refittable plans; {BUILD} --refittable"
+    assert refit(bundle, donor) == f"{donor} has no refittable plans; {BUILD} --refittable`"
 
 
 def test_another_shape(bundle, donor):
@@ -70,7 +70,7 @@ def test_another_shape(bundle, donor):
     )
     assert refit(bundle, donor) == (
         f"{bundle} is of another shape than {donor} (d_model 64 against 32, num_experts 16 against 8, "
-        f"tokens 64 against 128); {BUILD}"
+        f"tokens 64 against 128); {BUILD}`"
     )
 
 
@@ -98,13 +98,13 @@ def test_plans_of_both_flavours(bundle, donor):
         return replace(manifest, engines=(*manifest.engines, replace(manifest.engines[0], flavour="tensorrt")))
 
     change(donor, both)
-    line = "there are plans of both tensorrt and tensorrt-rtx; choose one with --flavour"
+    line = "there are plans of both tensorrt and tensorrt-rtx; choose one, as with --flavour tensorrt"
     assert refit(bundle, donor) == line
 
 
 def test_a_flavour_that_the_donor_lacks(bundle, donor):
     assert refit(bundle, donor, "--flavour", "tensorrt") == (
-        f"there are no refittable plans of tensorrt; {BUILD} --flavour tensorrt --refittable"
+        f"there are no refittable plans of tensorrt; {BUILD} --flavour tensorrt --refittable`"
     )
 
 

@@ -395,8 +395,14 @@ def test_verification_finds(bundle, damage, problem):
     ("paths", "remedy"),
     [
         (["engines/tensorrt-rtx-sm89/portable-float32/decoder.plan"], "build the engines again"),
-        (["variants/int8/weights.bin", "variants/int8-qdq/ranges.json"], "quantize it again with --force"),
-        (["engines/tensorrt-rtx-sm89/a/decoder.plan", "variants/int4/weights.bin"], "quantize it again with --force"),
+        (
+            ["variants/int8/weights.bin", "variants/int8-qdq/ranges.json"],
+            "quantize it again (`pointsman-calib quantize --force`)",
+        ),
+        (
+            ["engines/tensorrt-rtx-sm89/a/decoder.plan", "variants/int4/weights.bin"],
+            "quantize it again (`pointsman-calib quantize --force`)",
+        ),
         (["variants/int8/weights.bin", "variants/float32/weights.bin"], "export the bundle again"),
         (["engines.plan"], "export the bundle again"),
         (["tokenizer/spiece.model"], "export the bundle again"),
@@ -404,7 +410,7 @@ def test_verification_finds(bundle, damage, problem):
 )
 def test_damage_is_mended_with_the_least(tmp_path, paths, remedy):
     records = tuple(FileRecord(path=path, bytes=1, sha256="0" * 64) for path in paths)
-    with pytest.raises(BundleError, match=f"is missing; {remedy}$"):
+    with pytest.raises(BundleError, match=f"is missing; {re.escape(remedy)}$"):
         verify_files(tmp_path, records)
 
 
