@@ -69,5 +69,5 @@ def test_a_line_that_fails_stops_no_other(script, tmp_path):
 
 
 def test_an_unwritten_folder_only(quantized_bundle, variants, document, tmp_path):
-    with pytest.raises(OutputExistsError, match="is there already; name a new folder"):
+    with pytest.raises(OutputExistsError, match="is there already; name a new one"):
         write_commands(tmp_path, quantized_bundle, variants, document)
