@@ -4,7 +4,9 @@ Both lie in slots from the first on, so that a step over some rows sees the begi
 """
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +16,7 @@ from pointsman.backends.cache_rows import Move
 from pointsman.bundle import TensorSpec, cache_capacity, names
 
 _LINE: Final = 64  # bytes
+_OWN_PAGES: Final = 1 << 20  # bytes
 _SOURCE_MULTIPLE: Final = 32  # tokens
 _FEW: Final = 4  # slots, that there are more of at least where there are too few
 _PATIENCE: Final = 16
@@ -308,12 +311,29 @@ def _zeros(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, N
     for name, (shape, dtype) in shapes.items():
         places[name] = end
         end += -(-math.prod(shape) * dtype.itemsize // _LINE) * _LINE
-    memory = np.zeros(end + _LINE, np.uint8)
+    memory = _zeroed(end + _LINE)
     memory = memory[-memory.ctypes.data % _LINE :]
     return {
         name: memory[places[name] : places[name] + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def _zeroed(size: int) -> NDArray[np.uint8]:
+    """Bytes that go back to the system when nobody has them any more, where there are many.
+
+    What an allocator is given back it may keep, and what lies in between keeps it from giving more back.
+    """
+    if size < _OWN_PAGES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(size, np.uint8)
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes are not there") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _behind(axis: int, part: slice) -> tuple[slice, ...]:
