@@ -29,7 +29,9 @@ OPTIONS = [
     {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 20},
 ]
 LONG = {"text": TEXTS[0], "constrain": False, "max_new_tokens": 600, "min_new_tokens": 600}
-MOST_GROWTH, MOST_SINCE_READY = 1.03, 1.06
+MOST_GROWTH, MOST_SINCE_READY = 1.03, 1.10
+"""Of resident memory when nothing is asked. Full load adds some ten megabytes to what there is when it is ready, within
+its first minute and once; what it is is not known: without the engine's arena they come as well."""
 
 
 class Load:
@@ -141,7 +143,7 @@ def test_soak(bundle, library, seconds, pause):
     with serving(f"{bundle}@fused-float32", "--threads", "1", "--max-waiting", "16", "--timeout", "20") as running:
         process = psutil.Process(running.process.pid)
         ready = idle(process)
-        asyncio.run(Load(running.url, process, library, 4, seed=1).run())  # until all has been met
+        asyncio.run(Load(running.url, process, library, seconds / 12, seed=1).run())  # until all has been met
         met = idle(process)
         load = Load(running.url, process, library, seconds, seed=2, pause=pause)
         asyncio.run(load.run())
