@@ -20,7 +20,8 @@ _OWN_PAGES: Final = 1 << 20  # bytes
 _SOURCE_MULTIPLE: Final = 32  # tokens
 _FEW: Final = 4  # slots, that there are more of at least where there are too few
 _PATIENCE: Final = 16
-"""Steps. Copying a token's keys and values takes as long as some ten steps take to pass over it in vain."""
+"""Steps. Copying a token's keys and values takes longer than a step takes to pass over it in vain (3 us at the size of
+switch-base-8)."""
 
 
 class EncodedInputs:
