@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -53,8 +54,8 @@ class Load:
 
     Attributes:
         clients: how many asked at the same time.
-        seconds: how long they asked.
-        latencies: of each answer, in seconds.
+        seconds: how long answers were counted.
+        latencies: of each answer that came then, in seconds.
         first_tokens: of each stream, to its first event.
         refused: answers other than 200.
     """
@@ -90,13 +91,16 @@ def percentiles(samples: Sequence[float]) -> dict[str, float]:
 
 
 def ask(url: str, requests: Requests, *, clients: int, seconds: float, streams: bool) -> Load:
-    """Let clients ask for a time; those requests count that are answered within it.
+    """Let clients ask, and count answers for a time that begins when each client has had one.
+
+    Until then they have asked all at once, and what answers them has been idle. From then on as many are at work as
+    there are clients, when the time begins and when it ends: an answer counts when it comes, whenever it was asked for.
 
     Args:
         url: of the service.
         requests: what they ask.
         clients: how many.
-        seconds: how long.
+        seconds: how long answers are counted.
         streams: whether every second request that can be streamed is.
     """
     return asyncio.run(_Clients(url, requests, clients, streams=streams).run(seconds))
@@ -108,10 +112,11 @@ class _Clients:
         self._latencies: list[float] = []
         self._first_tokens: list[float] = []
         self._refused = 0
-        self._until = 0.0
+        self._answered: set[int] = set()
+        self._since = self._until = math.inf
 
     async def run(self, seconds: float) -> Load:
-        self._until = time.perf_counter() + seconds
+        self._seconds = seconds
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(base_url=self._url, timeout=300, limits=limits) as http:
             await asyncio.gather(*(self._again_and_again(http, number) for number in range(self._clients)))
@@ -124,9 +129,18 @@ class _Clients:
             for one in order:
                 began = time.perf_counter()
                 await self._ask(http, self._requests[one], one)
-                if time.perf_counter() > self._until:
+                if not self._counts(number, time.perf_counter() - began):
                     return
-                self._latencies.append(time.perf_counter() - began)
+
+    def _counts(self, client: int, latency: float) -> bool:
+        """Note an answer; whether its client goes on."""
+        now = time.perf_counter()
+        self._answered.add(client)
+        if self._since <= now <= self._until:
+            self._latencies.append(latency)
+        elif len(self._answered) == self._clients and self._since == math.inf:
+            self._since, self._until = now, now + self._seconds
+        return now < self._until
 
     async def _ask(self, http: httpx2.AsyncClient, request: dict[str, Any], number: int) -> None:
         began = time.perf_counter()
@@ -136,7 +150,7 @@ class _Clients:
         async with http.stream("POST", "/v1/infill", content=body, headers=headers) as answer:
             is_first = True
             async for _ in answer.aiter_raw():
-                if is_streamed and is_first:
+                if is_streamed and is_first and began >= self._since:
                     self._first_tokens.append(time.perf_counter() - began)
                 is_first = False
         self._refused += answer.status_code != httpx2.codes.OK

@@ -1,8 +1,9 @@
 """The service under load, beside what people write in an afternoon: clients, answers a second, times to answer.
 
 Every contestant serves the same mixture of requests (texts of 5 to 200 words; greedy, four beams, two samples; 8 to 32
-new tokens) for a while at 1, 4, 16 and 64 clients, in rounds, one contestant after the other. Then one client asks the
-service and the library in turns, for what serving costs. Exit code 1 says that a promise is not kept.
+new tokens) for a while at 1, 4, 16 and 64 clients, in rounds, one contestant after the other. Answers are counted from
+when each client has had one. Then one client asks the service and the library in turns, for what serving costs. Exit
+code 1 says that a promise is not kept.
 """
 
 import contextlib
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> Any:  # noqa: ANN401 - argparse's
     parser = measurements.parser(__doc__ or "")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of load, for each number of clients (default: 30)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load, for each number of clients (default: 60)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
     parser.add_argument("--threads", type=int, default=2, help="of each contestant (default: 2)")
     parser.add_argument("--keep", type=Path, default=BUILD, metavar="FOLDER", help="where models are kept")

@@ -1,8 +1,11 @@
 """The README shows what `benchmarks/results` holds, and the scripts that measure run."""
 
+import asyncio
+import contextlib
 import importlib
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -363,6 +366,33 @@ def test_decode_runs_and_says_what_transformers_says(tmp_path):
     profiled = script("operators", "--bundle", tmp_path / "bundles" / "tiny", "--places")
     assert profiled.returncode == 0, profiled.stderr
     assert "If" in profiled.stdout
+
+
+def test_answers_are_counted_when_all_clients_are_at_work(load):
+    """A service that answers one after another: the first of four clients waits for nobody, and is not counted."""
+    seconds, clients = 0.1, 4
+
+    async def answer(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
+                async with turn:
+                    await asyncio.sleep(seconds)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async def asked():
+        nonlocal turn
+        turn = asyncio.Lock()
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = "http://{}:{}".format(*server.sockets[0].getsockname())
+            return await asyncio.to_thread(module.ask, url, [{"text": "a"}], clients=clients, seconds=2, streams=False)
+
+    turn, module = None, load("load")
+    seen = asyncio.run(asked())
+    assert seen.refused == 0
+    assert 0 < len(seen.latencies) <= seen.seconds / seconds
+    assert min(seen.latencies) > (clients - 1) * seconds
 
 
 @pytest.mark.slow

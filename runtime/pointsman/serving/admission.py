@@ -16,8 +16,7 @@ class Limits:
         waiting: Most requests that wait in line.
         rows: Most rows of the decoder in a step, and so of one request.
         bytes: Most memory of what is encoded and cached for requests that run together, as large as it may become.
-        encoded: Most tokens, padding included, that are encoded between two steps, while others wait for the second;
-            one input always is.
+        encoded: Most tokens that are encoded between two steps, while others wait for the second; one input always is.
         apart: Most requests that are decoded at the same time where each has a step and memory of its own.
     """
 
@@ -64,11 +63,11 @@ class Admission:
 
     def joining(self, line: Iterable[DecodingJob], running: Sequence[DecodingJob]) -> int:
         """How many from the head of a line join those that run, to be encoded together."""
-        inside, longest, count = [*running], 0, 0
+        inside, tokens, count = [*running], 0, 0
         for job in line:
             inside.append(job)
-            longest = max(longest, len(job.ids))
-            is_much = count > 0 and (count + 1) * longest > self._limits.encoded
+            tokens += len(job.ids)
+            is_much = count > 0 and tokens > self._limits.encoded
             if is_much or not self._fit(inside):
                 break
             count += 1

@@ -20,6 +20,7 @@ from pointsman.serving.scheduler import Scheduler
 from pointsman.serving.ticket import Ticket
 
 _WARM_UP: Final = "A <extra_id_0> is warm."
+_LONG_WARM_UP: Final = "A <extra_id_0> is" + 500 * " warm"  # about as many tokens as are encoded between two steps
 _SCORED_AT_ONCE: Final = 512  # tokens of candidates, between two steps of what is decoded
 _AT_ONCE: Final = 1000  # characters that are tokenized in less time than handing them to a thread takes
 
@@ -166,11 +167,26 @@ class Service:
         return self._is_warm and self.scheduler.is_alive
 
     async def start(self) -> None:
-        """Start the scheduler, and answer a first request, which takes longer than others."""
+        """Start the scheduler, and answer first requests, which take longer than others.
+
+        On the CPU they take as many rows and tokens as a step may have, so that the engine has the memory from then on.
+        """
         self.scheduler.start()
-        filling = await self.fill([_WARM_UP], {"constrain": False, "max_new_tokens": 2})
-        await filling.filled()
+        for asked in self._warm_ups():
+            requests = self._requests(asked, first=0)
+            tickets = self.scheduler.submit_all([self._job(request, is_streamed=False) for request in requests])
+            await Filling(self.infiller, requests, tickets).filled()
         self._is_warm = True
+
+    def _warm_ups(self) -> Iterator[list[tuple[str, DecodingFields]]]:
+        """What is asked together at first."""
+        yield [(_WARM_UP, {"constrain": False, "max_new_tokens": 2})]
+        if self.infiller.model.choice.device != "cpu":
+            return
+        limits = self.scheduler.limits
+        yield [(_LONG_WARM_UP, {"max_new_tokens": 2})]
+        yield [(_WARM_UP, {"max_new_tokens": 2, "do_sample": True, "seed": 0, "num_return_sequences": limits.rows})]
+        yield [(_WARM_UP, {"max_new_tokens": 2})] * min(limits.rows, limits.waiting)
 
     def deadline(self, seconds: float | None = None) -> float:
         """When an answer must be there that is asked for now, in seconds of `time.monotonic`."""

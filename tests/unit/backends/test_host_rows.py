@@ -8,6 +8,7 @@ import pytest
 
 from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows
+from pointsman.backends.onnxruntime import host_memory, host_rows
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.host_memory import gaps_closed
 from pointsman.backends.onnxruntime.host_rows import HostStepper
@@ -120,23 +121,56 @@ def shapes(stepper) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def test_memory_is_given_back_when_the_long_and_the_many_have_left(backend):
+    """Not at once: others like them may come."""
     rng, stepper = np.random.default_rng(0), backend.stepper()
     (long,) = stepper.encode([source(rng, 1, 60, 1)], pad_id=0)
     steps(stepper, [long], 70)
     (many,) = stepper.encode([source(rng, 6, 10, 2)], pad_id=0)
     (short,) = stepper.encode([source(rng, 1, 12, 1)], pad_id=0)
     steps(stepper, [long, many, short], 1)
-    assert shapes(stepper)[0][3] == 60
-    assert shapes(stepper)[1][2] == 96
+    before = shapes(stepper)
+    assert (before[0][3], before[1][2]) == (60, 96)
     stepper.release(long)
+    steps(stepper, [many, short], 16)
+    assert shapes(stepper) == before
     steps(stepper, [many, short], 1)
-    assert shapes(stepper)[0][3] == 12
-    assert shapes(stepper)[1][2] == 32
+    assert (shapes(stepper)[0][3], shapes(stepper)[1][2]) == (12, 32)
     stepper.release(many)
-    steps(stepper, [short], 1)
+    steps(stepper, [short], 17)
     assert shapes(stepper)[0][0] == shapes(stepper)[1][0] == 1
     stepper.release(short)
     assert stepper.bytes == 0
+
+
+def test_more_inputs_do_not_get_the_room_that_one_needed_who_has_left(backend):
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    long, _ = stepper.encode([source(rng, 1, 90, 1), source(rng, 1, 10, 1)], pad_id=0)
+    stepper.release(long)
+    stepper.encode([source(rng, 1, 20, 1) for _ in range(8)], pad_id=0)
+    assert shapes(stepper)[0] == (9, 4, 8, 20)
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_inputs_that_come_one_by_one_are_not_all_copied_each_time(backend, monkeypatch, rising):
+    """What is copied of keys and values, beside what is encoded."""
+    rng, stepper, copied = np.random.default_rng(0), backend.stepper(), 0
+    lengths = [*range(2, 130, 2)]
+    copy = host_memory._copy
+
+    def counted(target, values):
+        nonlocal copied
+        copied += values.nbytes
+        copy(target, values)
+
+    monkeypatch.setattr(host_memory, "_copy", counted)
+    monkeypatch.setattr(host_rows, "run", lambda *_: None)
+    for tokens in lengths if rising else rng.permutation(lengths):
+        stepper.encode([source(rng, 1, tokens, 1)], pad_id=0)
+    each = [
+        array.nbytes // array.shape[0] // stepper._inputs.mask.shape[1] for array in stepper._inputs.arrays.values()
+    ]
+    assert len(stepper._inputs) == len(lengths)
+    assert copied < (5 if rising else 4) * sum(lengths) * sum(each)
 
 
 def test_what_one_request_leaves_behind_does_no_harm_to_the_next(backend):

@@ -13,6 +13,7 @@ TEXTS = [
     "A <extra_id_0> day.",
     "Nobody <extra_id_0> under the bridge, and at noon the <extra_id_1> leaves on track <extra_id_2>.",
     "My sister quickly walks in Xanten, and later the goods wagon <extra_id_5> at every vivid signal, or <extra_id_1>.",
+    "The trains that come from the north " * 12 + "stop at the <extra_id_0>.",  # encoded by itself
 ]
 
 

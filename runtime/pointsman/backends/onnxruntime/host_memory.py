@@ -4,7 +4,9 @@ Both lie in slots from the first on, so that a step over some rows sees the begi
 """
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -14,10 +16,19 @@ from pointsman.backends.cache_rows import Move
 from pointsman.bundle import TensorSpec, cache_capacity, names
 
 _LINE: Final = 64  # bytes
+_OWN_PAGES: Final = 1 << 20  # bytes
+_SOURCE_MULTIPLE: Final = 32  # tokens
+_FEW: Final = 4  # slots, that there are more of at least where there are too few
+_PATIENCE: Final = 16
+"""Steps. Copying a token's keys and values takes longer than a step takes to pass over it in vain (3 us at the size of
+switch-base-8)."""
 
 
 class EncodedInputs:
-    """Masks, and cross-attention keys and values, of inputs that are padded to the longest of them.
+    """Masks, and cross-attention keys and values, of inputs that are padded to the longest of them, or somewhat more.
+
+    What is held is copied when there are more inputs, or a longer one, than there is room for; room grows by a share of
+    what there is, so inputs that come one by one are not all copied each time.
 
     Attributes:
         mask: int64 [slots, source].
@@ -37,6 +48,8 @@ class EncodedInputs:
     def clear(self) -> None:
         """Give all memory back."""
         self._lengths = np.zeros(0, np.int64)
+        self._written = np.zeros(0, np.int64)  # tokens of each slot behind which there are zeros
+        self._patience = _Patience()
         self.mask = np.zeros((0, 0), np.int64)
         self.arrays: dict[str, NDArray[Any]] = {}
 
@@ -49,40 +62,57 @@ class EncodedInputs:
         """Of memory that is held."""
         return self.mask.nbytes + sum(array.nbytes for array in self.arrays.values())
 
-    def reserve(self, mask: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Add inputs, and say where what is encoded for them goes.
+    def make_room(self, inputs: int, longest: int) -> None:
+        """Have slots for so many inputs more, of so many tokens at most."""
+        slots, source = self.mask.shape
+        needed, longest = len(self) + inputs, int(self._lengths.max(initial=longest))
+        if needed <= slots and longest <= source:
+            return
+        if longest > source:
+            source = _longer(source, longest)
+        elif 2 * longest <= source:  # more inputs must not have what only one of those before them needed
+            source = longest
+        self._lay_out(_room(slots, needed), source)
+
+    def targets(self, first: int, inputs: int, source: int) -> dict[str, NDArray[Any]]:
+        """Where the encoder is to write what it gives for some new inputs; `put` is to be called then.
 
         Args:
-            mask: int64 [inputs, source], theirs.
+            first: their place among those that there is room for since `make_room`.
+            inputs: how many.
+            source: tokens of each, padding included.
 
         Returns:
-            the arrays to be written, [inputs, ..., source], before `arrived` is called.
+            arrays by name: their slots, where these have just that many tokens, and others.
         """
-        first, inputs, source = len(self), *mask.shape
-        longest = max(source, self.mask.shape[1])
-        if longest > self.mask.shape[1] or first + inputs > len(self.mask):
-            self._lay_out(_room(len(self.mask), first + inputs), longest)
-        self.mask[first : first + inputs, :source], self.mask[first : first + inputs, source:] = mask, 0
-        return {
-            spec.name: self.arrays[spec.name][first : first + inputs]
-            if source == longest
-            else np.empty(spec.shape({names.BATCH: inputs, names.SOURCE: source}), _dtype(spec))
-            for spec in self._specs
-        }
+        slots = slice(len(self) + first, len(self) + first + inputs)
+        if source == self.mask.shape[1]:
+            self._written[slots] = source
+            return {name: array[slots] for name, array in self.arrays.items()}
+        sizes = {names.BATCH: inputs, names.SOURCE: source}
+        return {spec.name: np.empty(spec.shape(sizes), _dtype(spec)) for spec in self._specs}
 
-    def arrived(self, encoded: dict[str, NDArray[Any]]) -> None:
-        """Count inputs among the others, when what `reserve` gave has been written.
+    def put(self, first: int, mask: NDArray[np.int64], encoded: Mapping[str, NDArray[Any]]) -> None:
+        """Have new inputs in their slots.
 
-        What was written elsewhere is copied; behind it come zeros, since all that a product reads must be finite.
+        Args:
+            first: as of `targets`.
+            mask: int64 [inputs, source].
+            encoded: what `targets` gave, written.
         """
-        first, inputs = len(self), len(next(iter(encoded.values())))
-        for name, values in encoded.items():
-            slots = self.arrays[name][first : first + inputs]
-            axis, source = self._source_axes[name], values.shape[self._source_axes[name]]
-            if source < slots.shape[axis]:
-                slots[_behind(axis, slice(source))] = values
-                slots[_behind(axis, slice(source, None))] = 0
-        self._lengths = np.concatenate([self._lengths, np.full(inputs, source)])
+        inputs, source = mask.shape
+        slots = slice(len(self) + first, len(self) + first + inputs)
+        self.mask[slots, :source], self.mask[slots, source:] = mask, 0
+        if source < self.mask.shape[1]:
+            self._write(slots, encoded, source)
+
+    def arrived(self, lengths: NDArray[np.int64]) -> None:
+        """Count inputs among the others, all that `put` was called for.
+
+        Args:
+            lengths: int64 [inputs], tokens of each.
+        """
+        self._lengths = np.concatenate([self._lengths, lengths])
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give back the other slots; the last inputs move there.
@@ -94,27 +124,53 @@ class EncodedInputs:
             int64 [len(self) before], the new slot of each.
         """
         moves, renamed = gaps_closed(kept, len(self))
-        for target, source in moves:
-            self.mask[target] = self.mask[source]
-            for array in self.arrays.values():
-                array[target] = array[source]
-            self._lengths[target] = self._lengths[source]
+        for target, place in moves:
+            source = self._lengths[target] = int(self._lengths[place])
+            self.mask[target] = self.mask[place]
+            self._write(slice(target, target + 1), self._of(place, source), source)
         self._lengths = self._lengths[: len(kept)]
-        longest = int(self._lengths.max())
-        if 2 * longest <= self.mask.shape[1] or 4 * len(self) <= len(self.mask):
-            self._lay_out(len(self), longest)
         return renamed
+
+    def tidy(self) -> bool:
+        """Give back what has not been needed for many steps; to be called once a step.
+
+        Returns:
+            whether what is held lies elsewhere now.
+        """
+        slots, source = self.mask.shape
+        longest = int(self._lengths.max())
+        if not self._patience.ends(is_large=2 * longest <= source or 4 * len(self) <= slots):
+            return False
+        self._lay_out(len(self), longest)
+        return True
+
+    def _of(self, slot: int, source: int) -> dict[str, NDArray[Any]]:
+        """So many tokens of an input, [1, ..., source]."""
+        return {
+            name: array[slot : slot + 1][_behind(self._source_axes[name], slice(source))]
+            for name, array in self.arrays.items()
+        }
+
+    def _write(self, slots: slice, encoded: Mapping[str, NDArray[Any]], source: int) -> None:
+        """Fill slots with so many tokens; behind them come zeros, since all that a product reads must be finite."""
+        behind = slice(source, int(self._written[slots].max()))
+        self._written[slots] = np.maximum(self._written[slots], source)  # should this be broken off
+        for name, values in encoded.items():
+            of_slots, axis = self.arrays[name][slots], self._source_axes[name]
+            _copy(of_slots[_behind(axis, slice(source))], values)
+            of_slots[_behind(axis, behind)] = 0
+        self._written[slots] = source
 
     def _lay_out(self, slots: int, source: int) -> None:
         """Have so many slots of so many tokens."""
-        held, least = len(self), min(source, self.mask.shape[1])
-        mask, self.mask = self.mask, np.zeros((slots, source), np.int64)
-        self.mask[:held, :least] = mask[:held, :least]
+        lengths = self._lengths.tolist()
+        before = [self._of(slot, length) for slot, length in enumerate(lengths)]
+        mask, least = self.mask, min(source, self.mask.shape[1])
         arrays = _zeros(self._specs, {names.BATCH: slots, names.SOURCE: source})
-        for name, array in self.arrays.items():
-            part = _behind(self._source_axes[name], slice(least))
-            arrays[name][:held][part] = array[:held][part]
-        self.arrays = arrays
+        self.arrays, self.mask, self._written = arrays, np.zeros((slots, source), np.int64), np.zeros(slots, np.int64)
+        self.mask[: len(self), :least] = mask[: len(self), :least]
+        for slot, (encoded, length) in enumerate(zip(before, lengths, strict=True)):
+            self._write(slice(slot, slot + 1), encoded, length)
 
 
 class RowCaches:
@@ -141,6 +197,7 @@ class RowCaches:
         self.arrays: dict[str, NDArray[Any]] = {}
         self._slots = self.capacity = 0
         self._written = 0  # slots that are no longer zeros
+        self._patience = _Patience()
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -175,17 +232,20 @@ class RowCaches:
             length = self.lengths[target] = int(self.lengths[source])
             self.move([Move(target, source, 0)], length)
         self.lengths = self.lengths[: len(kept)]
-        capacity = cache_capacity(int(self.lengths.max()) + 1)
-        if 2 * capacity <= self.capacity or 4 * len(self) <= self._slots:
-            self._lay_out(len(self), capacity)
         return renamed
 
     def make_room(self) -> bool:
-        """Have room for one token more in each row; whether the caches lie elsewhere now."""
-        longest = int(self.lengths.max())
-        if longest < self.capacity:
+        """Have room for a step, which adds a token to each row, and give back what has not been needed for many.
+
+        Returns:
+            whether the caches lie elsewhere now.
+        """
+        longest, are_few = int(self.lengths.max()), 4 * len(self) <= self._slots
+        capacity = cache_capacity(longest + 1)
+        is_full = longest >= self.capacity
+        if not is_full and not self._patience.ends(is_large=2 * capacity <= self.capacity or are_few):
             return False
-        self._lay_out(self._slots, cache_capacity(longest + 1))
+        self._lay_out(len(self) if are_few or not is_full else self._slots, capacity)
         return True
 
     def _lay_out(self, slots: int, capacity: int) -> None:
@@ -195,6 +255,21 @@ class RowCaches:
         for name, array in self.arrays.items():
             arrays[name][:held, :, :longest] = array[:held, :, :longest]
         self.arrays, self._slots, self.capacity, self._written = arrays, slots, capacity, held
+
+
+class _Patience:
+    """Whether memory has been far too large for so long that copying what is still needed of it costs less."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def ends(self, *, is_large: bool) -> bool:
+        """Note a step; whether it is time to give some back."""
+        self._steps = self._steps + 1 if is_large else 0
+        is_over = self._steps > _PATIENCE
+        if is_over:
+            self._steps = 0
+        return is_over
 
 
 def gaps_closed(kept: NDArray[np.int64], slots: int) -> tuple[Iterator[tuple[int, int]], NDArray[np.int64]]:
@@ -216,7 +291,18 @@ def gaps_closed(kept: NDArray[np.int64], slots: int) -> tuple[Iterator[tuple[int
 
 def _room(slots: int, needed: int) -> int:
     """Of the first requests exactly what is needed, and then somewhat more, so that growing is rare."""
-    return needed if needed <= slots or not slots else max(needed, slots + slots // 2)
+    return needed if needed <= slots or not slots else max(needed, slots + max(slots // 2, _FEW))
+
+
+def _longer(source: int, longest: int) -> int:
+    """The same of tokens, and less of it: attention passes over all of them in each step."""
+    if not source:
+        return longest
+    return -(-max(longest, source + source // 4) // _SOURCE_MULTIPLE) * _SOURCE_MULTIPLE
+
+
+def _copy(target: NDArray[Any], values: NDArray[Any]) -> None:
+    target[...] = values
 
 
 def _zeros(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
@@ -226,12 +312,29 @@ def _zeros(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, N
     for name, (shape, dtype) in shapes.items():
         places[name] = end
         end += -(-math.prod(shape) * dtype.itemsize // _LINE) * _LINE
-    memory = np.zeros(end + _LINE, np.uint8)
+    memory = _zeroed(end + _LINE)
     memory = memory[-memory.ctypes.data % _LINE :]
     return {
         name: memory[places[name] : places[name] + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
         for name, (shape, dtype) in shapes.items()
     }
+
+
+def _zeroed(size: int) -> NDArray[np.uint8]:
+    """Bytes that go back to the system when nobody has them any more, where there are many.
+
+    What an allocator is given back it may keep, and what lies in between keeps it from giving more back.
+    """
+    if size < _OWN_PAGES or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(size, np.uint8)
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes are not there") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 def _behind(axis: int, part: slice) -> tuple[slice, ...]:

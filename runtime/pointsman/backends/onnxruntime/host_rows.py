@@ -7,9 +7,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pointsman.backends.base import Source, joined
+from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows, Move
 from pointsman.backends.onnxruntime.choices import CountedChoices
+from pointsman.backends.onnxruntime.encoder_runs import Run, encoder_runs, length
 from pointsman.backends.onnxruntime.host_memory import EncodedInputs, RowCaches
 from pointsman.backends.onnxruntime.session import run
 from pointsman.bundle import Variant, attending, attention_heads, cache_positions, names
@@ -125,35 +126,44 @@ class HostStepper:
         """
         self._close_gaps()
         self._is_bound = False
+        runs = encoder_runs(sources, pad_id)
         try:
-            encoded = self._encoded(*joined(sources, pad_id))
+            self._encode(runs)
             slots = self._caches.add(sum(source.rows for source in sources))
         except BaseException:
             if not self._requests:
                 self._clear()
             raise
         # Only now, when nothing can fail any more, do they count.
+        order = np.concatenate([one.inputs for one in runs])
         each = [source.rows // len(source.input_ids) for source in sources for _ in source.input_ids]
-        attended = len(self._inputs) + np.repeat(np.arange(len(each)), each)
-        self._inputs.arrived(encoded)
+        attended = len(self._inputs) + np.repeat(np.argsort(order), each)
+        self._inputs.arrived(np.array([length(mask) for one in runs for mask in one.mask]))
         self._row_inputs = np.concatenate([self._row_inputs, attended])
         ends = np.cumsum([source.rows for source in sources])
         joining = [HostRows(own) for own in np.split(slots, ends[:-1])]
         self._requests += joining
         return joining
 
-    def _encoded(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Run the encoder, into slots behind those of other inputs where it can."""
-        outputs = self._inputs.reserve(mask)
-        choices = {} if self._choices is None else self._choices.of_encoder(*ids.shape)
+    def _encode(self, runs: Sequence[Run]) -> None:
+        """Run the encoder, with what it gives in slots behind those of other inputs."""
+        self._inputs.make_room(sum(len(one.ids) for one in runs), max(one.ids.shape[1] for one in runs))
+        first = 0
+        for one in runs:
+            outputs = self._inputs.targets(first, *one.ids.shape)
+            self._run_encoder(one, outputs)
+            self._inputs.put(first, one.mask, outputs)
+            first += len(one.ids)
+
+    def _run_encoder(self, one: Run, outputs: Mapping[str, NDArray[Any]]) -> None:
+        choices = {} if self._choices is None else self._choices.of_encoder(*one.ids.shape)
         binding = self._encoder.io_binding()
-        binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(ids))
-        binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(mask))
-        _bind_each(binding.bind_ortvalue_output, outputs | choices)
+        binding.bind_cpu_input(names.INPUT_IDS, one.ids)
+        binding.bind_cpu_input(names.ATTENTION_MASK, one.mask)
+        _bind_each(binding.bind_ortvalue_output, {**outputs, **choices})
         run(self._encoder, binding, "cpu")
         if self._choices is not None:
-            self._choices.encoded(mask)
-        return outputs
+            self._choices.encoded(one.mask)
 
     def step(self, feeds: Sequence[tuple[HostRows, Feed]]) -> list[NDArray[np.float32]]:
         """See `Stepper.step`.
@@ -168,7 +178,8 @@ class HostStepper:
         for rows, feed in feeds:
             length = int(self._caches.lengths[rows.slots[0]])
             self._caches.move(rows.follow(feed.parents, length), length)
-        if self._caches.make_room() or not self._is_bound:
+        has_moved = [self._inputs.tidy(), self._caches.make_room()]
+        if any(has_moved) or not self._is_bound:
             self._bind()
         for rows, feed in feeds:
             rows.write(feed.token_ids, self._ids)

@@ -109,6 +109,7 @@ def session(
 def _options() -> Any:  # noqa: ANN401 - untyped engine
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # it keeps a plan for every shape that it has seen, and saves no time
     return options
 
 
