@@ -1,5 +1,6 @@
 """Variants left to themselves: what they generate beside the baseline, and how fast they are."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
 from pointsman_calib.comparison.records import GenerationAgreement, Search
+from pointsman_calib.progress import Progress
 
 Ids = Sequence[int]
 Generations = Mapping[Search, Sequence[Ids]]
@@ -38,7 +41,9 @@ class Generated:
 NOTHING_GENERATED: Final = Generated(None, ())
 
 
-def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[Ids]) -> dict[str, Generated]:
+def measure_generation(
+    bundle: Path, variants: Sequence[str], inputs: Sequence[Ids], device: Device = "cpu"
+) -> dict[str, Generated]:
     """Generate with each variant, and time it.
 
     One model is loaded at a time, and freed before the next. Variants take turns, `ROUNDS` times, so that whatever else
@@ -48,18 +53,20 @@ def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[I
         bundle: its folder; its files are not checked again.
         variants: names, the baseline first.
         inputs: token ids of documents; nothing is measured where there are none.
+        device: where they generate.
     """
     if not inputs:
         return dict.fromkeys(variants, NOTHING_GENERATED)
     texts: dict[str, Generations] = {}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(ROUNDS):
-        for name in variants:
-            model = SwitchModel.load(bundle, "cpu", name, verify=False)
+    with Progress("generating", ROUNDS * len(variants)) as shown:
+        for turn, name in itertools.product(range(ROUNDS), variants):
+            model = SwitchModel.load(bundle, device, name, verify=False)
             seconds[name] += step_seconds(model, inputs)
             if turn == 0:
                 texts[name] = generate(model, inputs)
             del model  # before the next is loaded
+            shown.update()
     reference = texts[variants[0]]
     return {name: Generated(1000 * median(seconds[name]), agreement(reference, texts[name])) for name in variants}
 
