@@ -66,6 +66,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(BIN)/python benchmarks/export_memory.py
 	$(BIN)/python benchmarks/full_width.py
 	$(BIN)/python benchmarks/calib_memory.py $(if $(C4),--corpus $(C4))
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/compare_memory.py
 	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/serving.py

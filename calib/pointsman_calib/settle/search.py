@@ -9,13 +9,15 @@ those before a router, which need not be those that move the loss.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from pointsman.bundle import Sensitivity, names
 from pointsman.errors import OptionsError
 from pointsman_calib.settle.limits import Limits
 from pointsman_calib.settle.ranking import Branches
 from pointsman_calib.settle.scores import Scores
+
+_STEPS: Final = 8  # from keeping nothing to keeping everything, where little text asked for too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +169,13 @@ def _fewest(
 ) -> tuple[int, Scores]:
     """About the first choice that holds: the first does not, and the last, which keeps all, does.
 
-    It is looked for by bisection on little text. Where it does not hold on all of it, more and more is kept until
-    something does, and bisection goes on between the two.
+    It is looked for by bisection on little text. Where it does not hold on all of it, more is kept, an eighth of all
+    that can be at a time, until something does.
     """
     search = _Search(draft, choices, holds, trials.exact)
-    fails, held, scores = 0, len(choices) - 1, trials.exact
+    held, scores = search.bisected(trials.trying)
     if trials.trying is not trials.judging:
-        guess, _ = search.bisected(trials.trying, fails, held, scores)
-        fails, held, scores = search.widened(trials.judging, guess)
-    held, scores = search.bisected(trials.judging, fails, held, scores)
+        held, scores = search.widened(trials.judging, held)
     draft.write(choices[held])
     return held, scores
 
@@ -195,8 +195,9 @@ class _Search:
         found = run()
         return self.holds(found, self.exact.first_of(found)), found
 
-    def bisected(self, run: Callable[[], Scores], fails: int, held: int, scores: Scores) -> tuple[int, Scores]:
-        """The first choice that holds, between one that fails and one that holds with these scores."""
+    def bisected(self, run: Callable[[], Scores]) -> tuple[int, Scores]:
+        """The first choice that holds on the text of a run, and its scores."""
+        fails, held, scores = 0, len(self.choices) - 1, self.exact
         while held - fails > 1:
             middle = (fails + held) // 2
             right, found = self.scored(run, middle)
@@ -206,12 +207,13 @@ class _Search:
                 fails = middle
         return held, scores
 
-    def widened(self, run: Callable[[], Scores], guess: int) -> tuple[int, int, Scores]:
-        """From a guess on, a choice that fails, one that holds, and its scores; a guess that holds is taken."""
-        fails, step, last = guess - 1, 1, len(self.choices) - 1
+    def widened(self, run: Callable[[], Scores], guess: int) -> tuple[int, Scores]:
+        """A choice from a guess on that holds, and its scores; the last one does."""
+        last = len(self.choices) - 1
+        step = max(1, last // _STEPS)
         while guess < last:
             right, found = self.scored(run, guess)
             if right:
-                return fails, guess, found
-            fails, guess, step = guess, min(guess + step, last), 2 * step
-        return fails, last, self.exact
+                return guess, found
+            guess = min(guess + step, last)
+        return last, self.exact

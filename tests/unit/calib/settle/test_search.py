@@ -144,7 +144,7 @@ def test_the_fewest_of_the_costliest_are_kept_inputs_before_weights(draft, fake,
     ("luck", "judged"),
     [
         (1, 2),  # nothing kept, and what was found on the beginning
-        (0.2, 5),  # there, one layer seems enough: it is judged, then two, four, and three
+        (0.2, 4),  # there, one layer seems enough: it is judged, then two, and three
         (3, 2),  # there, more seems needed, and it is taken
     ],
 )
