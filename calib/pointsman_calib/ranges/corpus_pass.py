@@ -101,7 +101,7 @@ def collect_ranges(
         _restore(observer, progress, key)
     with Progress("ranges", len(corpus.examples), done=observer.sequences) as shown:
         while documents := _next_documents(corpus, observer.sequences, manifest.architecture):
-            _observe(observer, graph_files(bundle, variant), variant, documents, device, shown)
+            _observe(observer, _run(graph_files(bundle, variant), variant, documents, device, shown), documents)
             if progress is not None:
                 _save(observer, progress, key)
     return _table(observer, variant, corpus, percentile)
@@ -135,19 +135,20 @@ def _next_documents(corpus: Corpus, done: int, architecture: Architecture) -> li
     return list(alone)
 
 
-def _observe(
-    observer: ModelObserver,
-    graphs: Mapping[Role, Path],
-    variant: Variant,
-    documents: Sequence[Batch],
-    device: Device,
-    shown: Progress,
-) -> None:
+def _run(
+    graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch], device: Device, shown: Progress
+) -> PiecewiseRun:
+    """A run of documents that shows how many of them it is through."""
+
     def progress(tokens: int) -> None:
         shown.update(len(documents) * tokens / work)
 
     run = PiecewiseRun(graphs, variant, lambda: documents, device=device, progress=progress)
     work = run.work
+    return run
+
+
+def _observe(observer: ModelObserver, run: PiecewiseRun, documents: Sequence[Batch]) -> None:
     for _, role, values in run.values(observer.taps()):
         observer.observe(role, values)
         del values

@@ -31,7 +31,7 @@ from pointsman_calib.rounding.finite import require_finite
 _BATCH: Final = 128
 _SPAN: Final = 16
 _TRIANGLE: Final = 64  # up to this size a matrix is decomposed directly
-_FIT_SLAB: Final = 128  # outputs whose scales are fitted at once: the temporaries stay in the cache
+_FIT_SLAB: Final = 512  # outputs whose scales are fitted at once: the temporaries stay in the cache
 
 Floats = NDArray[np.float32]
 
