@@ -108,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scheme", nargs="+", choices=("int8", "int4"), default=["int8", "int4"])
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"how many (default: {DOCUMENTS})")
     parser.add_argument(
-        "--min-agreement", default="0", metavar="PERCENT", help="of tokens; 0 keeps nothing, and ranks nothing"
+        "--min-agreement",
+        default="40",
+        metavar="PERCENT",
+        help="of tokens (default: 40, which random weights do not reach before layers are kept); 0 ranks nothing",
     )
     return parser
 
