@@ -55,6 +55,8 @@ def quantize(
 ) -> Variant:
     """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
 
+    Progress goes to stderr.
+
     Args:
         bundle: with the float variant that the scheme's recipe names.
         scheme: one of `SCHEMES`.

@@ -130,7 +130,8 @@ def batches_by_length(
 
     Args:
         examples: all of them.
-        most_tokens: of a batch's inputs, and of its targets, padding included, unless a single example has more.
+        most_tokens: of a batch's inputs, padding included, unless a single example has more. Of targets, a quarter as
+            many, which is about their share of long texts: each has a row of logits.
         pad_id: as for `batches`.
         decoder_start_id: as for `batches`.
     """
@@ -138,10 +139,11 @@ def batches_by_length(
     rows: list[tuple[int, Example]] = []
     longest = 0
     for place, example in order:
-        longest = max(longest, example.inputs.size, example.targets.size)
+        length = max(example.inputs.size, 4 * example.targets.size)
+        longest = max(longest, length)
         if rows and longest * (len(rows) + 1) > most_tokens:
             yield _batch(rows, pad_id, decoder_start_id)
-            rows, longest = [], max(example.inputs.size, example.targets.size)
+            rows, longest = [], length
         rows.append((place, example))
     if rows:
         yield _batch(rows, pad_id, decoder_start_id)
