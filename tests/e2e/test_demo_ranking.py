@@ -11,7 +11,7 @@ from pointsman_calib.corpus.text import MOST_TOKENS, Corpus
 from pointsman_calib.graphs.runs import graph_files
 from pointsman_calib.rounding import round_blocks
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
-from pointsman_calib.settle import DEFAULT_LIMITS, CalibrationText, Kept, Scores, Trials, score, settle
+from pointsman_calib.settle import CalibrationText, Kept, Limits, Scores, Trials, score, settle
 from pointsman_calib.settle.calibration_text import RANKED_DOCUMENTS
 from pointsman_calib.settle.search import layers_of
 
@@ -69,11 +69,14 @@ def test_one_pass_ranks_as_one_run_for_each(draft, calibration, trials):
 
 @pytest.mark.timeout(1800)
 def test_looking_on_little_text_keeps_about_what_all_of_it_would(draft, trials):
-    limits = DEFAULT_LIMITS["int8"]
+    limits = Limits(max_loss_increase=0.3, min_agreement=98.9)  # with nothing kept, 98.5 % agree
+    draft.write(Kept())
     settled = settle(draft, limits, trials)
     assert limits.hold(settled.scores, trials.exact)
+    draft.write(Kept())
     thorough = settle(draft, limits, replace(trials, trying=trials.judging))
     assert limits.hold(thorough.scores, trials.exact)
     layers: Callable[[Kept], int] = lambda kept: len(layers_of(kept.inputs | kept.weights))  # noqa: E731
-    assert layers(thorough.kept) <= layers(settled.kept) <= layers(thorough.kept) + 2
+    assert 0 < layers(thorough.kept) < 9
+    assert abs(layers(settled.kept) - layers(thorough.kept)) <= 2
     assert len(settled.kept.weights) <= len(thorough.kept.weights)

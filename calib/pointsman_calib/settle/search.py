@@ -17,7 +17,7 @@ from pointsman_calib.settle.limits import Limits
 from pointsman_calib.settle.ranking import Branches
 from pointsman_calib.settle.scores import Scores
 
-_STEPS: Final = 8  # from keeping nothing to keeping everything, where little text asked for too little
+_STEPS: Final = 8  # from keeping nothing to keeping everything, where little text asked for too little or too much
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +169,13 @@ def _fewest(
 ) -> tuple[int, Scores]:
     """About the first choice that holds: the first does not, and the last, which keeps all, does.
 
-    It is looked for by bisection on little text. Where it does not hold on all of it, more is kept, an eighth of all
-    that can be at a time, until something does.
+    It is looked for by bisection on little text. From there on it is looked for on all of it, by steps of an eighth of
+    all that can be kept: less while that holds, or more until that does.
     """
     search = _Search(draft, choices, holds, trials.exact)
     held, scores = search.bisected(trials.trying)
     if trials.trying is not trials.judging:
-        held, scores = search.widened(trials.judging, held)
+        held, scores = search.stepped(trials.judging, held)
     draft.write(choices[held])
     return held, scores
 
@@ -207,13 +207,20 @@ class _Search:
                 fails = middle
         return held, scores
 
-    def widened(self, run: Callable[[], Scores], guess: int) -> tuple[int, Scores]:
-        """A choice from a guess on that holds, and its scores; the last one does."""
+    def stepped(self, run: Callable[[], Scores], guess: int) -> tuple[int, Scores]:
+        """From a guess, down while choices hold on the text of a run, or up until one does; it, and its scores."""
         last = len(self.choices) - 1
         step = max(1, last // _STEPS)
-        while guess < last:
-            right, found = self.scored(run, guess)
+        held, scores = last, self.exact
+        for number in range(guess, last, step):
+            right, found = self.scored(run, number)
             if right:
-                return guess, found
-            guess = min(guess + step, last)
-        return last, self.exact
+                held, scores = number, found
+                break
+        if held == guess:
+            for number in range(guess - step, 0, -step):
+                right, found = self.scored(run, number)
+                if not right:
+                    break
+                held, scores = number, found
+        return held, scores

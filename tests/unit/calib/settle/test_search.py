@@ -143,9 +143,9 @@ def test_the_fewest_of_the_costliest_are_kept_inputs_before_weights(draft, fake,
 @pytest.mark.parametrize(
     ("luck", "judged"),
     [
-        (1, 2),  # nothing kept, and what was found on the beginning
+        (1, 3),  # nothing kept, what was found on the beginning, and one layer less
         (0.2, 4),  # there, one layer seems enough: it is judged, then two, and three
-        (3, 2),  # there, more seems needed, and it is taken
+        (3, 5),  # there, more seems needed: it is judged, and then less and less
     ],
 )
 def test_what_holds_on_the_beginning_is_judged_on_all(draft, luck, judged):
@@ -153,10 +153,7 @@ def test_what_holds_on_the_beginning_is_judged_on_all(draft, luck, judged):
     settled = settle(draft, Limits(min_agreement=95), fake.trials)
     ranked = ["decoder.block.0", "encoder.block.0", "shared.weight", "encoder.block.1"]
     least = kept(inputs=ranked[:3])
-    if luck > 1:
-        assert settled.kept.inputs | settled.kept.weights >= least.inputs
-    else:
-        assert settled.kept == least
+    assert settled.kept == least
     assert draft.kept == settled.kept
     assert settled.scores.agreement_with(fake.trials.exact) >= 0.95
     assert fake.tried == 3
