@@ -70,6 +70,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(call measure,export_memory); \
 	$(call measure,full_width); \
 	$(call measure,calib_memory,$(if $(C4),--corpus $(C4))); \
+	$(call measure,calibration); \
 	$(call measure,compare_memory); \
 	$(call measure,engine_build); \
 	$(call measure,serving); \

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, verify_files, write_manifest
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
 from pointsman_calib.corpus.text import Corpus, Text, as_corpus
+from pointsman_calib.graphs.pieces import open_device
 from pointsman_calib.ranges import Method, check_method
 from pointsman_calib.ranges.table import RangeTable, read_range_table
 from pointsman_calib.schemes import qdq, weight_only
@@ -49,8 +51,11 @@ def quantize(
     ranges: RangeTable | str | Path | None = None,
     method: Method | None = None,
     force: bool = False,
+    device: Device = "cpu",
 ) -> Variant:
     """Add a quantized variant to a bundle. The same bundle, corpus and versions give the same bytes.
+
+    Progress goes to stderr.
 
     Args:
         bundle: with the float variant that the scheme's recipe names.
@@ -62,8 +67,10 @@ def quantize(
         ranges: for `int8-qdq` in the corpus's place, a table of ranges that were observed before, or its file.
         method: for `int8-qdq`, which of the ranges to clip to: `minmax`, `percentile`, `entropy` or `mse`, the default.
         force: whether to replace the variant if it is there.
+        device: where graphs run over the corpus, `cpu` or `cuda`.
 
     Raises:
+        DeviceError: the device cannot be used.
         BundleNotFoundError: there is no bundle.
         BundleError: it is damaged, or lacks the float variant; or the ranges cannot be read or are of another bundle.
         OptionsError: the scheme does not go with the other arguments, or the limits leave nothing quantized.
@@ -85,7 +92,9 @@ def quantize(
         coverage=coverage or DEFAULT_COVERAGE[scheme],
         ranges=table,
         method=method or qdq.DEFAULT_METHOD,
+        device=device,
     )
+    open_device(device)
     verify_files(folder, manifest.variants[RECIPES[scheme].source].files)
     return _put_in_place(folder, scheme, manifest.variants.get(RECIPES[scheme].name), write)
 
@@ -138,13 +147,24 @@ def _write(
     coverage: CoverageRule,
     ranges: RangeTable | None,
     method: Method,
+    device: Device,
 ) -> Variant:
     """Write the variant's files into a folder, which becomes `variants/<scheme>`."""
     if scheme == qdq.SCHEME:
         return qdq.write_variant(
-            bundle, manifest, place, corpus=corpus, ranges=ranges, method=method, coverage=coverage, limits=limits
+            bundle,
+            manifest,
+            place,
+            corpus=corpus,
+            ranges=ranges,
+            method=method,
+            coverage=coverage,
+            limits=limits,
+            device=device,
         )
-    return weight_only.write_variant(bundle, manifest, scheme, place, corpus=corpus, coverage=coverage, limits=limits)
+    return weight_only.write_variant(
+        bundle, manifest, scheme, place, corpus=corpus, coverage=coverage, limits=limits, device=device
+    )
 
 
 def _put_in_place(folder: Path, scheme: Scheme, old: Variant | None, write: Callable[[Path], Variant]) -> Variant:

@@ -448,6 +448,19 @@ def test_calib_memory_runs_and_cleans_up(tmp_path):
 
 
 @pytest.mark.slow
+def test_calibration_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "calibration.json", tmp_path / "work"
+    ran = script("calibration", "--quick", "--min-agreement", 0, "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    runs = json.loads(output.read_text())["runs"]
+    assert runs.keys() == {"int8", "int4"}
+    for run in runs.values():
+        assert run["minutes"] >= 0
+        assert 0 < run["anonymous_peak_bytes"] <= run["peak_bytes"]
+    assert not folder.exists()
+
+
+@pytest.mark.slow
 def test_compare_memory_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "compare_memory.json", tmp_path / "work"
     ran = script("compare_memory", "--quick", "--documents", 2, "--folder", folder, "--output", output)

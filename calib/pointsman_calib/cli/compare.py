@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="compare these (default: all others but bfloat16)",
     )
+    corpus_arguments.add_device(parser)
     _add_corpus(parser.add_argument_group("documents"))
     _add_outputs(parser.add_argument_group("output"))
     _add_limits(parser.add_argument_group("limits, which decide the exit code"))
@@ -121,6 +122,7 @@ def run(parsed: argparse.Namespace) -> int:
         layers=parsed.layers or parsed.report is not None,
         batch_size=parsed.batch_size,
         generations=parsed.generations,
+        device=parsed.device,
     )
     _print(comparison, as_json=parsed.json)
     if parsed.report is not None:

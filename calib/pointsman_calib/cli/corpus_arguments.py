@@ -5,6 +5,7 @@ from typing import Final
 
 from pointsman_calib.corpus import hub
 from pointsman_calib.corpus.text import DOCUMENTS, Corpus
+from pointsman_calib.graphs.pieces import open_device
 
 OPTIONS: Final = ("documents", "seed", "window", "too_long", "split")
 
@@ -30,6 +31,13 @@ def add(parser: argparse._ActionsContainer, *, required: bool, use: str, split: 
     parser.add_argument("--too-long", choices=("skip", "cut"), help="what becomes of longer documents (default: skip)")
 
 
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """Declare where the corpus is run."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the corpus is run (default: cpu)"
+    )
+
+
 def read(parsed: argparse.Namespace, split: hub.Split = "train") -> Corpus:
     """Read the corpus that they name, with the vocabulary of `parsed.bundle`.
 
@@ -41,6 +49,8 @@ def read(parsed: argparse.Namespace, split: hub.Split = "train") -> Corpus:
         BundleNotFoundError: there is no bundle.
         CorpusError: the corpus cannot be read, or none of it can be used.
         OptionsError: an option is out of range.
+        DeviceError: the device cannot be used.
     """
+    open_device(parsed.device)
     given = {name: value for name in OPTIONS if (value := getattr(parsed, name)) is not None}
     return Corpus.read(parsed.bundle, parsed.corpus, **({"split": split} | given))

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=False,
         use="weights are rounded for it, or ranges observed on it (default: none, weights are rounded to nearest)",
     )
+    corpus_arguments.add_device(parser)
     parser.add_argument("--force", action="store_true", help="replace the variant if it is there")
     ranges = parser.add_argument_group("ranges of activations, for int8-qdq")
     ranges.add_argument(
@@ -114,6 +115,7 @@ def run(parsed: argparse.Namespace) -> int:
         ranges=table,
         method=method,
         force=parsed.force,
+        device=parsed.device,
     )
     print(f"{recipe.name}: {_size(variant) / 1e6:,.1f} MB")
     if variant.quantization is not None:

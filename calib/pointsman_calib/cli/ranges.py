@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the table of ranges, JSON")
     corpus_arguments.add(parser, required=True, use="what to observe; interrupted, the same command goes on")
+    corpus_arguments.add_device(parser)
     parser.add_argument(
         "--percentile",
         type=float,
@@ -44,7 +45,7 @@ def _observed(parsed: argparse.Namespace, corpus: Corpus) -> RangeTable:
         KeyboardInterrupt: interrupted; says what was kept.
     """
     try:
-        return write_ranges(parsed.bundle, corpus, parsed.output, percentile=parsed.percentile)
+        return write_ranges(parsed.bundle, corpus, parsed.output, percentile=parsed.percentile, device=parsed.device)
     except KeyboardInterrupt:
         partial = partial_file(parsed.output)
         if not partial.exists():

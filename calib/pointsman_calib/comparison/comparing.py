@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tqdm import tqdm
-
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import names
 from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import OptionsError
@@ -26,10 +25,12 @@ from pointsman_calib.comparison.records import (
 )
 from pointsman_calib.comparison.subject import Subject, open_subject, survey
 from pointsman_calib.corpus.text import Corpus, Text, as_corpus
+from pointsman_calib.graphs.pieces import open_device
+from pointsman_calib.progress import Progress
 from pointsman_calib.settle.limits import Limits
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
-ENGINE: Final = "ONNX Runtime on the CPU"
+ENGINES: Final[dict[Device, str]] = {"cpu": "ONNX Runtime on the CPU", "cuda": "ONNX Runtime on a GPU"}
 GENERATIONS: Final = 5
 """Documents to generate from where nothing else is said."""
 
@@ -44,12 +45,12 @@ def compare(
     layers: bool = False,
     batch_size: int = 4,
     generations: int = GENERATIONS,
+    device: Device = "cpu",
 ) -> Comparison:
-    """Compare variants of a bundle on span-corrupted documents, on ONNX Runtime on the CPU.
+    """Compare variants of a bundle on span-corrupted documents, on ONNX Runtime.
 
     No more than the baseline and one candidate are in memory at once, a piece of each at a time; one whole model while
-    variants generate. What a variant takes is measured in a process of its own. A progress bar goes to stderr where
-    that is a terminal.
+    variants generate. What a variant takes is measured in a process of its own. Progress goes to stderr.
 
     Args:
         bundle: its folder.
@@ -61,6 +62,7 @@ def compare(
         layers: whether to compare the residual stream after each block too.
         batch_size: documents run together.
         generations: documents to generate from and to measure speed and memory on; 0 for none.
+        device: where variants run, `cpu` or `cuda`.
 
     Raises:
         BundleNotFoundError: there is no bundle.
@@ -75,10 +77,14 @@ def compare(
     subject, judged_by = open_subject(Path(bundle), baseline, candidates), limits or Limits()
     text = as_corpus(subject.bundle, corpus, split="validation")
     evaluation = survey(subject, text)
-    pairs = {name: _pair(subject, name, text, layers=layers, batch_size=batch_size) for name in subject.candidates}
-    generated = _generated(subject, pairs, text, generations)
+    open_device(device)
+    pairs = {
+        name: _pair(subject, name, text, layers=layers, batch_size=batch_size, device=device)
+        for name in subject.candidates
+    }
+    generated = _generated(subject, pairs, text, generations, device)
     results = _results(subject, pairs, generated, judged_by, text.seed)
-    return _comparison(subject, evaluation, judged_by, *results, _passages(subject, text, generated))
+    return _comparison(subject, evaluation, judged_by, ENGINES[device], *results, _passages(subject, text, generated))
 
 
 def _check(name: str, number: int, *, least: int) -> None:
@@ -86,24 +92,31 @@ def _check(name: str, number: int, *, least: int) -> None:
         raise OptionsError(f"{name} is {number}; give {least} or more")
 
 
-def _pair(subject: Subject, candidate: str, corpus: Corpus, *, layers: bool, batch_size: int) -> Counted:
+def _pair(
+    subject: Subject, candidate: str, corpus: Corpus, *, layers: bool, batch_size: int, device: Device
+) -> Counted:
     """Run a candidate beside the baseline."""
     architecture = subject.manifest.architecture
     pair = {name: subject.variants[name] for name in (subject.baseline, candidate)}
     cuts = cuts_of(architecture, pair.values())
     baseline, beside = (
-        Reader(subject.bundle, name, variant, architecture, lambda: corpus.batches(architecture, batch_size), cuts)
+        Reader(
+            subject.bundle, name, variant, architecture, lambda: corpus.batches(architecture, batch_size), cuts, device
+        )
         for name, variant in pair.items()
     )
-    with tqdm(total=baseline.steps * len(corpus.examples), desc=candidate, unit="", disable=None) as bar:
-        return count_pair(baseline, beside, num_experts=architecture.num_experts, layers=layers, progress=bar.update)
+    with Progress(candidate, baseline.steps * len(corpus.examples)) as shown:
+        return count_pair(baseline, beside, num_experts=architecture.num_experts, layers=layers, progress=shown.update)
 
 
-def _generated(subject: Subject, pairs: Mapping[str, Counted], corpus: Corpus, documents: int) -> dict[str, Generated]:
+def _generated(
+    subject: Subject, pairs: Mapping[str, Counted], corpus: Corpus, documents: int, device: Device
+) -> dict[str, Generated]:
     """What variants with finite values generate from the first documents."""
     finite = [subject.baseline, *(name for name, counted in pairs.items() if not counted.candidate.non_finite)]
     inputs = [example.inputs.tolist() for example in corpus.examples[:documents]]
-    return dict.fromkeys(subject.names, NOTHING_GENERATED) | measure_generation(subject.bundle, finite, inputs)
+    measured = measure_generation(subject.bundle, finite, inputs, device)
+    return dict.fromkeys(subject.names, NOTHING_GENERATED) | measured
 
 
 def _results(
@@ -134,6 +147,7 @@ def _comparison(
     subject: Subject,
     evaluation: Evaluation,
     limits: Limits,
+    engine: str,
     baseline: VariantResult,
     candidates: tuple[CandidateResult, ...],
     filled: tuple[FilledPassage, ...],
@@ -146,7 +160,7 @@ def _comparison(
         source_sha256=source.sha256,
         versions=installed_versions(PACKAGES),
         date=datetime.now(UTC).date().isoformat(),
-        engine=ENGINE,
+        engine=engine,
         machine=machine(),
         evaluation=evaluation,
         limits=limits,

@@ -50,6 +50,7 @@ class Batch:
         labels: int64 ``[batch, target]``.
         label_mask: bool ``[batch, target]``: there is a label and no padding.
         span_mask: bool ``[batch, target]``: the label is a token of a span, neither sentinel nor ``</s>``.
+        places: int64 ``[batch]``: the place of each among all that were batched.
     """
 
     input_ids: NDArray[np.int64]
@@ -58,6 +59,7 @@ class Batch:
     labels: NDArray[np.int64]
     label_mask: NDArray[np.bool_]
     span_mask: NDArray[np.bool_]
+    places: NDArray[np.int64]
 
     def tokens(self, role: Role) -> NDArray[np.bool_]:
         """Where a graph has a token and no padding, ``[batch, source]`` or ``[batch, target]``."""
@@ -116,9 +118,35 @@ def batches(examples: Iterable[Example], *, batch_size: int, pad_id: int, decode
     """
     if batch_size < 1:
         raise OptionsError(f"batch_size is {batch_size}: give 1 or more")
-    remaining = iter(examples)
+    remaining = enumerate(examples)
     rows = iter(lambda: list(itertools.islice(remaining, batch_size)), [])
     return (_batch(batch, pad_id, decoder_start_id) for batch in rows)
+
+
+def batches_by_length(
+    examples: Sequence[Example], *, most_tokens: int, pad_id: int, decoder_start_id: int
+) -> Iterator[Batch]:
+    """Batch examples of similar length together, the longest first, so that little is padded.
+
+    Args:
+        examples: all of them.
+        most_tokens: of a batch's inputs, padding included, unless a single example has more. Of targets, a quarter as
+            many, which is about their share of long texts: each has a row of logits.
+        pad_id: as for `batches`.
+        decoder_start_id: as for `batches`.
+    """
+    order = sorted(enumerate(examples), key=lambda item: (-item[1].inputs.size, -item[1].targets.size, item[0]))
+    rows: list[tuple[int, Example]] = []
+    longest = 0
+    for place, example in order:
+        length = max(example.inputs.size, 4 * example.targets.size)
+        longest = max(longest, length)
+        if rows and longest * (len(rows) + 1) > most_tokens:
+            yield _batch(rows, pad_id, decoder_start_id)
+            rows, longest = [], length
+        rows.append((place, example))
+    if rows:
+        yield _batch(rows, pad_id, decoder_start_id)
 
 
 def _examples(
@@ -153,7 +181,8 @@ def _example(document: Document, ids: NDArray[np.int64], tokenizer: Tokenizer, s
     return Example(sha256, corrupted.inputs, corrupted.targets, corrupted.span_mask)
 
 
-def _batch(rows: Sequence[Example], pad_id: int, decoder_start_id: int) -> Batch:
+def _batch(placed: Sequence[tuple[int, Example]], pad_id: int, decoder_start_id: int) -> Batch:
+    rows = [row for _, row in placed]
     shifted = [np.append(decoder_start_id, row.targets[:-1]) for row in rows]
     return Batch(
         input_ids=_padded([row.inputs for row in rows], pad_id),
@@ -162,6 +191,7 @@ def _batch(rows: Sequence[Example], pad_id: int, decoder_start_id: int) -> Batch
         labels=_padded([row.targets for row in rows], pad_id),
         label_mask=_padded([np.ones_like(row.span_mask) for row in rows], 0),
         span_mask=_padded([row.span_mask for row in rows], 0),
+        places=np.array([place for place, _ in placed], np.int64),
     )
 
 

@@ -9,11 +9,12 @@ from pointsman.bundle import Architecture, Calibration, names, read_manifest
 from pointsman.errors import OptionsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus import hub
-from pointsman_calib.corpus.batches import Batch, Example, batches, examples
+from pointsman_calib.corpus.batches import Batch, Example, batches, batches_by_length, examples
 from pointsman_calib.corpus.c4 import read_documents
 from pointsman_calib.corpus.documents import DocumentSet
 
 BATCH_SIZE: Final = 8
+MOST_TOKENS: Final = BATCH_SIZE * 512  # that are run together
 DOCUMENTS: Final = 128
 
 
@@ -77,6 +78,15 @@ class Corpus:
         return batches(
             self.examples,
             batch_size=batch_size,
+            pad_id=architecture.pad_token_id,
+            decoder_start_id=architecture.decoder_start_token_id,
+        )
+
+    def batches_by_length(self, architecture: Architecture, most_tokens: int = MOST_TOKENS) -> Iterator[Batch]:
+        """The same, those of similar length together."""
+        return batches_by_length(
+            self.examples,
+            most_tokens=most_tokens,
             pad_id=architecture.pad_token_id,
             decoder_start_id=architecture.decoder_start_token_id,
         )

@@ -10,13 +10,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.saturation import make_exact
+from pointsman.backends.onnxruntime.session import PROVIDERS, Device, load_cuda, require_device, why_not_cuda
 from pointsman.bundle import ROLES, names
-from pointsman.errors import BundleError
+from pointsman.errors import BundleError, DeviceError
 from pointsman_calib.graphs.scan import gather_by_token
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
 
+_PROVIDER_OPTIONS: Final[Mapping[Device, dict[str, str]]] = {
+    "cpu": {},
+    "cuda": {"use_tf32": "0"},  # float32 is float32: TF32 would keep 10 bits of it
+}
 _NORM: Final = "RMSNormalization"  # every sublayer begins with one, and so do the head and the cross-attention
 
 
@@ -28,18 +33,21 @@ class GraphPieces:
         streams: names of the values at which it is cut, in order: the last of each piece but the last piece.
     """
 
-    def __init__(self, path: Path, most_bytes: int, streams: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, path: Path, most_bytes: int, streams: Sequence[str] | None = None, device: Device = "cpu"
+    ) -> None:
         """Read a graph.
 
         Args:
             path: the file; its weights lie beside it.
             most_bytes: of a piece's weights, unless a sublayer has more.
             streams: where to cut whatever pieces weigh, in order; the last is what the final norm reads.
+            device: where pieces run.
 
         Raises:
             BundleError: a value at which to cut is not in the graph.
         """
-        self._path, self._model = path, ir.load(path)
+        self._path, self._model, self._device = path, ir.load(path), device
         self.graph = self._model.graph
         gather_by_token(self.graph)
         self._norms = list(dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM))
@@ -100,7 +108,7 @@ class GraphPieces:
         piece.opset_imports.update(self._model.opset_imports)
         for value in [value for value in graph.inputs if not value.uses()]:
             graph.inputs.remove(value)
-        return Piece(piece, self._path)
+        return Piece(piece, self._path, self._device)
 
 
 class Piece:
@@ -114,17 +122,19 @@ class Piece:
         outputs: names of the values that it hands out.
     """
 
-    def __init__(self, model: ir.Model, path: Path) -> None:
+    def __init__(self, model: ir.Model, path: Path, device: Device = "cpu") -> None:
         """Load it.
 
         Args:
             model: the part; its outputs are what it hands out.
             path: of the whole graph, beside which the weights lie.
+            device: where it runs.
 
         Raises:
             BundleError: ONNX Runtime refuses it.
+            DeviceError: the device cannot be used.
         """
-        self._session = _session(ir.to_proto(model).SerializeToString(), path)
+        self._session = _session(ir.to_proto(model).SerializeToString(), path, device)
         self.inputs, self.outputs = (
             [str(value.name) for value in values] for values in (model.graph.inputs, model.graph.outputs)
         )
@@ -133,6 +143,18 @@ class Piece:
         """Its outputs by name; `feeds` may hold more than its inputs."""
         found = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
         return dict(zip(self.outputs, found, strict=True))
+
+
+def open_device(device: Device) -> None:
+    """Check that graphs can run on a device, and load what it needs, before anything long is done.
+
+    Raises:
+        DeviceError: they cannot.
+    """
+    if device == "cuda":
+        if (missing := why_not_cuda()) is not None:
+            raise DeviceError(missing)
+        load_cuda()
 
 
 def whole_session(path: Path) -> onnxruntime.InferenceSession:
@@ -144,15 +166,19 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _session(model: bytes, path: Path) -> onnxruntime.InferenceSession:
+def _session(model: bytes, path: Path, device: Device) -> onnxruntime.InferenceSession:
     options = _options(path)
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model, options, providers=[(PROVIDERS[device], _PROVIDER_OPTIONS[device])]
+        )
     except Exception as error:
         raise BundleError(f"ONNX Runtime refuses {path.name}: {str(error).splitlines()[0]}") from error
+    require_device(session, device)
+    return session
 
 
 def _options(path: Path) -> onnxruntime.SessionOptions:

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Role, Variant, names, whole_targets
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Array, GraphPieces, Piece, Values
@@ -27,6 +28,8 @@ class PiecewiseRun:
 
     Attributes:
         graphs: in pieces.
+        batches: the text, the same anew at each call.
+        progress: called with the tokens of a batch after each piece that it is run through; None calls nothing.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class PiecewiseRun:
         scratch: Path | None = None,
         piece_bytes: int = PIECE_BYTES,
         cuts: Mapping[Role, Sequence[str]] | None = None,
+        device: Device = "cpu",
+        progress: Callable[[int], object] | None = None,
     ) -> None:
         """Read the graphs, and run nothing yet.
 
@@ -48,14 +53,30 @@ class PiecewiseRun:
             scratch: folder for temporary files; the system's where None.
             piece_bytes: of the weights of a piece, unless a single sublayer has more.
             cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
+            device: where pieces run.
+            progress: see the attribute; `work` and `work_for` say how much it is given in all.
 
         Raises:
             BundleError: a value at which to cut is not in its graph.
         """
         at = cuts or {}
-        self.graphs = {role: GraphPieces(path, piece_bytes, at.get(role)) for role, path in graphs.items()}
-        self._variant, self._batches, self._scratch = variant, batches, scratch
-        self._kept: dict[Role, dict[str, _Stream]] = {role: {} for role in graphs}
+        self.graphs = {role: GraphPieces(path, piece_bytes, at.get(role), device) for role, path in graphs.items()}
+        self._variant, self._scratch = variant, scratch
+        self.batches, self.progress = batches, progress
+        self._kept: dict[Role, dict[str, Stream]] = {role: {} for role in graphs}
+
+    @property
+    def work(self) -> int:
+        """What `progress` is given in all where text is run once through all pieces."""
+        return sum(self.tokens(role) * self.pieces(role) for role in self.graphs)
+
+    def tokens(self, role: Role) -> int:
+        """Of the whole text as a graph reads it, padding included."""
+        return sum(_tokens(batch, role) for batch in self.batches())
+
+    def pieces(self, role: Role) -> int:
+        """How many pieces of a graph lie on the way to the logits: of the encoder, all but what follows its norm."""
+        return len(self.graphs[role]) - (role == "encoder")
 
     def values(self, wanted: Mapping[Role, Iterable[str]]) -> Iterator[tuple[Batch, Role, Values]]:
         """Values inside the graphs, piece by piece, those of a piece batch by batch.
@@ -70,14 +91,23 @@ class PiecewiseRun:
         Yields:
             the batch, the graph, and the wanted values of one of its pieces.
         """
+        for role, numbers, values in self._planned(wanted):
+            for number in numbers:
+                yield from self._run_piece(role, number, values.get(number, set()))
+
+    def work_for(self, wanted: Mapping[Role, Iterable[str]]) -> int:
+        """What `progress` is given in all while `values` runs for these now."""
+        return sum(self.tokens(role) * len(numbers) for role, numbers, _ in self._planned(wanted))
+
+    def _planned(self, wanted: Mapping[Role, Iterable[str]]) -> list[tuple[Role, range, dict[int, set[str]]]]:
+        """Which pieces of each graph are to run, and what each is to give."""
         pieces = {role: self._by_piece(role, wanted.get(role, ())) for role in self.graphs}
-        if pieces["decoder"] and self._states not in self._kept["encoder"]:
-            pieces["encoder"].setdefault(self.graphs["encoder"].piece_of(self._states), set())
-        yield from self._run("encoder", pieces["encoder"])
-        yield from self._run("decoder", pieces["decoder"])
+        if pieces["decoder"] and self.states not in self._kept["encoder"]:
+            pieces["encoder"].setdefault(self.graphs["encoder"].piece_of(self.states), set())
+        return [(role, self._range(role, values), values) for role, values in pieces.items()]
 
     @property
-    def _states(self) -> str:
+    def states(self) -> str:
         """The stream that the decoder's keys and values come from."""
         return self.graphs["encoder"].streams[-1]
 
@@ -87,19 +117,20 @@ class PiecewiseRun:
             found.setdefault(self.graphs[role].piece_of(value), set()).add(value)
         return found
 
-    def _run(self, role: Role, wanted: Mapping[int, set[str]]) -> Iterator[tuple[Batch, Role, Values]]:
-        """Run what leads from the nearest stream that is kept to the last wanted piece."""
+    def _range(self, role: Role, wanted: Mapping[int, set[str]]) -> range:
+        """What leads from the nearest stream that is kept to the last wanted piece."""
         first = min(wanted, default=0)
         while not self._kept[role].keys() >= set(self.graphs[role].around(first)[0]):
             first -= 1
-        for number in range(first, max(wanted, default=-1) + 1):
-            yield from self._run_piece(role, number, wanted.get(number, set()))
+        return range(first, max(wanted, default=-1) + 1)
 
     def _run_piece(self, role: Role, number: int, wanted: set[str]) -> Iterator[tuple[Batch, Role, Values]]:
         """Run one on all batches. Kept are the streams around it, and what the decoder needs; others are forgotten."""
         before, after = self.graphs[role].around(number)
-        piece = self.graphs[role].load(number, sorted(wanted.union(after)))
-        written = {name: _Stream(self._scratch) for name in after}
+        written = {name: self.stream() for name in after if name not in self._kept[role]}
+        if not wanted and not written:
+            return  # it leads to the encoder's last stream, which is kept
+        piece = self.graphs[role].load(number, sorted(wanted.union(written)))
         for batch, feeds in self._feeds(role, number, piece):
             found = piece.run(feeds)
             for name, stream in written.items():
@@ -107,36 +138,46 @@ class PiecewiseRun:
             if wanted:
                 yield batch, role, {name: found[name] for name in wanted}
             del found, feeds  # before the next are there
-        useful = {*before, self._states}
+            self.done(batch, role)
+        useful = {*before, *after, self.states}
         self._kept[role] = {name: kept for name, kept in self._kept[role].items() if name in useful} | written
 
     def _feeds(self, role: Role, number: int, piece: Piece) -> Iterator[tuple[Batch, Values]]:
         """Each batch with what a piece of it reads."""
-        crossing = self._crossing(piece) if role == "decoder" else None
+        crossing = self.crossing(piece) if role == "decoder" else None
         streams = {name: iter(self._kept[role][name]) for name in self.graphs[role].around(number)[0]}
         if crossing is not None:
-            streams[self._states] = iter(self._kept["encoder"][self._states])
-        for batch in self._batches():
+            streams[self.states] = iter(self._kept["encoder"][self.states])
+        for batch in self.batches():
             arrays = {name: next(stream) for name, stream in streams.items()}
             if crossing is not None:
-                arrays |= crossing.run(self._encoder_feeds(batch) | arrays)
-            yield batch, arrays | (self._encoder_feeds(batch) if role == "encoder" else self._decoder_feeds(batch))
+                arrays |= crossing.run(self.feeds(batch, "encoder") | arrays)
+            yield batch, arrays | self.feeds(batch, role)
 
-    def _crossing(self, piece: Piece) -> Piece | None:
+    def stream(self) -> "Stream":
+        """A new one, with nothing in it."""
+        return Stream(self._scratch)
+
+    def done(self, batch: Batch, role: Role) -> None:
+        """Say that a batch was run through a piece."""
+        if self.progress is not None:
+            self.progress(_tokens(batch, role))
+
+    def crossing(self, piece: Piece) -> Piece | None:
         """What computes the keys and values that a piece of the decoder reads; None if it reads none."""
         read = [spec.name for spec in self._variant.encoder.outputs if spec.name in piece.inputs]
         encoder = self.graphs["encoder"]
         return encoder.load(len(encoder) - 1, read) if read else None
 
-    def _encoder_feeds(self, batch: Batch) -> dict[str, Array]:
-        return {names.INPUT_IDS: batch.input_ids, names.ATTENTION_MASK: batch.attention_mask}
-
-    def _decoder_feeds(self, batch: Batch) -> dict[str, Array]:
+    def feeds(self, batch: Batch, role: Role) -> dict[str, Array]:
+        """A batch as a graph reads it, but for what comes from other pieces."""
+        if role == "encoder":
+            return {names.INPUT_IDS: batch.input_ids, names.ATTENTION_MASK: batch.attention_mask}
         feeds = {names.INPUT_IDS: batch.decoder_input_ids, names.ATTENTION_MASK: batch.attention_mask}
         return feeds | whole_targets(self._variant.decoder.inputs, *batch.decoder_input_ids.shape)
 
 
-class _Stream:
+class Stream:
     """Arrays in a temporary file, read again in the order in which they came."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -144,6 +185,7 @@ class _Stream:
         weakref.finalize(self, self._file.close)
 
     def append(self, array: Array) -> None:
+        """Put one behind the others."""
         np.save(self._file, array, allow_pickle=False)
         self._count += 1
 
@@ -151,6 +193,10 @@ class _Stream:
         self._file.seek(0)
         for _ in range(self._count):
             yield np.load(self._file, allow_pickle=False)
+
+
+def _tokens(batch: Batch, role: Role) -> int:
+    return batch.input_ids.size if role == "encoder" else batch.decoder_input_ids.size
 
 
 def graph_files(bundle: Path, variant: Variant) -> dict[Role, Path]:

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from tqdm import tqdm
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Architecture, Manifest, Role, Variant, read_manifest, verify_files
 from pointsman.bundle.manifest import installed_versions
 from pointsman.bundle.records import to_json
@@ -23,6 +23,7 @@ from pointsman_calib.corpus.batches import Batch, batches
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.graphs.products import Product, products
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
+from pointsman_calib.progress import Progress
 from pointsman_calib.ranges import DEFAULT_PERCENTILE
 from pointsman_calib.ranges.observation import ModelObserver
 from pointsman_calib.ranges.table import SCHEMA, Provenance, RangeTable, variant_digest, write_range_table
@@ -33,7 +34,12 @@ PACKAGES: Final = ("pointsman", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
 def write_ranges(
-    bundle: str | Path, corpus: Corpus, path: Path, *, percentile: float = DEFAULT_PERCENTILE
+    bundle: str | Path,
+    corpus: Corpus,
+    path: Path,
+    *,
+    percentile: float = DEFAULT_PERCENTILE,
+    device: Device = "cpu",
 ) -> RangeTable:
     """Collect a bundle's table of ranges and write it; interrupted, it leaves `<path>.partial` and goes on from there.
 
@@ -42,6 +48,7 @@ def write_ranges(
         corpus: what to run.
         path: the table's file; one that is there is replaced.
         percentile: percent of nonzero magnitudes that the percentile method keeps.
+        device: where graphs run.
 
     Raises:
         BundleNotFoundError: there is no bundle.
@@ -52,7 +59,7 @@ def write_ranges(
     manifest = read_manifest(folder)
     verify_files(folder, portable_source(folder, manifest).files)
     partial = partial_file(path)
-    table = collect_ranges(folder, manifest, corpus, percentile=percentile, progress=partial)
+    table = collect_ranges(folder, manifest, corpus, percentile=percentile, progress=partial, device=device)
     write_range_table(table, path)
     partial.unlink(missing_ok=True)
     return table
@@ -70,6 +77,7 @@ def collect_ranges(
     *,
     percentile: float = DEFAULT_PERCENTILE,
     progress: Path | None = None,
+    device: Device = "cpu",
 ) -> RangeTable:
     """Run the portable float32 variant over a corpus and observe the inputs of all its products.
 
@@ -80,6 +88,7 @@ def collect_ranges(
         percentile: percent of nonzero magnitudes that the percentile method keeps.
         progress: a file that is written after every 32 documents. If it is there, whole, and of the same variant and
             corpus, collection goes on from it.
+        device: where graphs run.
 
     Raises:
         BundleError: the variant is missing, or computes NaN or infinity.
@@ -90,10 +99,9 @@ def collect_ranges(
     key = _fingerprint(variant, corpus)
     if progress is not None:
         _restore(observer, progress, key)
-    with tqdm(desc="ranges", unit="doc", initial=observer.sequences, total=len(corpus.examples), disable=None) as bar:
+    with Progress("ranges", len(corpus.examples), done=observer.sequences) as shown:
         while documents := _next_documents(corpus, observer.sequences, manifest.architecture):
-            _observe(observer, graph_files(bundle, variant), variant, documents)
-            bar.update(len(documents))
+            _observe(observer, _run(graph_files(bundle, variant), variant, documents, device, shown), documents)
             if progress is not None:
                 _save(observer, progress, key)
     return _table(observer, variant, corpus, percentile)
@@ -130,10 +138,20 @@ def _next_documents(corpus: Corpus, done: int, architecture: Architecture) -> li
     return list(alone)
 
 
-def _observe(
-    observer: ModelObserver, graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch]
-) -> None:
-    run = PiecewiseRun(graphs, variant, lambda: documents)
+def _run(
+    graphs: Mapping[Role, Path], variant: Variant, documents: Sequence[Batch], device: Device, shown: Progress
+) -> PiecewiseRun:
+    """A run of documents that shows how many of them it is through."""
+
+    def progress(tokens: int) -> None:
+        shown.update(len(documents) * tokens / work)
+
+    run = PiecewiseRun(graphs, variant, lambda: documents, device=device, progress=progress)
+    work = run.work
+    return run
+
+
+def _observe(observer: ModelObserver, run: PiecewiseRun, documents: Sequence[Batch]) -> None:
     for _, role, values in run.values(observer.taps()):
         observer.observe(role, values)
         del values

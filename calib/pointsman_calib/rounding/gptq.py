@@ -5,6 +5,9 @@ Transformers" (2022), Algorithm 1: inputs are rounded one after another, and eac
 the inputs not yet rounded, as the inverse Hessian of the squared output error says.
 """
 
+import os
+from collections import deque
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -23,21 +26,25 @@ from pointsman_calib.rounding.blocks import (
 )
 from pointsman_calib.rounding.finite import require_finite
 
-_BATCH: Final = 128  # inputs rounded before their errors are spread over the rest in one matrix product
-_TRIANGLE: Final = 64  # below this size a triangle is inverted directly
+# Errors are spread in matrix products: over the next few inputs one by one, over the rest of a batch after every span,
+# over all that is left after every batch. Block sizes divide a batch, or the other way round.
+_BATCH: Final = 128
+_SPAN: Final = 16
+_TRIANGLE: Final = 64  # up to this size a matrix is decomposed directly
+_FIT_SLAB: Final = 512  # outputs whose scales are fitted at once: the temporaries stay in the cache
 
-Float64s = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 class InputHessian:
-    """Sums H = 2 XᵀX over the inputs X [tokens, inputs] of a layer, or of one expert.
+    """Sums H = XᵀX over the inputs X [tokens, inputs] of a layer, or of one expert; GPTQ asks for no scale of it.
 
     Attributes:
         matrix: float32 [inputs, inputs].
     """
 
     def __init__(self, inputs: int) -> None:
-        self.matrix: NDArray[np.float32] = np.zeros((inputs, inputs), np.float32)
+        self.matrix: Floats = np.zeros((inputs, inputs), np.float32)
 
     def update(self, inputs: NDArray[np.floating[Any]]) -> None:
         """Add inputs [..., inputs]; none at all is fine.
@@ -47,7 +54,7 @@ class InputHessian:
         """
         require_finite(inputs, "a layer's input")
         rows = inputs.reshape(-1, len(self.matrix)).astype(np.float32, copy=False)
-        self.matrix += 2 * (rows.T @ rows)
+        self.matrix += rows.T @ rows  # a symmetric product: NumPy has BLAS compute one half of it
 
 
 def gptq(
@@ -101,41 +108,51 @@ class _State:
         inputs, out = weight.shape
         self.form, self.size = form, form.size(inputs)
         blocks = -(-inputs // self.size)
-        self.rest: Float64s = weight.astype(np.float64)
+        self.rest: Floats = np.array(weight, np.float32, order="C")
         self.codes: Codes = np.full((blocks * self.size, out), form.middle_code, np.uint8)
         self.scales: Scales = np.empty((blocks, out), np.float32)
 
-    def fit_block(self, block: int) -> None:
-        """Choose a block's scales from `rest`."""
+    def fit_block(self, block: int, pool: Executor) -> None:
+        """Choose a block's scales from `rest`, those of some outputs on each core."""
         first = block * self.size
         rows = self.rest[first : first + self.size]
-        self.scales[block] = fit(rows.T.astype(np.float32), self.form)
 
-    def round_all(self, factor: Float64s) -> None:
-        """Round in batches that begin with a block, so that it is fitted to weights that are up to date."""
-        batch = max(_BATCH, self.form.block_size or 0)
-        for start in range(0, len(self.rest), batch):
-            stop = min(start + batch, len(self.rest))
-            errors = self.round_batch(factor[start:stop, start:stop], start, stop)
-            self.rest[stop:] -= factor[start:stop, stop:].T @ errors
+        def fill(start: int) -> None:
+            part = slice(start, start + _FIT_SLAB)
+            self.scales[block, part] = fit(np.ascontiguousarray(rows[:, part].T), self.form)
 
-    def round_batch(self, factor: Float64s, start: int, stop: int) -> Float64s:
+        deque(pool.map(fill, range(0, rows.shape[1], _FIT_SLAB)), maxlen=0)
+
+    def round_all(self, factor: Floats) -> None:
+        """Round in batches."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self.rest), _BATCH):
+                stop = min(start + _BATCH, len(self.rest))
+                errors = self.round_batch(factor, start, stop, pool)
+                self.rest[stop:] -= factor[start:stop, stop:].T @ errors
+
+    def round_batch(self, factor: Floats, start: int, stop: int, pool: Executor) -> Floats:
         """Round the inputs from `start` to `stop`; [stop - start, out] errors, each over the factor's diagonal."""
-        batch = self.rest[start:stop]
-        errors = np.empty_like(batch)
-        for turn in range(stop - start):
-            if (start + turn) % self.size == 0:
-                self.fit_block((start + turn) // self.size)
-            error = batch[turn] - self.round_input(start + turn, batch[turn])
-            errors[turn] = error / factor[turn, turn]
-            batch[turn + 1 :] -= factor[turn, turn + 1 :, None] * errors[turn]
+        errors = np.empty_like(self.rest[start:stop])
+        for first in range(start, stop, _SPAN):
+            last = min(first + _SPAN, stop)
+            if first % self.size == 0:
+                self.fit_block(first // self.size, pool)
+            found = errors[first - start : last - start]
+            self.round_span(factor[first:last, first:last], first, found)
+            self.rest[last:stop] -= factor[first:last, last:stop].T @ found
         return errors
 
-    def round_input(self, row: int, values: Float64s) -> NDArray[np.float32]:
-        """Set one input's codes to the nearest; [out] what they stand for."""
-        scales = self.scales[row // self.size]
-        self.codes[row] = nearest(values, scales, self.form)
-        return dequantize(self.codes[row], scales, self.form)
+    def round_span(self, factor: Floats, first: int, errors: Floats) -> None:
+        """Round as many inputs as the factor has, which are of one block; their errors go into `errors`."""
+        scales = self.scales[first // self.size]
+        span = self.rest[first : first + len(factor)]
+        for turn, values in enumerate(span):
+            codes = nearest(values, scales, self.form)
+            self.codes[first + turn] = codes
+            error = (values - dequantize(codes, scales, self.form)) / factor[turn, turn]
+            errors[turn] = error
+            span[turn + 1 :] -= factor[turn, turn + 1 :, None] * error
 
     def result(self) -> BlockQuantized:
         by_output = np.ascontiguousarray(self.codes.T)
@@ -147,11 +164,12 @@ class _State:
         )
 
 
-def inverse_factor(hessian: NDArray[np.floating[Any]], damping: float) -> Float64s:
+def inverse_factor(hessian: NDArray[np.floating[Any]], damping: float) -> Floats:
     """The upper triangular U with UᵀU = (H + damping · mean(diag H) · I)⁻¹.
 
     With J the reversal of order and J H J = L Lᵀ, U is J L⁻¹ J: one Cholesky decomposition and one triangular inverse,
-    where the paper's formulation decomposes, inverts and decomposes again.
+    where the paper's formulation decomposes, inverts and decomposes again. Both are made at once, by halves, so that
+    nearly all of it is matrix products in float32, which the damping leaves precise enough.
 
     Args:
         hessian: [inputs, inputs], positive semidefinite, not all zeros.
@@ -160,23 +178,26 @@ def inverse_factor(hessian: NDArray[np.floating[Any]], damping: float) -> Float6
     Raises:
         OptionsError: it is not positive definite even so.
     """
-    damped = hessian.astype(np.float64)
-    damped[np.diag_indices_from(damped)] += damping * np.diagonal(hessian).mean()
+    damped = np.array(hessian[::-1, ::-1], np.float32, order="C")
+    damped[np.diag_indices_from(damped)] += np.float32(damping * np.diagonal(hessian).mean())
     try:
-        lower: Float64s = np.linalg.cholesky(damped[::-1, ::-1]).astype(np.float64, copy=False)
+        inverse = _inverse_of_cholesky(damped)
     except np.linalg.LinAlgError as error:
         raise OptionsError(f"the Hessian is not positive definite with damping {damping}; use a larger one") from error
-    return np.ascontiguousarray(_lower_inverse(lower)[::-1, ::-1])
+    return np.ascontiguousarray(inverse[::-1, ::-1])
 
 
-def _lower_inverse(lower: Float64s) -> Float64s:
-    """Inverse of a lower triangle by halves, nearly all of it matrix products."""
-    size = len(lower)
+def _inverse_of_cholesky(matrix: Floats) -> Floats:
+    """L⁻¹ of a positive definite matrix L Lᵀ, which is overwritten in part."""
+    size = len(matrix)
     if size <= _TRIANGLE:
-        return np.tril(np.linalg.inv(lower)).astype(np.float64, copy=False)
+        lower = np.linalg.cholesky(matrix.astype(np.float64))
+        return np.tril(np.linalg.inv(lower)).astype(np.float32)
     half = size // 2
-    inverse = np.zeros_like(lower)
-    inverse[:half, :half] = _lower_inverse(lower[:half, :half])
-    inverse[half:, half:] = _lower_inverse(lower[half:, half:])
-    inverse[half:, :half] = -inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half])
+    inverse = np.zeros_like(matrix)
+    inverse[:half, :half] = first = _inverse_of_cholesky(matrix[:half, :half])
+    below = matrix[half:, :half] @ first.T  # of L
+    matrix[half:, half:] -= below @ below.T
+    inverse[half:, half:] = second = _inverse_of_cholesky(matrix[half:, half:])
+    inverse[half:, :half] = -(second @ (below @ first))
     return inverse

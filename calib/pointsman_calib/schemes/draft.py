@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
-from tqdm import tqdm
 
 from pointsman.bundle import (
     FileRecord,
@@ -21,6 +20,7 @@ from pointsman.bundle import (
     record_of,
 )
 from pointsman_calib.graphs.external_data import in_file_order
+from pointsman_calib.progress import Progress
 from pointsman_calib.settle import Kept
 
 _PACKAGES: Final = ("pointsman", "numpy", "onnx-ir", "onnxruntime")
@@ -82,8 +82,8 @@ class Draft(ABC):
         """Write the weights anew."""
         models = self.models().values()
         total = sum(tensor.nbytes for _, tensor in in_file_order(models))
-        with tqdm(total=total, desc=self.scheme, unit="B", unit_scale=True, disable=None) as bar:
-            self.sha256 = self.store(models, left_out, bar.update)
+        with Progress(f"rounding to {self.scheme}", total, unit="B") as shown:
+            self.sha256 = self.store(models, left_out, shown.update)
         self._left_out = left_out
 
     def write_graphs(self, kept: Kept) -> None:

@@ -1,15 +1,20 @@
 """What a variant makes of text: the loss of every label in a span, the token it would have said, and the experts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import Fidelity, names
+from pointsman.bundle import Fidelity, Role, names
+from pointsman_calib.corpus.batches import Batch
+from pointsman_calib.graphs.pieces import Values
 from pointsman_calib.graphs.products import sparse_layers
 from pointsman_calib.graphs.runs import PiecewiseRun
 from pointsman_calib.settle.losses import token_losses
+
+_Kind = TypeVar("_Kind", np.float64, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +68,65 @@ class Scores:
         return float(np.abs(self.losses - other.losses).mean())
 
 
+class Tally:
+    """Scores while batches come in, in any order; each document's are kept by its place in the text."""
+
+    def __init__(self, routers: Iterable[str]) -> None:
+        self._losses: dict[int, NDArray[np.float64]] = {}
+        self._choices: dict[int, NDArray[np.int64]] = {}
+        self._experts: dict[str, dict[int, NDArray[np.int64]]] = {name: {} for name in routers}
+
+    def add(self, batch: Batch, role: Role, values: Values) -> None:
+        """Take what a piece of a graph gives of a batch into account.
+
+        Raises:
+            ParityError: the logits are not finite.
+        """
+        tokens = batch.tokens(role)
+        for row, place in enumerate(batch.places.tolist()):
+            for name in self._experts.keys() & values.keys():
+                self._experts[name][place] = values[name][row][tokens[row]]
+            if names.LOGITS in values:
+                spans = batch.span_mask[row]
+                logits = values[names.LOGITS][row][spans]  # [labels, vocab]
+                self._losses[place] = token_losses(logits, batch.labels[row][spans])
+                self._choices[place] = logits.argmax(axis=1)
+
+    def branch(self) -> "Tally":
+        """Another that goes on from here."""
+        tally = Tally(())
+        tally._experts = {name: dict(found) for name, found in self._experts.items()}
+        return tally
+
+    def scores(self) -> Scores:
+        """Of all documents, in their order."""
+        experts = {name: _in_order(found) for name, found in self._experts.items()}
+        return Scores(_in_order(self._losses), _in_order(self._choices), experts)
+
+
+def _in_order(found: Mapping[int, NDArray[_Kind]]) -> NDArray[_Kind]:
+    return np.concatenate([found[place] for place in sorted(found)])
+
+
+def scored_values(run: PiecewiseRun) -> dict[Role, list[str]]:
+    """The values that scores are made of, of each graph: every router's choices, and the logits."""
+    routers = {role: [*map(names.expert_choice, sparse_layers(each.graph))] for role, each in run.graphs.items()}
+    return {**routers, "decoder": [*routers["decoder"], names.LOGITS]}
+
+
+def empty_tally(run: PiecewiseRun) -> Tally:
+    """One for a run of `scored_values`."""
+    return Tally(name for found in scored_values(run).values() for name in found if name != names.LOGITS)
+
+
 def score(run: PiecewiseRun) -> Scores:
     """Run a variant over text.
 
     Raises:
         ParityError: the logits are not finite.
     """
-    routers = {role: [*map(names.expert_choice, sparse_layers(each.graph))] for role, each in run.graphs.items()}
-    losses: list[NDArray[np.float64]] = []
-    choices: list[NDArray[np.int64]] = []
-    experts: dict[str, list[NDArray[np.int64]]] = {name: [] for each in routers.values() for name in each}
-    for batch, role, values in run.values({**routers, "decoder": [*routers["decoder"], names.LOGITS]}):
-        tokens = batch.tokens(role)
-        for name in experts.keys() & values.keys():
-            experts[name].append(values[name][tokens])
-        if names.LOGITS in values:
-            logits = values[names.LOGITS][batch.span_mask]  # [labels, vocab]
-            losses.append(token_losses(logits, batch.labels[batch.span_mask]))
-            choices.append(logits.argmax(axis=1))
+    tally = empty_tally(run)
+    for batch, role, values in run.values(scored_values(run)):
+        tally.add(batch, role, values)
         del values
-    routed = {name: np.concatenate(found) for name, found in experts.items()}
-    return Scores(np.concatenate(losses), np.concatenate(choices), routed)
+    return tally.scores()

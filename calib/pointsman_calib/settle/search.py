@@ -9,14 +9,15 @@ those before a router, which need not be those that move the loss.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
-
-from tqdm import tqdm
+from typing import Final, Protocol
 
 from pointsman.bundle import Sensitivity, names
 from pointsman.errors import OptionsError
 from pointsman_calib.settle.limits import Limits
+from pointsman_calib.settle.ranking import Branches
 from pointsman_calib.settle.scores import Scores
+
+_STEPS: Final = 8  # from keeping nothing to keeping everything, where little text asked for too little or too much
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,16 @@ class Trials:
     """Runs of a draft over the calibration text, again and again.
 
     Attributes:
-        judging: scores a draft on the part of it that limits are checked on.
-        ranking: scores a draft on the beginning of that part, which layers are ranked on.
+        judging: scores the draft on the part of it that limits are checked on.
+        trying: scores it on the beginning of that part, to see about how much must be kept; the same as `judging` where
+            that part is short.
+        ranking: ranks the layers of the draft on the beginning of that part; it is written anew meanwhile.
         exact: the float variant's, on the part that limits are checked on.
     """
 
     judging: Callable[[], Scores]
-    ranking: Callable[[], Scores]
+    trying: Callable[[], Scores]
+    ranking: Callable[[Draft], Branches]
     exact: Scores
 
 
@@ -97,19 +101,18 @@ def settle(draft: Draft, limits: Limits, trials: Trials) -> Settled:
     Raises:
         OptionsError: they hold only with everything kept.
     """
-    with tqdm(desc="sensitivity", unit=" runs", disable=None) as bar:
-        scores = _scored(trials.judging, bar)
-        found = Settled(Kept(), {}, {}, scores, scores)
-        if limits.hold(found.scores, trials.exact):
-            return found
-        layers = layers_of(draft.quantizable)
-        costs, rerouted = _costs(draft, layers, trials, bar)
-        found = replace(found, costs=costs, rerouted=rerouted)
-        for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
-            if not holds(found.scores, trials.exact):
-                choices = [found.kept | _first(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
-                held, scores = _fewest(draft, choices, holds, trials, bar)
-                found = replace(found, kept=choices[held], scores=scores)
+    scores = trials.judging()
+    found = Settled(Kept(), {}, {}, scores, scores)
+    if limits.hold(found.scores, trials.exact):
+        return found
+    layers = layers_of(draft.quantizable)
+    costs, rerouted = _costs(trials.ranking(draft), trials.exact)
+    found = replace(found, costs=costs, rerouted=rerouted)
+    for ranked, holds in ((rerouted, limits.hold_routes), (costs, limits.hold)):
+        if not holds(found.scores, trials.exact):
+            choices = [found.kept | _first(layers, list(ranked), count) for count in range(2 * len(layers) + 1)]
+            held, scores = _fewest(draft, choices, holds, trials)
+            found = replace(found, kept=choices[held], scores=scores)
     if found.kept.weights.issuperset(draft.quantizable):
         raise OptionsError(
             "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
@@ -141,22 +144,12 @@ def layers_of(weights: Iterable[str]) -> dict[str, frozenset[str]]:
     return {layer: frozenset(found) for layer, found in layers.items()}
 
 
-def _costs(
-    draft: Draft, layers: Mapping[str, frozenset[str]], trials: Trials, bar: "tqdm[NoReturn]"
-) -> tuple[dict[str, float], dict[str, float]]:
+def _costs(branches: Branches, whole: Scores) -> tuple[dict[str, float], dict[str, float]]:
     """What keeping each layer's inputs gains, of losses and of routes, the largest first."""
-
-    def scored(kept: Kept) -> Scores:
-        draft.write(kept)
-        return _scored(trials.ranking, bar)
-
-    without = scored(Kept())
-    exact = trials.exact.first_of(without)
-    losses, routes = {}, {}
-    for layer, weights in layers.items():
-        found = scored(Kept(inputs=weights))
-        losses[layer] = without.deviation_from(exact) - found.deviation_from(exact)
-        routes[layer] = without.rerouted_from(exact) - found.rerouted_from(exact)
+    without, exact = branches.without, whole.first_of(branches.without)
+    deviation, rerouted = without.deviation_from(exact), without.rerouted_from(exact)
+    losses = {layer: deviation - found.deviation_from(exact) for layer, found in branches.kept.items()}
+    routes = {layer: rerouted - found.rerouted_from(exact) for layer, found in branches.kept.items()}
     return _descending(losses), _descending(routes)
 
 
@@ -172,26 +165,62 @@ def _first(layers: Mapping[str, frozenset[str]], ranked: Sequence[str], count: i
 
 
 def _fewest(
-    draft: Draft,
-    choices: Sequence[Kept],
-    holds: Callable[[Scores, Scores], bool],
-    trials: Trials,
-    bar: "tqdm[NoReturn]",
+    draft: Draft, choices: Sequence[Kept], holds: Callable[[Scores, Scores], bool], trials: Trials
 ) -> tuple[int, Scores]:
-    """The first choice that holds, by bisection: the first does not, and the last, which keeps all, does."""
-    fails, held, scores = 0, len(choices) - 1, trials.exact
-    while held - fails > 1:
-        middle = (fails + held) // 2
-        draft.write(choices[middle])
-        found = _scored(trials.judging, bar)
-        if holds(found, trials.exact):
-            held, scores = middle, found
-        else:
-            fails = middle
+    """About the first choice that holds: the first does not, and the last, which keeps all, does.
+
+    It is looked for by bisection on little text. From there on it is looked for on all of it, by steps of an eighth of
+    all that can be kept: less while that holds, or more until that does.
+    """
+    search = _Search(draft, choices, holds, trials.exact)
+    held, scores = search.bisected(trials.trying)
+    if trials.trying is not trials.judging:
+        held, scores = search.stepped(trials.judging, held)
     draft.write(choices[held])
     return held, scores
 
 
-def _scored(run: Callable[[], Scores], bar: "tqdm[NoReturn]") -> Scores:
-    bar.update()
-    return run()
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Choices of which each keeps more than the one before, tried by number."""
+
+    draft: Draft
+    choices: Sequence[Kept]
+    holds: Callable[[Scores, Scores], bool]
+    exact: Scores
+
+    def scored(self, run: Callable[[], Scores], number: int) -> tuple[bool, Scores]:
+        """Whether a choice holds on the text of a run, and its scores."""
+        self.draft.write(self.choices[number])
+        found = run()
+        return self.holds(found, self.exact.first_of(found)), found
+
+    def bisected(self, run: Callable[[], Scores]) -> tuple[int, Scores]:
+        """The first choice that holds on the text of a run, and its scores."""
+        fails, held, scores = 0, len(self.choices) - 1, self.exact
+        while held - fails > 1:
+            middle = (fails + held) // 2
+            right, found = self.scored(run, middle)
+            if right:
+                held, scores = middle, found
+            else:
+                fails = middle
+        return held, scores
+
+    def stepped(self, run: Callable[[], Scores], guess: int) -> tuple[int, Scores]:
+        """From a guess, down while choices hold on the text of a run, or up until one does; it, and its scores."""
+        last = len(self.choices) - 1
+        step = max(1, last // _STEPS)
+        held, scores = last, self.exact
+        for number in range(guess, last, step):
+            right, found = self.scored(run, number)
+            if right:
+                held, scores = number, found
+                break
+        if held == guess:
+            for number in range(guess - step, 0, -step):
+                right, found = self.scored(run, number)
+                if not right:
+                    break
+                held, scores = number, found
+        return held, scores

@@ -1,5 +1,6 @@
 """Variants left to themselves: what they generate beside the baseline, how fast they are, and what they take."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
 from pointsman_calib.comparison.measuring.footprint import footprint
 from pointsman_calib.comparison.records import Footprint, GenerationAgreement, Search, Speed
+from pointsman_calib.progress import Progress
 
 Ids = Sequence[int]
 Generations = Mapping[Search, Sequence[Ids]]
@@ -50,7 +53,9 @@ class Turn:
     further: Sequence[float]
 
 
-def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[Ids]) -> dict[str, Generated]:
+def measure_generation(
+    bundle: Path, variants: Sequence[str], inputs: Sequence[Ids], device: Device = "cpu"
+) -> dict[str, Generated]:
     """Generate with each variant, and time it.
 
     One model is loaded at a time, and freed before the next. Variants take turns, `ROUNDS` times, so that whatever else
@@ -60,23 +65,25 @@ def measure_generation(bundle: Path, variants: Sequence[str], inputs: Sequence[I
         bundle: its folder; its files are not checked again.
         variants: names, the baseline first.
         inputs: token ids of documents; nothing is measured where there are none.
+        device: where they generate.
     """
     if not inputs:
         return dict.fromkeys(variants, NOTHING_GENERATED)
     outputs: dict[str, Generations] = {}
     turns: dict[str, list[Turn]] = {name: [] for name in variants}
-    for turn in range(ROUNDS):
-        for name in variants:
-            model = SwitchModel.load(bundle, "cpu", name, verify=False)
+    with Progress("generating", ROUNDS * len(variants)) as shown:
+        for turn, name in itertools.product(range(ROUNDS), variants):
+            model = SwitchModel.load(bundle, device, name, verify=False)
             if turn == 0:
                 outputs[name] = generate(model, inputs)
             turns[name].append(timed(model, inputs))
             del model  # before the next is loaded
+            shown.update()
     reference = outputs[variants[0]]
     return {
         name: Generated(
             speed(turns[name]),
-            footprint(bundle, name, inputs, max_new_tokens=MAX_NEW_TOKENS),
+            footprint(bundle, name, inputs, max_new_tokens=MAX_NEW_TOKENS) if device == "cpu" else None,
             agreement(reference, outputs[name]),
             outputs[name],
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Architecture, Role, Stack, Variant, names
 from pointsman.errors import ParityError
 from pointsman_calib.comparison.measuring.probes import Probes, Seen
@@ -51,6 +52,7 @@ class Reader:
         architecture: Architecture,
         batches: Callable[[], Iterable[Batch]],
         cuts: Cuts,
+        device: Device = "cpu",
     ) -> None:
         """Read the graphs, and run nothing yet.
 
@@ -61,12 +63,13 @@ class Reader:
             architecture: of the bundle.
             batches: the text, the same anew at each call.
             cuts: after which blocks to cut each graph.
+            device: where it runs.
 
         Raises:
             BundleError: a tensor that is compared is not in its graph.
         """
         self.name = name
-        self._run = PiecewiseRun(graph_files(bundle, variant), variant, batches, cuts=cuts)
+        self._run = PiecewiseRun(graph_files(bundle, variant), variant, batches, cuts=cuts, device=device)
         self._probes = {
             role: Probes(pieces, variant.graph(role), role, stacks(architecture)[role])
             for role, pieces in self._run.graphs.items()

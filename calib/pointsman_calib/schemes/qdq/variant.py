@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import (
     ActivationRanges,
     ExpertCoverage,
@@ -38,6 +39,7 @@ def write_variant(
     method: Method,
     coverage: CoverageRule,
     limits: Limits,
+    device: Device = "cpu",
 ) -> Variant:
     """Write weights, graphs and the table of ranges.
 
@@ -54,6 +56,7 @@ def write_variant(
         method: which of the ranges to clip to.
         coverage: how well the text must reach the experts; thin ones have their layer's range.
         limits: what to hold to on the corpus.
+        device: where graphs run over the corpus.
 
     Raises:
         OptionsError: there is neither corpus nor ranges, or both; or the limits leave nothing quantized.
@@ -61,33 +64,36 @@ def write_variant(
         CorpusError: too many experts were given too few tokens.
     """
     source = manifest.variants[SOURCE]
-    table = _table(bundle, manifest, corpus, ranges)
+    table = _table(bundle, manifest, corpus, ranges, device)
     covered = coverage.coverage(table.coverage, documents=table.provenance.sequences)
     step = None if source.step is None else bundle / source.step.file
     draft = QdqDraft(graph_files(bundle, source), table, manifest.architecture, covered, method, place, step)
-    sensitivity = None if corpus is None else _settled(draft, manifest, corpus, limits)
+    sensitivity = None if corpus is None else _settled(draft, manifest, corpus, limits, device)
     write_range_table(table, place / names.RANGES)
     return draft.variant(source, _provenance(draft, table, covered, method, sensitivity), names.RANGES)
 
 
-def _settled(draft: QdqDraft, manifest: Manifest, corpus: Corpus, limits: Limits) -> Sensitivity:
+def _settled(draft: QdqDraft, manifest: Manifest, corpus: Corpus, limits: Limits, device: Device) -> Sensitivity:
     """Keep in float what the limits need."""
     trials = CalibrationText(
         corpus=corpus,
         architecture=manifest.architecture,
         variant=manifest.variants[SOURCE],
-        batch_size=1,  # as for ranges: a decoder gathers the weights of each token's expert
+        most_tokens=1,  # each document alone, as for ranges: a decoder gathers the weights of each token's expert
         scratch=draft.place,
-    ).beside(draft.source, draft.graphs)
+        device=device,
+    ).beside(draft.source, draft.graphs, draft.scheme)
     settled = settle(draft, limits, trials)
     return measured(settled, settled.without, trials.exact)
 
 
-def _table(bundle: Path, manifest: Manifest, corpus: Corpus | None, table: RangeTable | None) -> RangeTable:
+def _table(
+    bundle: Path, manifest: Manifest, corpus: Corpus | None, table: RangeTable | None, device: Device
+) -> RangeTable:
     if (corpus is None) == (table is None):
         raise OptionsError(f"{SCHEME} needs ranges of activations: give either a corpus or a table of ranges")
     if corpus is not None:
-        return corpus_pass.collect_ranges(bundle, manifest, corpus)
+        return corpus_pass.collect_ranges(bundle, manifest, corpus, device=device)
     assert table is not None
     table.require_variant(SOURCE, manifest.variants[SOURCE])
     return table

@@ -6,17 +6,20 @@ projection are computed by its branch's own nodes, since no run gives what is in
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.bundle import names
+from pointsman.bundle import Role, names
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Piece, Values
 from pointsman_calib.graphs.products import Product, products, sparse_layers, values_of
 from pointsman_calib.graphs.runs import PiecewiseRun
+from pointsman_calib.progress import Progress
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
+from pointsman_calib.settle import Scores
 
 MEMORY_BUDGET = 1 << 28  # bytes of Hessians held at once
 
@@ -57,11 +60,11 @@ class GptqRounding:
     def _next_group(self, first: str) -> list[str]:
         """Weights from `first` on whose Hessians fit the budget."""
         group: list[str] = []
-        size = 0
+        widths: dict[_Inputs, int] = {}
         for name in self.weights[self.weights.index(first) :]:
-            if name in self.statistics.products:
-                width = self.statistics.products[name].width
-                size += width * width * np.dtype(np.float32).itemsize
+            if (product := self.statistics.products.get(name)) is not None:
+                widths[_Inputs.of(product)] = product.width
+                size = sum(width * width for width in widths.values()) * np.dtype(np.float32).itemsize
                 if group and size > MEMORY_BUDGET:
                     break
                 group.append(name)
@@ -90,39 +93,71 @@ class InputStatistics:
         found = (product for role, pieces in run.graphs.items() for product in products(pieces.graph, role))
         self.products = {product.weight: product for product in found}
 
+    def given(self, scores: Scores) -> dict[str, tuple[int, ...]]:
+        """As `coverage`, where the float variant was scored on the whole text."""
+        counted = {
+            layer: np.bincount(scores.experts[names.expert_choice(layer)], minlength=self.experts)
+            for pieces in self.run.graphs.values()
+            for layer in sparse_layers(pieces.graph)
+        }
+        return {layer: tuple(map(int, counted[layer])) for layer in sorted(counted)}
+
     def coverage(self) -> dict[str, tuple[int, ...]]:
         """For each sparse layer, the tokens that each expert is given."""
         layers = {role: sparse_layers(pieces.graph) for role, pieces in self.run.graphs.items()}
         counts = {layer: np.zeros(self.experts, np.int64) for layer in sorted(itertools.chain(*layers.values()))}
-        choices = {role: map(names.expert_choice, found) for role, found in layers.items()}
-        for batch, role, values in self.run.values(choices):
+        choices = {role: [*map(names.expert_choice, found)] for role, found in layers.items()}
+        for batch, role, values in self._shown(choices):
             for layer in layers[role]:
                 if (chosen := values.get(names.expert_choice(layer))) is not None:
                     counts[layer] += np.bincount(chosen[batch.tokens(role)], minlength=self.experts)
         return {layer: tuple(map(int, seen)) for layer, seen in counts.items()}
 
     def collect(self, weights: Iterable[str]) -> dict[str, InputHessian]:
-        """Hessians of these weights' inputs over the text."""
+        """Hessians of these weights' inputs over the text; weights that multiply the same share one."""
         wanted = [self.products[name] for name in weights]
-        hessians = {product.weight: InputHessian(product.width) for product in wanted}
-        branches = {product.weight: self._branch(product) for product in wanted if _is_inner(product)}
-        for batch, role, values in self.run.values(values_of(wanted)):
-            for product in wanted:
+        first = {_Inputs.of(product): product for product in reversed(wanted)}
+        hessians = {inputs: InputHessian(product.width) for inputs, product in first.items()}
+        branches = {inputs: self._branch(product) for inputs, product in first.items() if inputs.inner}
+        for batch, role, values in self._shown(values_of(first.values())):
+            for inputs, product in first.items():
                 if product.role == role and product.inputs in values:
                     rows = _rows(product, values, batch)
-                    inner = branches.get(product.weight)
-                    hessians[product.weight].update(rows if inner is None else _through(inner, rows))
+                    inner = branches.get(inputs)
+                    hessians[inputs].update(rows if inner is None else _through(inner, rows))
             del values
-        return hessians
+        return {product.weight: hessians[_Inputs.of(product)] for product in wanted}
+
+    def _shown(self, wanted: Mapping[Role, Iterable[str]]) -> Iterator[tuple[Batch, Role, Values]]:
+        with Progress("what the weights multiply", self.run.work_for(wanted)) as shown:
+            self.run.progress = shown.update
+            yield from self.run.values(wanted)
 
     def _branch(self, product: Product) -> Piece:
         return self.run.graphs[product.role].load_inner(product.weight)
 
 
-def _is_inner(product: Product) -> bool:
-    """Whether it multiplies what an expert's branch computes first."""
-    expert = names.expert_of(product.weight)
-    return expert is not None and expert[2] == names.OUTPUT_PROJECTION
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a product multiplies its weight with.
+
+    Attributes:
+        role: the graph.
+        value: in it.
+        expert: whose rows of the value they are; None where all are.
+        inner: whether they are what the expert's branch computes of these rows first.
+    """
+
+    role: Role
+    value: str
+    expert: int | None
+    inner: bool
+
+    @classmethod
+    def of(cls, product: Product) -> "_Inputs":
+        expert = names.expert_of(product.weight)
+        inner = expert is not None and expert[2] == names.OUTPUT_PROJECTION
+        return cls(product.role, product.inputs, product.expert, inner)
 
 
 def _rows(product: Product, values: Values, batch: Batch) -> Floats:

@@ -6,9 +6,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import ExpertCoverage, Manifest, Quantization, Scheme, Sensitivity, Variant
 from pointsman_calib.corpus.coverage import CoverageRule
-from pointsman_calib.corpus.text import BATCH_SIZE, Corpus
+from pointsman_calib.corpus.text import MOST_TOKENS, Corpus
 from pointsman_calib.graphs.runs import graph_files
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, round_blocks
 from pointsman_calib.schemes.draft import producer
@@ -28,6 +29,7 @@ def write_variant(
     corpus: Corpus | None,
     coverage: CoverageRule,
     limits: Limits,
+    device: Device = "cpu",
 ) -> Variant:
     """Write weights and graphs.
 
@@ -44,6 +46,7 @@ def write_variant(
         corpus: what to round for; None rounds to nearest.
         coverage: how well the corpus must reach the experts; thin ones are rounded to nearest.
         limits: what to hold to on the corpus.
+        device: where graphs run over the corpus.
 
     Raises:
         CorpusError: too many experts are given too few tokens.
@@ -55,25 +58,27 @@ def write_variant(
         draft.round(_to_nearest)
         quantization = _provenance(draft)
     else:
-        quantization = _calibrated(draft, manifest, corpus, coverage, limits)
+        quantization = _calibrated(draft, manifest, corpus, coverage, limits, device)
     draft.close()
     return draft.variant(source, quantization)
 
 
 def _calibrated(
-    draft: WeightOnlyDraft, manifest: Manifest, corpus: Corpus, rule: CoverageRule, limits: Limits
+    draft: WeightOnlyDraft, manifest: Manifest, corpus: Corpus, rule: CoverageRule, limits: Limits, device: Device
 ) -> Quantization:
     """Round for a corpus, and keep in float what the limits need."""
     calibration = CalibrationText(
         corpus=corpus,
         architecture=manifest.architecture,
         variant=manifest.variants[SOURCE],
-        batch_size=BATCH_SIZE,
+        most_tokens=MOST_TOKENS,
         scratch=draft.place,
+        device=device,
     )
+    trials = calibration.beside(draft.source, draft.graphs, draft.scheme)
     statistics = InputStatistics(calibration.run(draft.source), manifest.architecture.num_experts)
-    coverage = rule.coverage(statistics.coverage(), documents=len(corpus.examples))
-    trials = calibration.beside(draft.source, draft.graphs)
+    given = statistics.given(trials.exact) if calibration.is_judged_whole else statistics.coverage()
+    coverage = rule.coverage(given, documents=len(corpus.examples))
     draft.round(_to_nearest)
     nearest = trials.judging()
     draft.round(GptqRounding(statistics, draft.order, coverage.thin))

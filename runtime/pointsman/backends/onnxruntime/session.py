@@ -18,7 +18,7 @@ from pointsman.wording import as_text, install, is_text
 Device = Literal["cpu", "cuda"]
 
 ELEMENT_TYPES = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}  # onnx.TensorProto.DataType
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ProviderOptions = dict[str, str]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL = 4  # the highest severity of messages
@@ -27,7 +27,7 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cu
 
 def why_not_cuda() -> str | None:
     """Why CUDA cannot be used, and what to do; None where ONNX Runtime was built with it and there is a GPU."""
-    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         return f"the installed ONNX Runtime has no CUDA; {install('gpu')}, or use device 'cpu'"
     return missing_gpu()
 
@@ -98,12 +98,21 @@ def session(
     except Exception as error:
         _check_memory(error, device)
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
-    if loaded.get_providers()[0] != _PROVIDERS[device]:
+    require_device(loaded, device)
+    return loaded
+
+
+def require_device(loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyped engine
+    """Check that a session is where it was to be: the engine takes the CPU where it cannot load CUDA.
+
+    Raises:
+        DeviceError: it is not.
+    """
+    if loaded.get_providers()[0] != PROVIDERS[device]:
         raise DeviceError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
             f"{install('gpu')} again, with a driver that fits, or use device 'cpu'"
         )
-    return loaded
 
 
 def _options() -> Any:  # noqa: ANN401 - untyped engine
@@ -114,7 +123,7 @@ def _options() -> Any:  # noqa: ANN401 - untyped engine
 
 
 def _loaded(graph: Path | bytes, options: Any, device: Device, provider_options: ProviderOptions) -> Any:  # noqa: ANN401
-    return onnxruntime.InferenceSession(graph, options, providers=[(_PROVIDERS[device], provider_options)])
+    return onnxruntime.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider_options)])
 
 
 def load_cuda() -> None:

@@ -8,6 +8,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from text import WINDOW, Interrupted, random_examples, write_c4
 from text import corpus as corpus_of
@@ -222,6 +223,22 @@ def test_a_window_longer_than_the_bundle_takes(bundle, tmp_path, capsys, command
     assert capsys.readouterr().err == (
         f"pointsman-calib: the window is {limit + 1} tokens and the bundle takes at most {limit}; shorten it\n"
     )
+    assert state(bundle) == before
+
+
+@pytest.mark.parametrize("command", ["quantize", "ranges", "compare"])
+def test_a_gpu_that_is_not_there(bundle, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    options = {"quantize": ["--scheme", "int8"], "ranges": ["-o", str(tmp_path / "ranges.json")], "compare": []}
+    if command == "compare":
+        assert run(bundle, "--scheme", "int8") == 0
+        capsys.readouterr()
+    before = state(bundle)
+    corpus = ["--corpus", str(tmp_path / "absent.json")]  # which is not looked for
+    assert main([command, str(bundle), *corpus, "--device", "cuda", *options[command]]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pointsman-calib: the installed ONNX Runtime has no CUDA; ")
+    assert said.count("\n") == 1
     assert state(bundle) == before
 
 

@@ -100,7 +100,7 @@ def test_a_part_of_what_is_looked_at(clamping):
     choice = names.expert_choice("decoder.block.1.layer.2.mlp")
     assert set(probes.values) == {"log.non_finite", "decoder.block.0", "decoder.block.1", choice, "logits"}
     ones = np.ones((1, 2), np.int64)
-    batch = Batch(ones, ones, ones, ones, np.array([[True, False]]), np.array([[True, False]]))
+    batch = Batch(ones, ones, ones, ones, np.array([[True, False]]), np.array([[True, False]]), ones[0])
     seen = probes.read(batch, {choice: np.array([[5, 6]]), "decoder.block.1": np.array([[[1.0], [2.0]]])})
     assert (seen.clamped, seen.outputs) == ({}, {})
     assert [*seen.experts] == [*seen.streams] == ["decoder.block.1"]

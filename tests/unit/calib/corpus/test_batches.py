@@ -10,7 +10,7 @@ from text import restored
 from places import SHARED_DATA
 from pointsman.errors import CorpusError, OptionsError
 from pointsman.text.tokenizer import Tokenizer
-from pointsman_calib.corpus.batches import Batch, Example, batches, examples
+from pointsman_calib.corpus.batches import Batch, Example, batches, batches_by_length, examples
 from pointsman_calib.corpus.c4 import Document, read_documents
 from pointsman_calib.corpus.corruption import longest_text
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
@@ -134,6 +134,28 @@ def test_batches_read_one_batch_at_a_time(tokenizer):
     made = batches(examples(stream, tokenizer, seed=0), batch_size=3, pad_id=0, decoder_start_id=0)
     next(made)
     assert next(stream) is TWENTY[3]
+
+
+@pytest.mark.parametrize(
+    ("most_tokens", "places"),
+    [
+        (1, [[3], [1], [5], [0], [2], [4]]),
+        (80, [[3], [1, 5], [0, 2, 4]]),
+        (1000, [[3, 1, 5, 0, 2, 4]]),
+    ],
+)
+def test_texts_of_similar_length_go_together(most_tokens, places):
+    lengths = [(12, 3), (40, 9), (12, 3), (70, 18), (5, 6), (30, 10)]  # the targets count fourfold
+    made = [
+        Example(str(n), np.full(source, n), np.full(target, n), np.ones(target, bool))
+        for n, (source, target) in enumerate(lengths)
+    ]
+    found = list(batches_by_length(made, most_tokens=most_tokens, pad_id=0, decoder_start_id=0))
+    assert [batch.places.tolist() for batch in found] == places
+    for batch in found:
+        for row, place in enumerate(batch.places.tolist()):
+            assert batch.input_ids[row][batch.attention_mask[row] == 1].tolist() == [place] * lengths[place][0]
+            assert batch.labels[row][batch.label_mask[row]].tolist() == [place] * lengths[place][1]
 
 
 def test_no_document_can_be_used(tokenizer):

@@ -68,7 +68,7 @@ def test_pieces_give_what_whole_graphs_give(exports, name, form, piece_bytes):
     run = run_of(export, piece_bytes)
     wanted = {role: floats_inside(pieces.graph) for role, pieces in run.graphs.items()}
     found = [{role: {} for role in ROLES} for _ in text_of(export)]
-    numbers = {id(batch): number for number, batch in enumerate(run._batches())}
+    numbers = {id(batch): number for number, batch in enumerate(run.batches())}
     for batch, role, values in run.values(wanted):
         assert not found[numbers[id(batch)]][role].keys() & values.keys()
         found[numbers[id(batch)]][role] |= values

@@ -11,7 +11,7 @@ from text import Interrupted, corpus, random_examples
 from checkpoints import CHECKPOINTS, weights
 from pointsman.bundle import names, read_manifest
 from pointsman.errors import BundleError
-from pointsman_calib.graphs.runs import graph_files
+from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.ranges import corpus_pass
 from pointsman_calib.ranges.corpus_pass import SOURCE, collect_ranges, variant_products, write_ranges
 from pointsman_calib.ranges.observation import ModelObserver, expert_tensor
@@ -149,7 +149,8 @@ def test_what_is_kept_does_not_grow(exports):
     observer = ModelObserver(variant_products(export.folder, variant), export.manifest.architecture, 64)
     text, sizes = corpus(random_examples(5, LENGTHS)), []
     for document in text.batches(export.manifest.architecture, 1):
-        corpus_pass._observe(observer, graph_files(export.folder, variant), variant, [document])
+        run = PiecewiseRun(graph_files(export.folder, variant), variant, lambda document=document: [document])
+        corpus_pass._observe(observer, run, [document])
         sizes.append(sum(array.nbytes for array in observer.state().values()))
     assert all(before == after for before, after in pairwise(sizes))
 

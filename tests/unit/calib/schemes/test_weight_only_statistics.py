@@ -67,7 +67,7 @@ def test_hessians(statistics, observed, weight):
     rows = np.concatenate(observed[0][weight]).astype(np.float64)
     hessian = statistics.collect([weight])[weight]
     assert hessian.matrix.any()
-    HESSIAN.check(hessian.matrix, 2 * rows.T @ rows, weight)
+    HESSIAN.check(hessian.matrix, rows.T @ rows, weight)
 
 
 def test_every_weight_of_a_product_is_found(statistics, tiny_bundle):

@@ -1,12 +1,13 @@
 """What is kept in float, on a draft whose layers cost what a table says: the fewest layers, in the right order."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from pointsman.errors import OptionsError
 from pointsman_calib.settle import Kept, Limits, Scores, Trials, measured, settle
+from pointsman_calib.settle.ranking import Branches
 from pointsman_calib.settle.search import layers_of
 
 LABELS = TOKENS = 1000
@@ -55,18 +56,36 @@ class FakeDraft:
 
 
 class FakeTrials:
-    """Scores a draft by the tables; of the beginning, a fifth of all changes are seen. Counts how often it is run."""
+    """Scores a draft by the tables; of the beginning, a fifth of all changes are seen. Counts how often it is run.
 
-    def __init__(self, draft: FakeDraft) -> None:
-        self.draft, self.judged, self.ranked = draft, 0, 0
-        self.trials = Trials(judging=self.judging, ranking=self.ranking, exact=scores(0, 0, 1))
+    Where it is tried on the beginning before it is judged, `luck` is how many times as many changes are seen there.
+    """
+
+    def __init__(self, draft: FakeDraft, luck: float | None = None) -> None:
+        self.draft, self.luck = draft, luck
+        self.judged, self.tried, self.ranked = 0, 0, 0
+        judging = self.judging
+        trying = judging if luck is None else self.trying
+        self.trials = Trials(judging=judging, trying=trying, ranking=self.ranking, exact=scores(0, 0, 1))
 
     def judging(self) -> Scores:
         self.judged += 1
         return scores(self.draft.changed(LABELS_CHANGED), self.draft.changed(TOKENS_MOVED), 1)
 
-    def ranking(self) -> Scores:
+    def trying(self) -> Scores:
+        assert self.luck is not None
+        self.tried += 1
+        changed = (int(self.luck * self.draft.changed(table)) for table in (LABELS_CHANGED, TOKENS_MOVED))
+        return scores(*changed, 5)
+
+    def ranking(self, draft: FakeDraft) -> Branches:
+        assert draft is self.draft
         self.ranked += 1
+        found = {layer: self._beginning(kept(inputs=[layer])) for layer in WEIGHTS}
+        return Branches(self._beginning(Kept()), found)
+
+    def _beginning(self, kept: Kept) -> Scores:
+        self.draft.write(kept)
         return scores(self.draft.changed(LABELS_CHANGED), self.draft.changed(TOKENS_MOVED), 5)
 
 
@@ -121,10 +140,35 @@ def test_the_fewest_of_the_costliest_are_kept_inputs_before_weights(draft, fake,
     assert settled.without.agreement_with(fake.trials.exact) == pytest.approx(1 - 166 / LABELS)
 
 
-def test_layers_are_ranked_on_the_beginning_one_by_one(draft, fake):
+@pytest.mark.parametrize(
+    ("luck", "judged"),
+    [
+        (1, 3),  # nothing kept, what was found on the beginning, and one layer less
+        (0.2, 4),  # there, one layer seems enough: it is judged, then two, and three
+        (3, 5),  # there, more seems needed: it is judged, and then less and less
+    ],
+)
+def test_what_holds_on_the_beginning_is_judged_on_all(draft, luck, judged):
+    fake = FakeTrials(draft, luck)
     settled = settle(draft, Limits(min_agreement=95), fake.trials)
-    assert draft.written[:5] == [Kept(), *(kept(inputs=[layer]) for layer in WEIGHTS)]
-    assert fake.ranked == 5
+    ranked = ["decoder.block.0", "encoder.block.0", "shared.weight", "encoder.block.1"]
+    least = kept(inputs=ranked[:3])
+    assert settled.kept == least
+    assert draft.kept == settled.kept
+    assert settled.scores.agreement_with(fake.trials.exact) >= 0.95
+    assert fake.tried == 3
+    assert fake.judged == judged
+
+
+def test_limits_that_hold_on_the_beginning_alone(draft):
+    fake = FakeTrials(draft, 1)  # of four changed labels, it has none
+    with pytest.raises(OptionsError, match="no layer can be quantized"):
+        settle(draft, Limits(min_agreement=100), fake.trials)
+
+
+def test_layers_are_ranked_on_the_beginning(draft, fake):
+    settled = settle(draft, Limits(min_agreement=95), fake.trials)
+    assert fake.ranked == 1
     assert fake.judged <= 1 + 3  # eight steps take three bisections
     assert list(settled.costs) == ["decoder.block.0", "encoder.block.0", "shared.weight", "encoder.block.1"]
     assert list(settled.rerouted) == ["encoder.block.1", "shared.weight", "encoder.block.0", "decoder.block.0"]
@@ -150,9 +194,11 @@ def test_a_loss_that_rises_counts(draft, fake):
     exact = fake.trials.exact
     worse = Trials(
         judging=lambda: Scores(exact.losses + draft.changed(LABELS_CHANGED) / LABELS, exact.choices, exact.experts),
-        ranking=lambda: Scores(exact.losses + draft.changed(LABELS_CHANGED) / LABELS, exact.choices, exact.experts),
+        trying=fake.judging,
+        ranking=fake.ranking,
         exact=exact,
     )
+    worse = replace(worse, trying=worse.judging)
     settled = settle(draft, Limits(max_loss_increase=4), worse)
     assert settled.kept == kept(inputs=["decoder.block.0", "encoder.block.0"])
     assert settled.scores.increase_over(exact) == pytest.approx(0.033)
