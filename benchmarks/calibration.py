@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import measurements
 from measurements import BUILD, RESULTS, Bar
+from pointsman.bundle import names
 from prepared import CALIBRATOR, prepared_bundle, prepared_checkpoint
 from watched import Watched, watch
 
@@ -50,7 +51,7 @@ def calibrated(bundle: Path, scheme: str, corpus: Path, documents: int, limits: 
 
 def what_was_kept(bundle: Path, scheme: str) -> dict[str, Any]:
     """From the bundle's manifest."""
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((bundle / names.MANIFEST).read_text(encoding="utf-8"))
     found: dict[str, Any] = manifest["variants"][f"fused-{scheme}"]["quantization"]["sensitivity"]
     return {
         "reached": found["reached"],

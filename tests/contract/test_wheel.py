@@ -23,7 +23,8 @@ RUNTIME_TESTS = {
 TEXT = "The <extra_id_0> waits by <extra_id_1> box."
 
 PACKAGES = {"pointsman": "runtime", "pointsman_export": "export", "pointsman_calib": "calib"}
-KINDS = (".py", ".cu", ".css", ".html", ".js")  # modules, the source of GPU kernels, the report's style, the page
+# Modules, the source of GPU kernels, a product to try, the report's style, the page.
+KINDS = (".py", ".cu", ".onnx", ".css", ".html", ".js")
 METADATA = {f"{DIST_INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
 
 

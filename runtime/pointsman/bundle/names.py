@@ -73,14 +73,17 @@ def weights_file(precision: str) -> str:
     return f"{variant_folder(precision)}/{WEIGHTS}"
 
 
+GRAPH_SUFFIX: Final = ".onnx"
+
+
 def graph_name(form: "Form", role: "Role") -> str:
     """A graph's file within its variant's folder."""
-    return f"{form}.{role}.onnx"
+    return f"{form}.{role}{GRAPH_SUFFIX}"
 
 
 def step_name(form: "Form") -> str:
     """The file of a form's decoder step for one position, beside its other graphs."""
-    return f"{form}.step.onnx"
+    return f"{form}.step{GRAPH_SUFFIX}"
 
 
 def plan_folder(flavour: str, compute_capability: str, variant: str) -> str:

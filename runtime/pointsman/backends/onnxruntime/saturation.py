@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-_GRAPH = Path(__file__).with_name("saturation.onnx")
+from pointsman.bundle import names
+
+_GRAPH = Path(__file__).with_suffix(names.GRAPH_SUFFIX)
 """`y = MatMulIntegerToFloat(x, w, 1, ones)` with w int8 [64, 16], all 127."""
 _INPUTS, _LARGEST, _WEIGHT = 64, 255, 127
 _UNSIGNED_WEIGHTS = "session.x64quantprecision"
