@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import HostCache
 from pointsman.backends.onnxruntime.host_rows import HostStepper
+from pointsman.backends.onnxruntime.huge_pages import huge_pages
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 
@@ -45,7 +46,7 @@ class OnnxRuntimeBackend:
         self.variant = variant
         graphs, fused = (variant.encoder, variant.decoder), variant.form == "fused"
         # Laying out weights for matrix products takes most of a load, on one core for each graph.
-        with ThreadPoolExecutor(len(graphs)) as pool:
+        with huge_pages(sum(file.bytes for file in variant.files)), ThreadPoolExecutor(len(graphs)) as pool:
             sessions = pool.map(
                 lambda graph, more: session(bundle / graph.file, "cpu", threads, None, more, exact_integers=fused),
                 graphs,
