@@ -1,5 +1,6 @@
 """What a bundle is, read from its manifest and checked against its files; no graph is loaded."""
 
+import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +149,19 @@ def _lines(inspection: Inspection) -> Iterator[str]:
         yield _plan_line(plan, current=manifest.is_current(plan))
     if choice:
         yield f"would run     {choice.variant} on {choice.device} with {choice.engine}: {choice.reason}"
+        yield from _product_lines(manifest.variants[choice.variant], choice)
     else:
         yield f"cannot run    {inspection.refusal}"
+
+
+def _product_lines(variant: Variant, choice: Choice) -> Iterator[str]:
+    """By which kernels a variant of integers is multiplied here, and why."""
+    if (choice.device, variant.form) == ("cpu", "fused") and variant.precision in ("int8", "int4"):
+        engine = importlib.import_module("pointsman.backends.onnxruntime.saturation")
+        if engine.products_saturate():
+            yield "              integers by slower exact kernels: this processor's own products of bytes saturate"
+        else:
+            yield "              integers by this processor's own products of bytes, which are exact"
 
 
 def _source_lines(manifest: Manifest) -> Iterator[str]:

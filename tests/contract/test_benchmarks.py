@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmark_scripts import BENCHMARKS, script
+from places import EXAMPLES
 from pointsman.bundle import read_manifest
 from pointsman_calib import quantize
 
@@ -196,7 +197,7 @@ def test_what_graphs_read_is_what_tensors_say(load, exports, experts):
 
 
 def test_what_a_quantized_step_reads(load, exports, tmp_path):
-    """Codes of a byte, and a scale for each block of up to 128 of them."""
+    """Codes of a byte, and a scale for each column of them."""
     bundle = tmp_path / "bundle"
     shutil.copytree(exports("tied", "fused").folder, bundle)
     quantize(bundle, "int8")
@@ -206,6 +207,19 @@ def test_what_a_quantized_step_reads(load, exports, tmp_path):
     codes = roofline.float_demand(architecture, routing, "int8", 1, cross=True)
     assert 1.0 < found.step_bytes / codes.step_bytes < 2.0
     assert found.step_operations == codes.step_operations
+
+
+@pytest.mark.parametrize(
+    ("role", "most_nodes", "most_bytes"), [("encoder", 241, 1_890_000), ("decoder", 364, 2_960_000)]
+)
+def test_what_the_demo_runs_and_reads_in_int8(load, role, most_nodes, most_bytes):
+    """Without clocks: nodes outside of branches, and bytes of one token. Whoever adds to them says why."""
+    bundle = EXAMPLES / "demo_int8"
+    graph = importlib.import_module("onnx_ir").load(
+        bundle / read_manifest(bundle).variants["fused-int8"].graph(role).file
+    )
+    assert len(list(graph.graph)) <= most_nodes
+    assert load("reading").bytes_read(bundle, "fused-int8", role, 1.0) <= most_bytes
 
 
 def test_of_two_forms_of_a_weight_the_smaller_counts(load, tmp_path):

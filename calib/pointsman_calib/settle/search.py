@@ -115,8 +115,8 @@ def settle(draft: Draft, limits: Limits, trials: Trials) -> Settled:
             found = replace(found, kept=choices[held], scores=scores)
     if found.kept.weights.issuperset(draft.quantizable):
         raise OptionsError(
-            "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
-            "--min-expert-agreement"
+            "no layer can be quantized within these limits; loosen `max_loss_increase`, `min_agreement` or "
+            "`min_expert_agreement`"
         )
     return found
 

@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 from small_bundles import engine, write_small_bundle
 
+from places import EXAMPLES
+from pointsman.backends.onnxruntime import saturation
 from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 from pointsman.cli import main as cli
+from pointsman.inspection import as_text, inspect_bundle
 
 
 def test_inspect_for_people(small_bundle, capsys):
@@ -138,3 +141,16 @@ def test_sizes(number, shown):
     from pointsman.inspection import size
 
     assert size(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("saturates", "line"),
+    [
+        (True, "integers by slower exact kernels: this processor's own products of bytes saturate"),
+        (False, "integers by this processor's own products of bytes, which are exact"),
+    ],
+)
+def test_by_which_kernels_integers_are_multiplied(monkeypatch, saturates, line):
+    monkeypatch.setattr(saturation, "products_saturate", lambda: saturates)
+    text = as_text(inspect_bundle(EXAMPLES / "demo_int8", device="cpu"))
+    assert text.endswith(f"\n              {line}\n")

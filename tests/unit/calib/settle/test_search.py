@@ -208,8 +208,8 @@ def test_limits_that_nothing_but_float_holds(draft, fake):
     with pytest.raises(OptionsError) as raised:
         settle(draft, Limits(min_agreement=100), fake.trials)
     assert str(raised.value) == (
-        "no layer can be quantized within these limits; loosen --max-loss-increase, --min-agreement or "
-        "--min-expert-agreement"
+        "no layer can be quantized within these limits; loosen `max_loss_increase`, `min_agreement` or "
+        "`min_expert_agreement`"
     )
 
 
