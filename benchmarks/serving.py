@@ -165,9 +165,11 @@ def _overhead(command: list[str], bundle: Path, variant: str, parsed: Any) -> di
 def _bars(loads: dict[str, list[load.Load]], overhead: dict[str, float]) -> Iterator[Bar]:
     at = {name: {one.clients: one.throughput for one in own} for name, own in loads.items()}
     ours = at[SERVICE]
-    yield Bar(f"{AT_LOAD} clients beside one", ours[AT_LOAD] / ours[1], LEAST["alone"], at_least=True)
+    if ours.keys() >= {1, AT_LOAD}:
+        yield Bar(f"{AT_LOAD} clients beside one", ours[AT_LOAD] / ours[1], LEAST["alone"], at_least=True)
     for other in (LOCK, TRANSFORMERS):
-        yield Bar(f"beside {other}", ours[AT_LOAD] / at[other][AT_LOAD], LEAST[other], at_least=True)
+        if AT_LOAD in ours:
+            yield Bar(f"beside {other}", ours[AT_LOAD] / at[other][AT_LOAD], LEAST[other], at_least=True)
     for unit, most in MOST_OVERHEAD.items():
         yield Bar(f"overhead of serving, {unit}", overhead[unit], most, at_least=False)
 

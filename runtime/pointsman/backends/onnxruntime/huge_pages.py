@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Final
 
 _MAPS: Final = Path("/proc/self/maps")
-_HUGE_PAGE: Final = 1 << 21
+_HUGE_PAGE, _AT_ONCE = 1 << 21, 1 << 24
 _LEAST_MODEL, _LEAST_MAPPING = 64 << 20, 8 << 20  # smaller ones gain nothing that can be measured
 _MMAP_THRESHOLD, _LARGEST_THRESHOLD = -3, 32 << 20  # glibc's M_MMAP_THRESHOLD, and the most that it takes
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
@@ -54,7 +54,8 @@ def _collapse(mappings: list[Mapping]) -> None:
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     for first, end in mappings:
-        begin = -(-first // _HUGE_PAGE) * _HUGE_PAGE
-        size = end // _HUGE_PAGE * _HUGE_PAGE - begin
-        if size > 0 and madvise(begin, size, _MADV_HUGEPAGE) == 0:
-            madvise(begin, size, _MADV_COLLAPSE)
+        begin, last = -(-first // _HUGE_PAGE) * _HUGE_PAGE, end // _HUGE_PAGE * _HUGE_PAGE
+        for start in range(begin, last, _AT_ONCE):  # a process that ends waits for what has begun
+            size = min(_AT_ONCE, last - start)
+            if madvise(start, size, _MADV_HUGEPAGE) == 0:
+                madvise(start, size, _MADV_COLLAPSE)

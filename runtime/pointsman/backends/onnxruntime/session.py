@@ -86,6 +86,8 @@ def session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if exact_integers:
         make_exact(options)
+    if device == "cpu":
+        options.enable_mem_pattern = False  # it keeps a plan for every shape that it has seen, and saves no time
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
@@ -118,7 +120,6 @@ def require_device(loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyp
 def _options() -> Any:  # noqa: ANN401 - untyped engine
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # it keeps a plan for every shape that it has seen, and saves no time
     return options
 
 
