@@ -8,7 +8,7 @@ from typing import Literal
 
 from pointsman.backends.base import Backend
 from pointsman.backends.tensorrt import opening
-from pointsman.bundle import Flavour, Manifest, verify_files
+from pointsman.bundle import Flavour, Manifest, Variant, verify_files
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
 from pointsman.wording import install
 
@@ -120,29 +120,47 @@ def _in_floats(manifest: Manifest, flavour: Flavour) -> list[str]:
 
 def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[str]) -> Choice:
     """A variant for ONNX Runtime; `refusals` say why not TensorRT, where the bundle has plans."""
-    missing: str | None = _onnxruntime().why_not_cuda()
-    if device == "cuda" and missing:
-        raise DeviceError("; ".join([missing, *refusals]))
-    where: Literal["cpu", "cuda"] = "cuda" if device == "cuda" or (device == "auto" and not missing) else "cpu"
-    why = f"device {where} was asked for"
-    if device == "auto":
-        why = missing.partition(";")[0] if missing else "ONNX Runtime has CUDA"
-    why = "; ".join([why, *refusals])
-    if variant != "auto":
-        _check(manifest, variant, where)
-        return Choice(variant, where, f"{why}; variant {variant} was asked for")
+    asked = variant if variant != "auto" else _only_quantized(manifest)
+    if asked is not None:
+        _check_variant(manifest, asked)
+    where, why = _place(device, None if asked is None else manifest.variants[asked], refusals)
+    if asked is not None:
+        _check(manifest, asked, where)
+        fact = "is all that the bundle has" if variant == "auto" else "was asked for"
+        return Choice(asked, where, f"{why}; {asked if variant == 'auto' else f'variant {asked}'} {fact}")
     for name in _PREFERRED[where]:
         if name in manifest.variants:
             return Choice(name, where, f"{why}; {name} is the fastest here on {where} without quantization")
-    quantized = [name for name, variant in manifest.variants.items() if variant.quantization]
-    if len(quantized) == len(manifest.variants) == 1:
-        return Choice(quantized[0], where, f"{why}; {quantized[0]} is all that the bundle has")
     remedy = "export it with `pointsman-export bundle --dtype float32`"
-    if quantized:
+    if quantized := _quantized(manifest):
         remedy = f"ask for one that is quantized, as with `variant='{quantized[0]}'`"
     raise BundleError(
         f"no float variant of this bundle runs on {where} (it has {', '.join(manifest.variants)}); {remedy}"
     )
+
+
+def _place(device: str, variant: Variant | None, refusals: list[str]) -> tuple[Literal["cpu", "cuda"], str]:
+    """Where ONNX Runtime runs a variant, or what there is, and why."""
+    missing: str | None = _onnxruntime().why_not_cuda()
+    if device == "cuda" and missing:
+        raise DeviceError("; ".join([missing, *refusals]))
+    if device == "auto" and not missing and variant is not None and _needs_cpu(variant):
+        return "cpu", "; ".join(["its integers are multiplied on the CPU alone", *refusals])
+    where: Literal["cpu", "cuda"] = "cuda" if device == "cuda" or (device == "auto" and not missing) else "cpu"
+    why = f"device {where} was asked for"
+    if device == "auto":
+        why = missing.partition(";")[0] if missing else "ONNX Runtime has CUDA"
+    return where, "; ".join([why, *refusals])
+
+
+def _quantized(manifest: Manifest) -> list[str]:
+    return [name for name, variant in manifest.variants.items() if variant.quantization]
+
+
+def _only_quantized(manifest: Manifest) -> str | None:
+    """The bundle's variant, where there is but one and it is quantized."""
+    quantized = _quantized(manifest)
+    return quantized[0] if len(quantized) == len(manifest.variants) == 1 else None
 
 
 def _check_variant(manifest: Manifest, variant: str) -> None:
@@ -150,8 +168,18 @@ def _check_variant(manifest: Manifest, variant: str) -> None:
         raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(manifest.variants)}")
 
 
+def _needs_cpu(variant: Variant) -> bool:
+    """Whether a variant's products of integers have kernels on the CPU alone."""
+    return variant.precision in ("int8", "int4")
+
+
 def _check(manifest: Manifest, variant: str, device: str) -> None:
     _check_variant(manifest, variant)
+    if device == "cuda" and _needs_cpu(manifest.variants[variant]):
+        raise DeviceError(
+            f"ONNX Runtime multiplies the integers of {variant} on the CPU alone; "
+            "use device 'cpu', or a float variant on the GPU"
+        )
     if device == "cpu" and manifest.variants[variant].precision == "bfloat16":
         raise DeviceError(
             f"ONNX Runtime does not run bfloat16 on the CPU; use another variant than {variant}, or device 'cuda'"

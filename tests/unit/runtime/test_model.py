@@ -310,6 +310,25 @@ def test_what_is_quantized_is_taken_where_it_is_all_that_there_is(manifest):
         choose(both, device="auto", variant="auto")
 
 
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_integers_are_multiplied_on_the_cpu(manifest, precision):
+    """Also where there is a GPU, and nothing else was asked for."""
+    quantization = Quantization(
+        scheme="int8", source="fused-float32", formats={}, kept=(), rounding="nearest", calibration=None, producer={}
+    )
+    some = manifest.variants["fused-float32"]
+    name, variant = f"fused-{precision}", replace(some, precision=precision, quantization=quantization)
+    for variants, asked in (({name: variant}, "auto"), ({"fused-float32": some, name: variant}, name)):
+        choice = choose(replace(manifest, variants=variants), device="auto", variant=asked)
+        assert (choice.variant, choice.device) == (name, "cpu")
+        assert choice.reason.startswith("its integers are multiplied on the CPU alone; ")
+        with pytest.raises(DeviceError, match=f"integers of {name} on the CPU alone; use device 'cpu'"):
+            choose(replace(manifest, variants=variants), device="cuda", variant=asked)
+    both = replace(manifest, variants={"fused-float32": some, name: variant})
+    assert choose(both, device="auto", variant="auto").device == "cuda"
+
+
 def test_what_a_model_is(small_bundle, manifest, tokenizer, monkeypatch):
     monkeypatch.setattr("pointsman.model.open_backend", lambda *arguments, **keywords: None)
     model = SwitchModel.load(small_bundle, device="cpu")
