@@ -6,8 +6,10 @@ from pointsman.bundle import Scheme, names
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.weight_only.graphs import Formats, Weight
 
-_LONG: Final = 2048  # inputs
 _INTEGERS: Final = BlockFormat(bits=8, block_size=None)
+# With larger blocks, MatMulNBits sums an odd last row in another order than rows in pairs. With these, where a processor
+# has VNNI, a row's results do not depend on the others.
+_FOUR_BITS: Final = BlockFormat(bits=4, block_size=32, search=True)
 
 
 def formats_of(weight: Weight, scheme: Scheme) -> Formats:
@@ -24,11 +26,7 @@ def product_format(weight: Weight, scheme: Scheme) -> BlockFormat:
     Experts are most of a model's bytes, and few tokens share one. Of all else, 4 bits save little, and products with
     blocks take several times as long as integer ones where many rows share them.
     """
-    if scheme == "int8" or names.expert_of(weight.name) is None:
-        return _INTEGERS
-    # Of a long row, scales of blocks of 32 would be a fifth of all bytes.
-    long = weight.inputs >= _LONG and weight.inputs % 64 == 0
-    return BlockFormat(bits=4, block_size=64 if long else 32, search=True)
+    return _INTEGERS if scheme == "int8" or names.expert_of(weight.name) is None else _FOUR_BITS
 
 
 def lookup_format(weight: Weight) -> BlockFormat | None:

@@ -19,8 +19,6 @@ from pointsman.decoding import Feed
 _EXACT_WIDTH: Final = 2
 """ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
 a row's results are the same to the last bit, however many rows other inputs have."""
-_NEVER_EXACT: Final = ("int4",)
-"""Its kernels for experts take rows in pairs, and sum those of an odd last row in another order: nothing is gained."""
 _Slots = slice | NDArray[np.int64]
 
 
@@ -90,7 +88,6 @@ class HostStepper:
             choices: counts where tokens go, if both have these outputs.
         """
         self._choices = choices
-        self._least_width = 1 if variant.precision in _NEVER_EXACT else _EXACT_WIDTH
         self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
         self._pasts = [spec.name for spec in variant.decoder.caches]
         self._heads = attention_heads(variant.decoder.inputs)
@@ -213,7 +210,7 @@ class HostStepper:
         self._is_bound = False
 
     def _attending(self, inputs: int) -> dict[str, NDArray[np.int64]]:
-        return attending(self._row_inputs, inputs, heads=self._heads, least_width=self._least_width)
+        return attending(self._row_inputs, inputs, heads=self._heads, least_width=_EXACT_WIDTH)
 
     def _bind(self) -> None:
         """Bind all that a step reads and writes."""
