@@ -7,8 +7,8 @@ from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.weight_only.graphs import Formats, Weight
 
 _INTEGERS: Final = BlockFormat(bits=8, block_size=None)
-# With larger blocks, MatMulNBits sums an odd last row in another order than rows in pairs. With these, where a processor
-# has VNNI, a row's results do not depend on the others.
+# With larger blocks, MatMulNBits sums an odd last row in another order than rows in pairs. With these, where a
+# processor has VNNI, a row's results do not depend on the others.
 _FOUR_BITS: Final = BlockFormat(bits=4, block_size=32, search=True)
 
 
