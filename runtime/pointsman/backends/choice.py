@@ -133,8 +133,8 @@ def _with_graphs(manifest: Manifest, device: str, variant: str, refusals: list[s
         if name in manifest.variants:
             return Choice(name, where, f"{why}; {name} is the fastest here on {where} without quantization")
     raise BundleError(
-        f"no variant of this bundle runs on {where} (it has {', '.join(manifest.variants)}); "
-        "export again with --dtype float32"
+        f"no variant of this bundle runs on {where} without quantization (it has {', '.join(manifest.variants)}); "
+        "ask for a quantized one with --variant, or export again with --dtype float32"
     )
 
 
