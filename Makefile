@@ -61,6 +61,7 @@ coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
+bench: EXPERTS ?= 32
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/export_memory.py
@@ -69,6 +70,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(BIN)/python benchmarks/compare_memory.py
 	$(BIN)/python benchmarks/engine_build.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/large.py --experts $(EXPERTS)
 	$(BIN)/python benchmarks/render.py
 
 gpu-check: $(VENV)/.dev ## on an NVIDIA GPU: run, check and measure every engine that can run (eight minutes)
