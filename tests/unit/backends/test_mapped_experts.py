@@ -201,6 +201,19 @@ def test_a_copy_by_pickle_has_the_limit_too(bundle):
             assert copy.choice.variant == "fused-int8"
 
 
+def test_without_a_limit_experts_are_in_memory_once(bundle, monkeypatch):
+    """They are laid out anew in anonymous memory; of the file's pages, none is left when all is loaded."""
+    found = []
+    leave = NewMappings.__exit__
+    monkeypatch.setattr(NewMappings, "__exit__", lambda self, *error: found.append(self) or leave(self, *error))
+    expected = answers(load(bundle))
+    model = load(bundle)
+    pages = ResidentWeights([(start, end - start) for start, end, _ in found[-1]._mapped], PLENTY)
+    assert len(pages._weights) > 2 * 6 * model.manifest.architecture.num_experts
+    assert not any(pages._is_present(weight.address) for weight in pages._weights)
+    assert answers(model) == expected
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "6G"])
 def test_limits_that_are_none(bundle, limit):
     with pytest.raises(OptionsError, match=r"max_memory is .*; use a whole number of bytes$"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import HostCache
 from pointsman.backends.onnxruntime.host_rows import HostStepper
-from pointsman.backends.onnxruntime.mapped_loading import with_experts_mapped
+from pointsman.backends.onnxruntime.mapped_loading import loaded_once, with_experts_mapped
 from pointsman.backends.onnxruntime.residency import keep_trimmed
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
@@ -55,7 +55,7 @@ class OnnxRuntimeBackend:
         self.variant = variant
         load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
         if max_memory is None:
-            self.encoder, self.decoder = load(models=(None, None))
+            self.encoder, self.decoder = loaded_once(bundle, variant, load)
         else:
             self.encoder, self.decoder, weights = with_experts_mapped(bundle, variant, load, max_memory)
             keep_trimmed(weights, self, mapped_by=(self.encoder, self.decoder))

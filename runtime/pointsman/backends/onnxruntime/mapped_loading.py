@@ -1,5 +1,6 @@
 """Both graphs of an integer variant loaded with their experts mapped."""
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,34 @@ def with_experts_mapped(
             "first text; give more"
         )
     return encoder, decoder, weights
+
+
+def loaded_once(bundle: Path, variant: Variant, load: Callable[..., Iterable[Any]]) -> tuple[Any, Any]:
+    """Load a variant, and give back what of its file was read.
+
+    ONNX Runtime keeps weights of branches mapped that it has laid out anew: an integer variant's experts would be in
+    memory twice. On other systems than Linux they are.
+
+    Args:
+        bundle: its folder.
+        variant: which.
+        load: as of `with_experts_mapped`.
+
+    Returns:
+        Encoder and decoder.
+
+    Raises:
+        BundleError: the engine refuses a graph.
+    """
+    files = (None, None)
+    if sys.platform != "linux" or (variant.form, variant.precision) != ("fused", "int8"):
+        encoder, decoder = load(models=files)
+        return encoder, decoder
+    mappings = NewMappings(bundle / names.weights_file(variant.precision))
+    with mappings:
+        encoder, decoder = load(models=files)
+    mappings.give_back()
+    return encoder, decoder
 
 
 def _addresses(mappings: NewMappings, stored: Sequence[Any]) -> list[tuple[int, int]]:

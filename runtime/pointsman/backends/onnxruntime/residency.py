@@ -16,8 +16,9 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -68,8 +69,6 @@ class ResidentWeights:
         self._weights = [_Weight(address, size) for address, size in ranges]
         self._looks = 0
         self._stuck = 0  # resident memory that was left when there was nothing more to give back
-        self._madvise = ctypes.CDLL(None, use_errno=True).madvise
-        self._madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         try:
             self._pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
         except OSError as error:
@@ -88,11 +87,11 @@ class ResidentWeights:
         self._look()
         for weight in sorted((weight for weight in self._weights if weight.resident), key=lambda one: one.last_read):
             if excess > 0:
-                self._give_back(weight.address, weight.bytes)
+                _give_back(weight.address, weight.bytes)
                 weight.resident = False
                 excess -= weight.bytes
             else:
-                self._give_back(weight.witness, _PAGE)
+                _give_back(weight.witness, _PAGE)
         self._stuck = resident_bytes() + slack if excess > 0 else 0
 
     def _look(self) -> None:
@@ -105,9 +104,6 @@ class ResidentWeights:
     def _is_present(self, address: int) -> bool:
         entry = os.pread(self._pagemap, _ENTRY_BYTES, address // _PAGE * _ENTRY_BYTES)
         return bool(int.from_bytes(entry, sys.byteorder) & _IS_PRESENT)
-
-    def _give_back(self, address: int, size: int) -> None:
-        self._madvise(address, size, mmap.MADV_DONTNEED)
 
 
 class NewMappings:
@@ -146,6 +142,11 @@ class NewMappings:
                 found.append((first * _PAGE, (last - first) * _PAGE))
         return found
 
+    def give_back(self) -> None:
+        """Give back all pages that were read of what was mapped, which must be as it is in the file."""
+        for start, end, _ in self._mapped:
+            _give_back(start, end - start)
+
     def _now(self) -> Iterable[tuple[int, int, int]]:
         """Start, end and offset in the file of each mapping there is."""
         for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
@@ -153,6 +154,18 @@ class NewMappings:
             if inode == self._inode:
                 start, _, end = addresses.partition("-")
                 yield int(start, 16), int(end, 16), int(offset, 16)
+
+
+def _give_back(address: int, size: int) -> None:
+    """Have pages of a mapped file leave memory until they are read again; what was written into them would be lost."""
+    _madvise()(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+@cache
+def _madvise() -> Callable[[ctypes.c_void_p, ctypes.c_size_t, int], int]:
+    """The C library's, which there is on Linux."""
+    found: Callable[[ctypes.c_void_p, ctypes.c_size_t, int], int] = ctypes.CDLL(None).madvise
+    return found
 
 
 def resident_bytes() -> int:
