@@ -34,6 +34,7 @@ BESIDE: Final = "switch-base-8"
 SHARE: Final = 0.6  # of the variant's size, what it is limited to, beside the libraries
 LIBRARIES: Final = 200_000_000
 INTERVAL: Final = 0.1  # seconds between samples of memory
+KEPT: Final = 5  # of so many samples, one is written down
 KB: Final = 1024
 MOST_QUANTIZE_GB, MOST_OVER_LIMIT, MOST_ANONYMOUS_GB = 1.5, 1.1, 3.0
 
@@ -93,7 +94,7 @@ class Decoded:
             "warm_first_token_seconds": round(self.first(-1), 3),
             "peak_bytes": self.peak_bytes,
             "anonymous_peak_bytes": self.anonymous_peak,
-            "memory": [[round(at, 2), anonymous, mapped] for at, anonymous, mapped in self.memory],
+            "memory": [[round(at, 2), anonymous, mapped] for at, anonymous, mapped in self.memory[::KEPT]],
             "seconds": [[[one["first_seconds"], one["other_seconds"]] for one in each] for each in self.rounds],
         }
 

@@ -10,6 +10,7 @@ from pointsman_export.architecture import expected_tensors
 from shapes import SHAPES, xxl
 
 BYTES_INT8: Final = 1.0  # of a weight; scales of columns are next to nothing
+TOKENS: Final = 64  # of an input
 NVME: Final = 5e9  # bytes a second
 MODELS: Final[Mapping[str, Architecture]] = {
     "switch-base-8": SHAPES["switch-base-8"],
@@ -28,6 +29,7 @@ class Published:
         expert_bytes: of all experts.
         other_bytes: of all else, which stays in memory, its embedding both as a table and as the head.
         token_bytes: of experts that a token reads in the decoder.
+        input_bytes: of experts that the encoder reads for 64 tokens, if routers send them evenly at random.
         disk_seconds: for a decoded token all of whose experts come from this disk.
         nvme_seconds: the same from a disk of 5 GB a second.
     """
@@ -37,6 +39,7 @@ class Published:
     expert_bytes: float
     other_bytes: float
     token_bytes: float
+    input_bytes: float
     disk_seconds: float
     nvme_seconds: float
 
@@ -44,7 +47,8 @@ class Published:
         "model by arithmetic",
         "experts GB",
         "else GB",
-        "MB of experts a token",
+        "MB of them a token",
+        "GB for 64 encoded",
         "s, this disk",
         "s, at 5 GB/s",
     )
@@ -52,8 +56,9 @@ class Published:
     def row(self) -> list[str]:
         """For a table."""
         sizes = (f"{size / 1e9:.1f}" for size in (self.expert_bytes, self.other_bytes))
+        read = (f"{self.token_bytes / 1e6:.0f}", f"{self.input_bytes / 1e9:.1f}")
         seconds = (f"{seconds:.3f}" for seconds in (self.disk_seconds, self.nvme_seconds))
-        return [f"{self.model} {self.scheme}", *sizes, f"{self.token_bytes / 1e6:.0f}", *seconds]
+        return [f"{self.model} {self.scheme}", *sizes, *read, *seconds]
 
     def to_json(self) -> dict[str, Any]:
         """Bytes and seconds."""
@@ -63,6 +68,7 @@ class Published:
             "expert_bytes": round(self.expert_bytes),
             "other_bytes": round(self.other_bytes),
             "token_bytes": round(self.token_bytes),
+            "input_bytes": round(self.input_bytes),
             "disk_seconds": round(self.disk_seconds, 4),
             "nvme_seconds": round(self.nvme_seconds, 4),
         }
@@ -86,7 +92,10 @@ def _of(name: str, shape: Architecture, scheme: str, disk_rate: float) -> Publis
     layers = {role: len(shape.stack(role).sparse_layers) for role in ("encoder", "decoder")}
     one = held / shape.num_experts / sum(layers.values())
     token = one * layers["decoder"]
-    return Published(name, scheme, held, (others + table) * BYTES_INT8, token, token / disk_rate, token / NVME)
+    reached = shape.num_experts * (1 - (1 - 1 / shape.num_experts) ** TOKENS)
+    encoded = one * layers["encoder"] * reached
+    rest = (others + table) * BYTES_INT8
+    return Published(name, scheme, held, rest, token, encoded, token / disk_rate, token / NVME)
 
 
 def _bytes_int4(shape: Architecture) -> float:

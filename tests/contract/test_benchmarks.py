@@ -251,6 +251,7 @@ def test_published_models_by_arithmetic(load):
     assert base.expert_bytes + base.other_bytes == pytest.approx(7.45e9, rel=0.01)
     assert base.token_bytes == 6 * 2 * 768 * 3072
     assert base.disk_seconds == pytest.approx(5 * base.nvme_seconds)
+    assert base.token_bytes * 50 < base.input_bytes < base.token_bytes * 51  # of 64 tokens, some go the same way
     assert models["switch-xxl-128", "int8"].expert_bytes + giant.other_bytes == pytest.approx(395e9, rel=0.01)
     blocks = 3 * 4096 * 10240 * (0.5 + 4 / 64)  # of one expert: all of its weights have 2048 inputs and more
     assert giant.token_bytes == pytest.approx(12 * blocks)
