@@ -13,7 +13,7 @@ import pytest
 from e2e.pages import PAGES, examples, follow
 from places import ROOT
 
-HERE = ("calibration", "memory", "models", "quickstarts", "troubleshooting", "upgrading", "variants")
+HERE = ("calibration", "large", "memory", "models", "quickstarts", "troubleshooting", "upgrading", "variants")
 RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "python", "serving"}
 NOT_RUN = {"gpu", "testing"}  # needs a GPU; would run this
 MOST_LINES = 150
@@ -95,7 +95,7 @@ def test_figures_of_models_larger_than_memory():
             firsts = (f"{run[f'{what}_first_token_seconds']:.2f} s" for what in ("cold", "warm"))
             sizes = (f"{run[what] / 1e9:.2f} GB" for what in ("anonymous_peak_bytes", "peak_bytes"))
             cells = [f"{model}, {name}", limit, f"{run['load_seconds']:.1f} s", *rates, *firsts, *sizes]
-            assert f"\n| {' | '.join(cells)} |\n" in PAGES["memory"]
+            assert f"\n| {' | '.join(cells)} |\n" in PAGES["large"]
 
 
 @pytest.mark.parametrize("variant", ["portable-bfloat16", "portable-float32"])
