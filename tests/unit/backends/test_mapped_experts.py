@@ -112,7 +112,7 @@ class Mapped:
     """Weights of a file of this process, of 16 MiB each."""
 
     def __init__(self, folder, count):
-        self.path = folder / "weights"
+        self.path = folder / "weights in  a\nfile"
         with self.path.open("wb") as file:
             file.truncate(count * 16 * MIB)
         self.stored = [Stored(number * 16 * MIB, 16 * MIB) for number in range(count)]

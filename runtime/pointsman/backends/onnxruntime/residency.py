@@ -117,7 +117,8 @@ class NewMappings:
         """
         if sys.platform != "linux":
             raise DeviceError("max_memory is possible on Linux only; leave it out")
-        self._inode = str(path.stat().st_ino)
+        # By its path: in containers, stat tells of other inodes than the kernel's list does.
+        self._path = os.fsencode(path.resolve()).replace(b"\n", rb"\012")
         self._mapped: set[tuple[int, int, int]] = set()
 
     def __enter__(self) -> "NewMappings":
@@ -149,10 +150,10 @@ class NewMappings:
 
     def _now(self) -> Iterable[tuple[int, int, int]]:
         """Start, end and offset in the file of each mapping there is."""
-        for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
-            addresses, _, offset, _, inode, *_ = line.split(maxsplit=5)
-            if inode == self._inode:
-                start, _, end = addresses.partition("-")
+        for line in Path("/proc/self/maps").read_bytes().split(b"\n"):
+            addresses, _, offset, _, _, path = [*line.split(maxsplit=5), *[b""] * 6][:6]
+            if path == self._path:
+                start, _, end = addresses.partition(b"-")
                 yield int(start, 16), int(end, 16), int(offset, 16)
 
 
