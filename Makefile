@@ -65,6 +65,7 @@ coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they 
 measure = $(BIN)/python benchmarks/$(1).py $(2) || failed=1
 measure_speed = $(call measure,decode,$(DECODE)); $(call measure,growth,$(GROWTH)); $(call measure,render)
 
+bench: EXPERTS ?= 32
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them
 	@failed=0; $(measure_speed); \
 	$(call measure,export_memory); \
@@ -74,6 +75,7 @@ bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4=
 	$(call measure,compare_memory); \
 	$(call measure,engine_build); \
 	$(call measure,serving); \
+	$(call measure,large,--experts $(EXPERTS)); \
 	$(call measure,render); \
 	exit $$failed
 

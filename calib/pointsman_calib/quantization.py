@@ -27,17 +27,21 @@ class Recipe:
 
     Attributes:
         name: of the variant.
-        source: name of the float variant that it comes from.
+        sources: names of float variants that it can come from; of those that a bundle has, it comes from the first.
     """
 
     name: str
-    source: str
+    sources: tuple[str, ...]
+
+    def source(self, manifest: Manifest) -> str | None:
+        """Name of the float variant that it comes from; None where the bundle has none."""
+        return next((name for name in self.sources if name in manifest.variants), None)
 
 
 RECIPES: Final[dict[Scheme, Recipe]] = {
-    "int8": Recipe("fused-int8", weight_only.SOURCE),
-    "int4": Recipe("fused-int4", weight_only.SOURCE),
-    "int8-qdq": Recipe("portable-int8-qdq", qdq.SOURCE),
+    "int8": Recipe("fused-int8", weight_only.SOURCES),
+    "int4": Recipe("fused-int4", weight_only.SOURCES),
+    "int8-qdq": Recipe("portable-int8-qdq", (qdq.SOURCE,)),
 }
 
 
@@ -58,7 +62,7 @@ def quantize(
     Progress goes to stderr.
 
     Args:
-        bundle: with the float variant that the scheme's recipe names.
+        bundle: with a float variant that the scheme's recipe names.
         scheme: one of `SCHEMES`.
         corpus: what to calibrate on: one that was read, or files, patterns and hub ids, of which 128 documents are
             read. Without one, only the weights themselves are looked at.
@@ -81,12 +85,13 @@ def quantize(
     """
     _check(limits, coverage, corpus, ranges)
     folder, table = Path(bundle), ranges if isinstance(ranges, RangeTable | None) else read_range_table(Path(ranges))
-    manifest = prepare(folder, scheme, ranges=table, method=method, force=force)
+    manifest, source = prepare(folder, scheme, ranges=table, method=method, force=force, has_corpus=corpus is not None)
     write = functools.partial(
         _write,
         folder,
         manifest,
         scheme,
+        source=source,
         corpus=None if corpus is None else as_corpus(folder, corpus, split="train"),
         limits=limits or DEFAULT_LIMITS[scheme],
         coverage=coverage or DEFAULT_COVERAGE[scheme],
@@ -95,16 +100,27 @@ def quantize(
         device=device,
     )
     open_device(device)
-    verify_files(folder, manifest.variants[RECIPES[scheme].source].files)
+    verify_files(folder, manifest.variants[source].files)
     return _put_in_place(folder, scheme, manifest.variants.get(RECIPES[scheme].name), write)
 
 
-def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: Method | None, force: bool) -> Manifest:
+def prepare(
+    bundle: Path,
+    scheme: Scheme,
+    *,
+    ranges: RangeTable | None,
+    method: Method | None,
+    force: bool,
+    has_corpus: bool,
+) -> tuple[Manifest, str]:
     """Read a bundle's manifest, and check all that can be checked before a corpus is fetched and read.
+
+    Returns:
+        the manifest, and the name of the float variant that is quantized.
 
     Raises:
         BundleNotFoundError: there is no bundle.
-        BundleError: its manifest is damaged, or it lacks the float variant.
+        BundleError: its manifest is damaged, or it lacks the float variant, or has none that can be run on a corpus.
         OptionsError: what is given to the scheme is of no use to it.
         OutputExistsError: the variant is there and `force` is not given.
     """
@@ -116,15 +132,21 @@ def prepare(bundle: Path, scheme: Scheme, *, ranges: RangeTable | None, method: 
     if method is not None:
         check_method(method)
     manifest = read_manifest(bundle)
-    if recipe.source not in manifest.variants:
-        form, _, dtype = recipe.source.partition("-")
+    source, exported = recipe.source(manifest), recipe.sources[0]
+    form, _, dtype = exported.partition("-")
+    if source is None:
         raise BundleError(
-            f"{bundle} has no {recipe.source} variant to quantize; "
+            f"{bundle} has no {exported} variant to quantize; "
             f"export it with `pointsman-export bundle --form {form} --dtype {dtype}`"
+        )
+    if has_corpus and source != exported:
+        raise BundleError(
+            f"{bundle} has {source} to quantize, which does not run on the CPU, and weights are rounded for a corpus "
+            f"there; leave the corpus out, or export it with `pointsman-export bundle --form {form} --dtype {dtype}`"
         )
     if recipe.name in manifest.variants and not force:
         raise OutputExistsError(f"{bundle} has a {recipe.name} variant already; replace it with `force=True`")
-    return manifest
+    return manifest, source
 
 
 def _check(limits: Limits | None, coverage: CoverageRule | None, corpus: object, ranges: object) -> None:
@@ -142,6 +164,7 @@ def _write(
     scheme: Scheme,
     place: Path,
     *,
+    source: str,
     corpus: Corpus | None,
     limits: Limits,
     coverage: CoverageRule,
@@ -163,7 +186,15 @@ def _write(
             device=device,
         )
     return weight_only.write_variant(
-        bundle, manifest, scheme, place, corpus=corpus, coverage=coverage, limits=limits, device=device
+        bundle,
+        manifest,
+        scheme,
+        place,
+        source=source,
+        corpus=corpus,
+        coverage=coverage,
+        limits=limits,
+        device=device,
     )
 
 

@@ -68,6 +68,7 @@ class SwitchModel:
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,
+        max_memory: int | None = None,
     ) -> Self:
         """Load a bundle.
 
@@ -79,22 +80,28 @@ class SwitchModel:
             threads: CPU threads; the engine's default where None.
             verify: whether to check the files' hashes first.
             routing: whether `routes` shall be possible; only with ONNX Runtime on the CPU.
+            max_memory: bytes of resident memory that the process may have. Experts stay in their file until a token
+                reaches them, and those that none has reached for longest are given back; answers are the same. For
+                models larger than memory: `fused-int8` on the CPU, on Linux. None loads all experts.
 
         Raises:
             BundleNotFoundError: there is no bundle.
             BundleError: it is damaged, newer than this program, or lacks the variant or its plans.
-            DeviceError: the device is not available to the engine.
-            OptionsError: `threads` is not from 1 to 1024, or what was chosen shows no routing.
+            DeviceError: the device is not available to the engine, or `max_memory` is not possible on this machine, or
+                less than what must stay.
+            OptionsError: `threads` is not from 1 to 1024, or what was chosen shows no routing or has no `max_memory`.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
         choice = choose(manifest, device=device, variant=variant, engine=engine)
-        backend = open_backend(folder, manifest, choice, threads=threads, verify=verify, routing=routing)
+        backend = open_backend(
+            folder, manifest, choice, threads=threads, verify=verify, routing=routing, max_memory=max_memory
+        )
         model = cls(manifest, choice, backend)
         model.bundle = folder
         place, where = folder.absolute(), (choice.device, choice.variant)
         again = partial(cls.load, place, *where, engine=choice.engine, threads=threads, verify=verify)
-        model._load_again = partial(again, routing=routing)
+        model._load_again = partial(again, routing=routing, max_memory=max_memory)
         return model
 
     def __enter__(self) -> Self:

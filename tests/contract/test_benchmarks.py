@@ -498,6 +498,33 @@ def test_export_memory_runs_and_cleans_up(tmp_path):
 
 
 @pytest.mark.slow
+def test_large_runs_and_cleans_up(tmp_path):
+    output, folder = tmp_path / "large.json", tmp_path / "work"
+    ran = script("large", "--quick", "--folder", folder, "--output", output)
+    assert ran.returncode == 0, ran.stderr
+    (model,) = json.loads(output.read_text())["models"].values()
+    assert list(model["runs"]) == ["all in memory", "room for all", "limited"]
+    for run in model["runs"].values():
+        assert 0 < run["anonymous_peak_bytes"] <= run["peak_bytes"]
+        assert run["cold_tokens_per_second"] > 0
+    assert not folder.exists()
+
+
+def test_published_models_by_arithmetic(load):
+    """Of what is known of them: 7.4 and 395 billion parameters, and the released base's experts of 4.7 million."""
+    published = load("large_arithmetic").published
+    models = {(each.model, each.scheme): each for each in published(disk_rate=1e9)}
+    base, giant = models["switch-base-128", "int8"], models["switch-xxl-128", "int4"]
+    assert base.expert_bytes + base.other_bytes == pytest.approx(7.45e9, rel=0.01)
+    assert base.token_bytes == 6 * 2 * 768 * 3072
+    assert base.disk_seconds == pytest.approx(5 * base.nvme_seconds)
+    assert base.token_bytes * 50 < base.input_bytes < base.token_bytes * 51  # of 64 tokens, some go the same way
+    assert models["switch-xxl-128", "int8"].expert_bytes + giant.other_bytes == pytest.approx(395e9, rel=0.01)
+    blocks = 3 * 4096 * 10240 * (0.5 + 4 / 64)  # of one expert: all of its weights have 2048 inputs and more
+    assert giant.token_bytes == pytest.approx(12 * blocks)
+
+
+@pytest.mark.slow
 def test_full_width_runs_and_cleans_up(tmp_path):
     output, folder = tmp_path / "full_width.json", tmp_path / "work"
     ran = script("full_width", "--quick", "--folder", folder, "--output", output)

@@ -102,7 +102,7 @@ def test_decoding_keywords_are_the_fields_of_decoding_options():
 @pytest.mark.parametrize("loader", [SwitchModel.load, Infiller.load])
 def test_load(loader):
     parameters = inspect.signature(loader).parameters
-    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify", "routing"]
+    assert list(parameters) == ["bundle", "device", "variant", "engine", "threads", "verify", "routing", "max_memory"]
     assert [parameters[name].default for name in ("device", "variant", "engine")] == ["auto"] * 3
     types = typing.get_type_hints(loader)
     assert typing.get_args(types["device"]) == ("auto", "cpu", "cuda")  # so that type checkers refuse "gpu"

@@ -29,7 +29,7 @@ class Bars:
     expert_agreement: float
 
 
-# An eighth of the demo is its embedding, which is there twice, for look-ups and for the head; two fifths are no experts.
+# An eighth of the demo is its embedding, which is there twice, for look-ups and the head; two fifths are no experts.
 BARS = {"int8": Bars(0.32, 0.3, 99, 99.5), "int4": Bars(0.25, 1.5, 95, 90)}
 
 

@@ -13,7 +13,17 @@ import pytest
 from e2e.pages import PAGES, examples, follow
 from places import ROOT
 
-HERE = ("calibration", "memory", "models", "performance", "quickstarts", "troubleshooting", "upgrading", "variants")
+HERE = (
+    "calibration",
+    "large",
+    "memory",
+    "models",
+    "performance",
+    "quickstarts",
+    "troubleshooting",
+    "upgrading",
+    "variants",
+)
 RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "python", "serving"}
 NOT_RUN = {"gpu", "testing"}  # needs a GPU; would run this
 MOST_LINES = 150
@@ -83,6 +93,19 @@ def test_figures_of_variants_on_a_cpu(variant):
     times = " | ".join(f"{run['cases'][case]['seconds']:.2f} s" for case in CASES)
     assert f"\n| `{variant}` | {disk} | {times} | {run['load_seconds']:.1f} s | {peak} |\n" in PAGES["variants"]
     assert f"\n| `{variant}` | {disk} | {peak} | {over} |\n" in PAGES["memory"]
+
+
+def test_figures_of_models_larger_than_memory():
+    models = json.loads((RESULTS / "large.json").read_text(encoding="utf-8"))["models"]
+    assert models
+    for model, measured in models.items():
+        for name, run in measured["runs"].items():
+            limit = f"{run['max_memory'] / 1e9:.2f} GB" if name == "limited" else ""
+            rates = (f"{run[f'{what}_tokens_per_second']:.0f}" for what in ("cold", "warm"))
+            firsts = (f"{run[f'{what}_first_token_seconds']:.2f} s" for what in ("cold", "warm"))
+            sizes = (f"{run[what] / 1e9:.2f} GB" for what in ("anonymous_peak_bytes", "peak_bytes"))
+            cells = [f"{model}, {name}", limit, f"{run['load_seconds']:.1f} s", *rates, *firsts, *sizes]
+            assert f"\n| {' | '.join(cells)} |\n" in PAGES["large"]
 
 
 @pytest.mark.parametrize("variant", ["portable-bfloat16", "portable-float32"])

@@ -11,7 +11,7 @@ from pointsman.bundle import Fidelity, Quantization, Scheme, Variant
 from pointsman.errors import OptionsError
 from pointsman_calib.cli import corpus_arguments, summary
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
-from pointsman_calib.quantization import RECIPES, SCHEMES, Recipe, prepare, quantize
+from pointsman_calib.quantization import RECIPES, SCHEMES, prepare, quantize
 from pointsman_calib.ranges import METHODS
 from pointsman_calib.ranges.table import read_range_table
 from pointsman_calib.schemes.qdq import DEFAULT_METHOD
@@ -104,7 +104,9 @@ def run(parsed: argparse.Namespace) -> int:
     table = None if parsed.ranges is None else read_range_table(parsed.ranges)
     limits, coverage = _limits(parsed), _coverage(parsed)
     bundle, method = Path(parsed.bundle), parsed.range_method
-    manifest = prepare(bundle, scheme, ranges=table, method=method, force=parsed.force)
+    manifest, source = prepare(
+        bundle, scheme, ranges=table, method=method, force=parsed.force, has_corpus=bool(parsed.corpus)
+    )
     _refuse_unused(parsed)
     variant = quantize(
         bundle,
@@ -122,7 +124,7 @@ def run(parsed: argparse.Namespace) -> int:
         _print_calibration(variant.quantization)
         print(summary.weights(variant.quantization))
         _warn_of_float(variant.quantization)
-    _warn_of_size(recipe, variant, manifest.variants[recipe.source])
+    _warn_of_size(recipe.name, variant, source, manifest.variants[source])
     print(*summary.next_commands(bundle, recipe.name), sep="\n")
     return 0
 
@@ -146,11 +148,11 @@ def _warn_of_float(quantization: Quantization) -> None:
         print(f"pointsman-calib: {sentence}", file=sys.stderr)
 
 
-def _warn_of_size(recipe: Recipe, variant: Variant, source: Variant) -> None:
+def _warn_of_size(name: str, variant: Variant, source_name: str, source: Variant) -> None:
     """Say where quantizing saved nothing."""
     if _size(variant) >= _size(source):
         print(
-            f"pointsman-calib: {recipe.name} is not smaller than {recipe.source} ({_size(source) / 1e6:,.1f} MB); "
+            f"pointsman-calib: {name} is not smaller than {source_name} ({_size(source) / 1e6:,.1f} MB); "
             "serve that one, or keep less in float with looser limits",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""Tensors in a float32 variant's external-data file: read one at a time, and appended to a new file."""
+"""Tensors in a float variant's external-data file: read one at a time, and appended to a new file."""
 
 import math
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from pointsman.errors import BundleError
 
 _NUMPY: Final[dict[ir.DataType, type[np.generic]]] = {
     ir.DataType.FLOAT: np.float32,
+    ir.DataType.BFLOAT16: np.uint16,
     ir.DataType.INT8: np.int8,
     ir.DataType.UINT8: np.uint8,
 }
@@ -34,8 +35,10 @@ def in_file_order(models: Iterable[ir.Model]) -> list[tuple[str, ir.ExternalTens
 def read_tensor(tensor: ir.ExternalTensor) -> NDArray[Any]:
     """A tensor's values in memory of their own: mapped pages would count as resident until the file is closed.
 
+    Those in bfloat16 come as float32.
+
     Raises:
-        BundleError: it is of a dtype that float32 variants do not have.
+        BundleError: it is of a dtype that no variant has which can be quantized.
     """
     return _read(tensor, tuple(tensor.shape.numpy()), 0)
 
@@ -47,11 +50,17 @@ def read_row(tensor: ir.ExternalTensor, row: int) -> NDArray[Any]:
 
 def _read(tensor: ir.ExternalTensor, shape: tuple[int, ...], row: int) -> NDArray[Any]:
     if tensor.dtype not in _NUMPY:
-        raise BundleError(f"{tensor.name} is {tensor.dtype.name}; quantize a float32 variant")
+        raise BundleError(f"{tensor.name} is {tensor.dtype.name}; quantize a float32 or bfloat16 variant")
     dtype = np.dtype(_NUMPY[tensor.dtype])
     count = math.prod(shape)
     offset = (tensor.offset or 0) + row * count * dtype.itemsize
-    return np.fromfile(tensor.path, dtype, count, offset=offset).reshape(shape)
+    values = np.fromfile(tensor.path, dtype, count, offset=offset).reshape(shape)
+    return _widened(values) if tensor.dtype == ir.DataType.BFLOAT16 else values
+
+
+def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Values in bfloat16 as float32, of which they are the upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def append_tensor(file: TensorFile, path: Path, name: str, array: NDArray[Any]) -> ir.ExternalTensor:

@@ -187,7 +187,14 @@ def _check(manifest: Manifest, variant: str, device: str) -> None:
 
 
 def open_backend(
-    bundle: Path, manifest: Manifest, choice: Choice, *, threads: int | None, verify: bool, routing: bool = False
+    bundle: Path,
+    manifest: Manifest,
+    choice: Choice,
+    *,
+    threads: int | None,
+    verify: bool,
+    routing: bool = False,
+    max_memory: int | None = None,
 ) -> Backend:
     """Load what was chosen.
 
@@ -198,9 +205,10 @@ def open_backend(
         threads: CPU threads; the engine's default where None.
         verify: whether to check the hashes of what is loaded first.
         routing: whether it shall be a `RoutingBackend`.
+        max_memory: bytes of the process's resident memory that experts may fill; None loads them all.
 
     Raises:
-        OptionsError: `threads` is out of range, or what was chosen shows no routing.
+        OptionsError: `threads` is out of range, or what was chosen shows no routing or has no `max_memory`.
         BundleError: a file is missing or was changed, or the engine refuses it.
         DeviceError: the device cannot be used.
     """
@@ -208,6 +216,7 @@ def open_backend(
     variant = manifest.variants[choice.variant]
     if routing and (choice.engine, choice.device) != ("onnxruntime", "cpu"):
         raise OptionsError("only ONNX Runtime on the CPU shows routing; use device 'cpu' and engine 'onnxruntime'")
+    _check_max_memory(max_memory, choice, variant)
     if choice.engine != "onnxruntime":
         return opening.open_plans(bundle, manifest, choice.engine, choice.variant, verify=verify)
     if verify:
@@ -217,9 +226,9 @@ def open_backend(
     if choice.device == "cuda":
         backend = engine.open_on_cuda(bundle, variant)
     elif routing:
-        backend = engine.RoutedBackend(bundle, variant, manifest.architecture, threads=threads)
+        backend = engine.RoutedBackend(bundle, variant, manifest.architecture, threads=threads, max_memory=max_memory)
     else:
-        backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads)
+        backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads, max_memory=max_memory)
     return backend
 
 
@@ -227,6 +236,21 @@ def _check_threads(threads: int | None) -> None:
     is_whole = isinstance(threads, int) and not isinstance(threads, bool)
     if threads is not None and not (is_whole and 1 <= threads <= _MOST_THREADS):
         raise OptionsError(f"threads is {threads!r}; use a whole number from 1 to {_MOST_THREADS}")
+
+
+def _check_max_memory(max_memory: int | None, choice: Choice, variant: Variant) -> None:
+    is_whole = isinstance(max_memory, int) and not isinstance(max_memory, bool)
+    if max_memory is None:
+        return
+    if not (is_whole and max_memory >= 1):
+        raise OptionsError(f"max_memory is {max_memory!r}; use a whole number of bytes")
+    if choice.device != "cpu":
+        raise OptionsError("max_memory is for the CPU; use device 'cpu', or leave it out")
+    if (variant.form, variant.precision) != ("fused", "int8"):
+        raise OptionsError(
+            f"max_memory is for the variant fused-int8, whose experts need not be laid out anew in memory, and not for "
+            f"{choice.variant}; ask for fused-int8, or leave it out"
+        )
 
 
 def _onnxruntime() -> ModuleType:

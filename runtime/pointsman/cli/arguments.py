@@ -20,6 +20,8 @@ _FLAGS: Final = {
     "most_thin": "max_thin_experts",
 }
 """Flags of other names than Python's, as parsed command lines have them."""
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)B?")
+_MULTIPLES: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,6 +145,29 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small: use a whole number of at least 1")
     return number
+
+
+def add_max_memory(parser: argparse.ArgumentParser) -> None:
+    """How much memory experts may fill."""
+    parser.add_argument(
+        "--max-memory",
+        metavar="BYTES",
+        type=memory,
+        help="for models larger than memory: what the process may have resident, such as 6G; experts stay on disk "
+        "until a token reaches them (default: all is loaded)",
+    )
+
+
+def memory(text: str) -> int:
+    """A number of bytes, of which K, M, G and T are decimal multiples.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    found = _MEMORY.fullmatch(text)
+    if found is None or (size := int(float(found[1]) * _MULTIPLES[found[2].upper()])) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: use bytes, or a number with K, M, G or T, such as 6G")
+    return size
 
 
 def in_flags(sentence: str, names: Iterable[str]) -> str:

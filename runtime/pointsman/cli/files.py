@@ -2,7 +2,7 @@
 
 import argparse
 
-from pointsman.cli.arguments import Parser, positive
+from pointsman.cli.arguments import Parser, add_max_memory, positive
 from pointsman.cli.infill import add_decoding, decoding_of
 from pointsman.cli.output import report, write
 from pointsman.errors import DependencyError
@@ -26,6 +26,7 @@ def add_files(parser: Parser) -> None:
         help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
     )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads of an actor (default: the engine's)")
+    add_max_memory(parser)
     parser.add_argument("--actors", metavar="N", type=positive, default=1, help="models at work (default: 1)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=32, help="texts at a time (default: 32)")
     parser.add_argument("--rows", metavar="N", type=positive, default=10_000, help="rows of a shard (default: 10000)")
@@ -48,6 +49,7 @@ def _fill(parsed: argparse.Namespace) -> int:
         filled=parsed.filled,
         variant=parsed.variant,
         threads=parsed.threads,
+        max_memory=parsed.max_memory,
         batch_size=parsed.batch_size,
         rows=parsed.rows,
         fields=decoding_of(parsed),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, TextIO
 from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
 from pointsman.cli import lines
-from pointsman.cli.arguments import Parser, add_bundle, in_flags, positive
+from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, in_flags, positive
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError, TextError
@@ -33,6 +33,7 @@ def add_infill(parser: Parser) -> None:
     add_bundle(parser)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text with blanks, or - for each line of stdin")
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    add_max_memory(parser)
     parser.add_argument(
         "--batch-size",
         metavar="N",
@@ -181,7 +182,14 @@ def _appended(path: Path) -> TextIO:
 
 
 def _loaded(parsed: argparse.Namespace) -> Infiller:
-    return Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
+    return Infiller.load(
+        parsed.bundle,
+        parsed.device,
+        parsed.variant,
+        engine=parsed.engine,
+        threads=parsed.threads,
+        max_memory=parsed.max_memory,
+    )
 
 
 def _opened(path: str) -> BinaryIO:

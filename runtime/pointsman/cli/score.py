@@ -2,7 +2,7 @@
 
 import argparse
 
-from pointsman.cli.arguments import Parser, add_bundle, positive
+from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, positive
 from pointsman.cli.output import write, write_json
 from pointsman.infill import Infiller
 
@@ -23,6 +23,7 @@ def add_score(parser: Parser) -> None:
         help="one span for each blank, in the order of the text; give it once for each candidate",
     )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    add_max_memory(parser)
     parser.examples = (
         "pointsman score build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --spans man the --spans dog a",
     )
@@ -30,7 +31,14 @@ def add_score(parser: Parser) -> None:
 
 
 def _score(parsed: argparse.Namespace) -> int:
-    infiller = Infiller.load(parsed.bundle, parsed.device, parsed.variant, engine=parsed.engine, threads=parsed.threads)
+    infiller = Infiller.load(
+        parsed.bundle,
+        parsed.device,
+        parsed.variant,
+        engine=parsed.engine,
+        threads=parsed.threads,
+        max_memory=parsed.max_memory,
+    )
     scores = infiller.score(parsed.text, parsed.spans)
     if parsed.json:
         candidates = [{"spans": spans, "score": score} for spans, score in zip(parsed.spans, scores, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pointsman.backends.choice import Device
-from pointsman.cli.arguments import Parser, add_place, positive
+from pointsman.cli.arguments import Parser, add_max_memory, add_place, positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
 from pointsman.serving.limits import ServiceLimits
@@ -39,6 +39,7 @@ def add_serve(parser: Parser) -> None:
     )
     add_place(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    add_max_memory(parser)
     parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")
     parser.add_argument("--port", type=_port, default=8000, help="where to listen; 0 takes a free one (default: 8000)")
@@ -179,7 +180,13 @@ def _service(
     name, folder, variant = named
     device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
     infiller = Infiller.load(
-        folder, device, variant, engine=parsed.engine, threads=parsed.threads, routing=parsed.with_routing
+        folder,
+        device,
+        variant,
+        engine=parsed.engine,
+        threads=parsed.threads,
+        routing=parsed.with_routing,
+        max_memory=parsed.max_memory,
     )
     queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
     scheduler = Scheduler(infiller.model, queue, metrics.observer(name))

@@ -74,6 +74,7 @@ class Infiller:
         threads: int | None = None,
         verify: bool = True,
         routing: bool = False,
+        max_memory: int | None = None,
     ) -> Self:
         """Load a bundle; arguments and errors are those of `SwitchModel.load`.
 
@@ -81,7 +82,14 @@ class Infiller:
             TokenizerError: The bundle's vocabulary is missing or of another size than its embedding.
         """
         model = SwitchModel.load(
-            bundle, device, variant, engine=engine, threads=threads, verify=verify, routing=routing
+            bundle,
+            device,
+            variant,
+            engine=engine,
+            threads=threads,
+            verify=verify,
+            routing=routing,
+            max_memory=max_memory,
         )
         return cls(model, _load_tokenizer(Path(bundle), model.manifest, verify=verify))
 

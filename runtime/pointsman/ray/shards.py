@@ -32,6 +32,7 @@ class Filling:
         filled: The column for the best fill; `<filled>_score` gets its score.
         variant: Which variant runs.
         threads: CPU threads of an actor; the engine's default where None.
+        max_memory: Bytes of resident memory that an actor may have; see `SwitchModel.load`.
         batch_size: Texts at a time.
         rows: Of a file that make a shard.
         fields: Decoding options; samples follow from a row's number in its file.
@@ -42,6 +43,7 @@ class Filling:
     filled: str = "filled"
     variant: str = "auto"
     threads: int | None = None
+    max_memory: int | None = None
     batch_size: int = 32
     rows: int = 10_000
     fields: DecodingFields
@@ -144,7 +146,12 @@ class _Filler:
 
     def __init__(self, filling: Filling) -> None:
         self._filling = filling
-        self._infiller = Infiller.load(local_bundle(filling.bundle), variant=filling.variant, threads=filling.threads)
+        self._infiller = Infiller.load(
+            local_bundle(filling.bundle),
+            variant=filling.variant,
+            threads=filling.threads,
+            max_memory=filling.max_memory,
+        )
 
     def fill(self, shard: Shard) -> Shard:
         """Fill a shard, whole or not at all."""

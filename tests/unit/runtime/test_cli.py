@@ -108,11 +108,14 @@ def test_where_to_run_is_passed_on(loaded):
                 "onnxruntime",
                 "--threads",
                 "3",
+                "--max-memory",
+                "1.5G",
             ]
         )
         == 0
     )
-    assert loaded.asked == [(("some/bundle", "cpu", "v"), {"engine": "onnxruntime", "threads": 3})]
+    keywords = {"engine": "onnxruntime", "threads": 3, "max_memory": 1_500_000_000}
+    assert loaded.asked == [(("some/bundle", "cpu", "v"), keywords)]
 
 
 def test_every_decoding_option_has_a_flag():
@@ -203,6 +206,13 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
         (
             ["infill", "b", TEXT, "--threads", "0"],
             "argument --threads: 0 is too small: use a whole number of at least 1",
+        ),
+        *(
+            (
+                ["infill", "b", TEXT, "--max-memory", size],
+                f"argument --max-memory: {size!r} is no size: use bytes, or a number with K, M, G or T, such as 6G",
+            )
+            for size in ("much", "0", "6X", "1e9")
         ),
         (
             ["infill", "b", TEXT, "--batch-size", "x"],

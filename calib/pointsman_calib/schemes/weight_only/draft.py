@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pointsman.bundle import Role, Scheme
 from pointsman_calib.graphs.external_data import in_file_order, read_tensor
+from pointsman_calib.graphs.widening import widen
 from pointsman_calib.rounding import BlockFormat
 from pointsman_calib.schemes.draft import Draft
 from pointsman_calib.schemes.weight_only.formats import formats_of
@@ -78,6 +79,13 @@ class WeightOnlyDraft(Draft):
             models, formats, self.weights, self._rounding, self.weights_file, progress=progress
         )
         return self.contents.sha256
+
+    def models(self) -> dict[Role, ir.Model]:
+        """The float graphs, those in bfloat16 widened; their weights stay on disk."""
+        found = super().models()
+        for model in found.values():
+            widen(model)
+        return found
 
     def rewrite(self, model: ir.Model, kept: Kept) -> None:
         """Put products and look-ups of codes in; see `Draft.rewrite`."""

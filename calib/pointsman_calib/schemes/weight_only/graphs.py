@@ -201,7 +201,7 @@ def write_weights(
                 rounded[name] = _write_rounded(writer, weights[name], array, formats[name], rounding, path)
             else:
                 kept[name] = append_tensor(writer, path, name, array)
-            progress(array.nbytes)
+            progress(tensor.nbytes)
     return Contents(rounded, kept, writer.sha256)
 
 

@@ -11,13 +11,14 @@ from pointsman.bundle import ExpertCoverage, Manifest, Quantization, Scheme, Sen
 from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.corpus.text import MOST_TOKENS, Corpus
 from pointsman_calib.graphs.runs import graph_files
+from pointsman_calib.graphs.widening import widened_variant
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, round_blocks
 from pointsman_calib.schemes.draft import producer
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
 from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
 from pointsman_calib.settle import CalibrationText, Limits, measured, settle
 
-SOURCE: Final = "fused-float32"
+SOURCES: Final = ("fused-float32", "fused-bfloat16")
 
 
 def write_variant(
@@ -26,6 +27,7 @@ def write_variant(
     scheme: Scheme,
     place: Path,
     *,
+    source: str,
     corpus: Corpus | None,
     coverage: CoverageRule,
     limits: Limits,
@@ -39,10 +41,11 @@ def write_variant(
     limits hold.
 
     Args:
-        bundle: with a `fused-float32` variant.
+        bundle: its folder.
         manifest: the bundle's.
         scheme: `int8` or `int4`.
         place: where to write; it becomes `variants/<scheme>`.
+        source: name of the float variant, one of `SOURCES`.
         corpus: what to round for; None rounds to nearest.
         coverage: how well the corpus must reach the experts; thin ones are rounded to nearest.
         limits: what to hold to on the corpus.
@@ -52,25 +55,31 @@ def write_variant(
         CorpusError: too many experts are given too few tokens.
         OptionsError: the limits leave nothing quantized.
     """
-    source = manifest.variants[SOURCE]
-    draft = WeightOnlyDraft(graph_files(bundle, source), scheme, place)
+    variant = manifest.variants[source]
+    draft = WeightOnlyDraft(graph_files(bundle, variant), scheme, place)
     if corpus is None:
         draft.round(_to_nearest)
-        quantization = _provenance(draft)
+        quantization = _provenance(draft, source)
     else:
-        quantization = _calibrated(draft, manifest, corpus, coverage, limits, device)
+        quantization = _calibrated(draft, manifest, source, corpus, coverage, limits, device)
     draft.close()
-    return draft.variant(source, quantization)
+    return draft.variant(widened_variant(variant), quantization)
 
 
 def _calibrated(
-    draft: WeightOnlyDraft, manifest: Manifest, corpus: Corpus, rule: CoverageRule, limits: Limits, device: Device
+    draft: WeightOnlyDraft,
+    manifest: Manifest,
+    source: str,
+    corpus: Corpus,
+    rule: CoverageRule,
+    limits: Limits,
+    device: Device,
 ) -> Quantization:
     """Round for a corpus, and keep in float what the limits need."""
     calibration = CalibrationText(
         corpus=corpus,
         architecture=manifest.architecture,
-        variant=manifest.variants[SOURCE],
+        variant=manifest.variants[source],
         most_tokens=MOST_TOKENS,
         scratch=draft.place,
         device=device,
@@ -83,7 +92,7 @@ def _calibrated(
     nearest = trials.judging()
     draft.round(GptqRounding(statistics, draft.order, coverage.thin))
     settled = settle(draft, limits, trials)
-    return _provenance(draft, corpus, coverage, measured(settled, nearest, trials.exact))
+    return _provenance(draft, source, corpus, coverage, measured(settled, nearest, trials.exact))
 
 
 def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> BlockQuantized:
@@ -92,6 +101,7 @@ def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> B
 
 def _provenance(
     draft: WeightOnlyDraft,
+    source: str,
     corpus: Corpus | None = None,
     coverage: ExpertCoverage | None = None,
     sensitivity: Sensitivity | None = None,
@@ -99,7 +109,7 @@ def _provenance(
     rounded = sorted(draft.contents.rounded.items())
     return Quantization(
         scheme=draft.scheme,
-        source=SOURCE,
+        source=source,
         formats={name: str(weight.formats) for name, weight in rounded},
         kept=tuple(sorted(draft.weights.keys() - draft.contents.rounded.keys())),
         rounding="nearest" if corpus is None else "GPTQ",

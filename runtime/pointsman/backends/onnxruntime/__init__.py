@@ -6,6 +6,8 @@
     choices.py   how many tokens every expert is sent
     routing.py   a backend that also shows the routers' choices
     session.py   graphs loaded and run; what the engine says turned into sentences
+    mapped_experts.py, mapped_loading.py, residency.py
+                 experts that stay in their file until a token reaches them, and what of them stays in memory
 
 Cross-attention keys and values are bound once per request, and steps write into the cache in place.
 """

@@ -1,7 +1,8 @@
 """A variant's two graphs as a `Backend`, and a request's steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.caches import HostCache
 from pointsman.backends.onnxruntime.host_rows import HostStepper
 from pointsman.backends.onnxruntime.huge_pages import huge_pages
+from pointsman.backends.onnxruntime.mapped_loading import loaded_once, with_experts_mapped
+from pointsman.backends.onnxruntime.residency import keep_trimmed
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 
@@ -27,7 +30,13 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(
-        self, bundle: Path, variant: Variant, *, threads: int | None, shown: Sequence[Sequence[str]] = ((), ())
+        self,
+        bundle: Path,
+        variant: Variant,
+        *,
+        threads: int | None,
+        max_memory: int | None = None,
+        shown: Sequence[Sequence[str]] = ((), ()),
     ) -> None:
         """Load the graphs.
 
@@ -35,24 +44,23 @@ class OnnxRuntimeBackend:
             bundle: its folder.
             variant: whose graphs.
             threads: CPU threads; the engine's default where None.
+            max_memory: bytes of the process's resident memory that experts may fill; None loads them all.
             shown: int64 values inside the encoder, and inside the decoder, that shall be outputs too.
 
         Raises:
             BundleError: the engine refuses a graph.
-            DeviceError: memory does not suffice.
+            DeviceError: memory does not suffice, or `max_memory` is not possible here.
         """
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
         self.most_positions = None
         self.variant = variant
-        graphs, fused = (variant.encoder, variant.decoder), variant.form == "fused"
-        # Laying out weights for matrix products takes most of a load, on one core for each graph.
-        with huge_pages(sum(file.bytes for file in variant.files)), ThreadPoolExecutor(len(graphs)) as pool:
-            sessions = pool.map(
-                lambda graph, more: session(bundle / graph.file, "cpu", threads, None, more, exact_integers=fused),
-                graphs,
-                shown,
-            )
-            self.encoder, self.decoder = sessions
+        load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
+        if max_memory is None:
+            with huge_pages(sum(file.bytes for file in variant.files)):
+                self.encoder, self.decoder = loaded_once(bundle, variant, load)
+        else:
+            self.encoder, self.decoder, weights = with_experts_mapped(bundle, variant, load, max_memory)
+            keep_trimmed(weights, self, mapped_by=(self.encoder, self.decoder))
 
     def encode(
         self,
@@ -74,6 +82,28 @@ class OnnxRuntimeBackend:
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """What steps requests together; see `Backend.stepper`."""
         return HostStepper(self.encoder, self.decoder, self.variant)
+
+
+def _sessions(
+    bundle: Path,
+    variant: Variant,
+    *,
+    threads: int | None,
+    shown: Sequence[Sequence[str]],
+    models: Sequence[bytes | None],
+) -> Iterator[Any]:
+    """Encoder and decoder; `models` take the place of their files' contents."""
+    graphs, exact = (variant.encoder, variant.decoder), variant.form == "fused"
+    # Laying out weights for matrix products takes most of a load, on one core for each graph.
+    with ThreadPoolExecutor(len(graphs)) as pool:
+        yield from pool.map(
+            lambda graph, more, model: session(
+                bundle / graph.file, "cpu", threads, None, more, exact_integers=exact, model=model
+            ),
+            graphs,
+            shown,
+            models,
+        )
 
 
 class OnnxRuntimeState:

@@ -16,10 +16,19 @@ from pointsman.bundle.interface import ROLES, Role
 class RoutedBackend(OnnxRuntimeBackend):
     """A variant's graphs with every router's choice as a further output, and counted."""
 
-    def __init__(self, bundle: Path, variant: Variant, architecture: Architecture, *, threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        variant: Variant,
+        architecture: Architecture,
+        *,
+        threads: int | None,
+        max_memory: int | None = None,
+    ) -> None:
         """Load the graphs; errors are those of `OnnxRuntimeBackend`."""
         self._choices = {role: _choices(architecture, role) for role in ROLES}
-        super().__init__(bundle, variant, threads=threads, shown=[self._choices[role] for role in ROLES])
+        shown = [self._choices[role] for role in ROLES]
+        super().__init__(bundle, variant, threads=threads, max_memory=max_memory, shown=shown)
         encoder, decoder = (self._choices[role] for role in ROLES)
         self._counted = CountedChoices(encoder, decoder, architecture.num_experts, variant.capacity)
         self.counts = self._counted.counts

@@ -64,6 +64,7 @@ def session(
     shown: Sequence[str] = (),
     *,
     exact_integers: bool = False,
+    model: bytes | None = None,
 ) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
 
@@ -74,6 +75,7 @@ def session(
         provider_options: of the device's execution provider.
         shown: int64 values inside it that shall be outputs too.
         exact_integers: whether it multiplies integers; see `make_exact`.
+        model: what is loaded in place of the file's contents.
 
     Raises:
         BundleError: the engine refuses it, or cannot take its path.
@@ -91,11 +93,12 @@ def session(
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        graph: Path | bytes = path
+        graph: Path | bytes = path if model is None else model
         if shown:
+            graph = with_outputs(path.read_bytes() if model is None else model, shown)
+        if isinstance(graph, bytes):
             # A graph in memory has no folder in which its weights could be looked for.
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
-            graph = with_outputs(path.read_bytes(), shown)
         loaded = _loaded(graph, options, device, provider_options or {})
     except Exception as error:
         _check_memory(error, device)

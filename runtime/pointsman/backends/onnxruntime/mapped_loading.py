@@ -1,0 +1,91 @@
+"""Both graphs of an integer variant loaded with their experts mapped."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from pointsman.backends.onnxruntime.mapped_experts import with_mapped_experts
+from pointsman.backends.onnxruntime.residency import NewMappings, ResidentWeights, resident_bytes
+from pointsman.backends.onnxruntime.saturation import products_saturate
+from pointsman.bundle import Variant, names
+from pointsman.errors import DeviceError
+
+
+def with_experts_mapped(
+    bundle: Path, variant: Variant, load: Callable[..., Iterable[Any]], most_bytes: int
+) -> tuple[Any, Any, ResidentWeights]:
+    """Load a variant.
+
+    Args:
+        bundle: its folder.
+        variant: of int8 in the fused form.
+        load: gives both sessions, of `models`: what takes the place of the graphs' files.
+        most_bytes: of the process's resident memory.
+
+    Returns:
+        Encoder, decoder, and the experts' weights, to be kept within the limit.
+
+    Raises:
+        BundleError: the engine refuses a graph.
+        DeviceError: it is not possible on this machine, or what must stay resident has more than the limit.
+    """
+    if products_saturate():
+        raise DeviceError(
+            "this processor has no exact products of unsigned and signed bytes, and the ones that stand in for them "
+            "need all weights in memory; leave max_memory out"
+        )
+    mappings = NewMappings(bundle / names.weights_file(variant.precision))
+    models, stored = zip(
+        *(with_mapped_experts((bundle / graph.file).read_bytes()) for graph in (variant.encoder, variant.decoder)),
+        strict=True,
+    )
+    with mappings:
+        encoder, decoder = load(models=models)
+    weights = ResidentWeights(_addresses(mappings, [*stored[0], *stored[1]]), most_bytes)
+    if (resident := resident_bytes()) > most_bytes:
+        raise DeviceError(
+            f"max_memory is {most_bytes / 1e6:,.0f} MB, and what must stay takes {resident / 1e6:,.0f} MB before the "
+            "first text; give more"
+        )
+    return encoder, decoder, weights
+
+
+def loaded_once(bundle: Path, variant: Variant, load: Callable[..., Iterable[Any]]) -> tuple[Any, Any]:
+    """Load a variant, and give back what of its file was read.
+
+    ONNX Runtime keeps weights of branches mapped that it has laid out anew: an integer variant's experts would be in
+    memory twice. On other systems than Linux they are.
+
+    Args:
+        bundle: its folder.
+        variant: which.
+        load: as of `with_experts_mapped`.
+
+    Returns:
+        Encoder and decoder.
+
+    Raises:
+        BundleError: the engine refuses a graph.
+    """
+    files = (None, None)
+    if sys.platform != "linux" or (variant.form, variant.precision) != ("fused", "int8"):
+        encoder, decoder = load(models=files)
+        return encoder, decoder
+    mappings = NewMappings(bundle / names.weights_file(variant.precision))
+    with mappings:
+        encoder, decoder = load(models=files)
+    mappings.give_back()
+    return encoder, decoder
+
+
+def _addresses(mappings: NewMappings, stored: Sequence[Any]) -> list[tuple[int, int]]:
+    found = mappings.addresses(stored)
+    if len(found) < len(stored):
+        raise DeviceError(
+            f"ONNX Runtime {onnxruntime.__version__} maps {len(found)} of the {len(stored)} weights of experts here; "
+            "leave max_memory out"
+        )
+    return found
