@@ -85,6 +85,6 @@ def test_a_corpus_is_refused(exports, calibration_file):
         quantize(export.folder, "int8", corpus=[calibration_file])
     assert str(refused.value) == (
         f"{export.folder} has fused-bfloat16 to quantize, which does not run on the CPU, and weights are rounded for a "
-        "corpus there; leave the corpus out, or export it with --form fused --dtype float32"
+        "corpus there; leave the corpus out, or export it with `pointsman-export bundle --form fused --dtype float32`"
     )
     assert not (Path(export.folder) / names.variant_folder("int8")).exists()
