@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsman.backends.onnxruntime.huge_pages import anonymous_mappings, huge_pages
+from pointsman.backends.onnxruntime.huge_pages import THREAD, anonymous_mappings, huge_pages
 
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SIZE = 24 << 20
@@ -17,7 +17,7 @@ on_linux = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc i
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "huge pages"]
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]
 
 
 def huge_bytes(address: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class OnnxRuntimeBackend:
         self.variant = variant
         load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
         if max_memory is None:
-            with huge_pages(sum(file.bytes for file in variant.files)):
+            # Floats have four times the bytes to move, and gain little.
+            with huge_pages(sum(file.bytes for file in variant.files)) if variant.quantization else nullcontext():
                 self.encoder, self.decoder = loaded_once(bundle, variant, load)
         else:
             self.encoder, self.decoder, weights = with_experts_mapped(bundle, variant, load, max_memory)

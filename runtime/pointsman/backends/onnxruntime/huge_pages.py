@@ -7,6 +7,7 @@ and nothing that is computed changes.
 
 import ctypes
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +17,20 @@ from typing import Final
 _MAPS: Final = Path("/proc/self/maps")
 _HUGE_PAGE, _AT_ONCE = 1 << 21, 1 << 24
 _LEAST_MODEL, _LEAST_MAPPING = 64 << 20, 8 << 20  # smaller ones gain nothing that can be measured
+_SECONDS_BEFORE: Final = 2.0
 _MMAP_THRESHOLD, _LARGEST_THRESHOLD = -3, 32 << 20  # glibc's M_MMAP_THRESHOLD, and the most that it takes
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 
+THREAD: Final = "huge pages"
+"""Name of the thread that does it, and ends then."""
 Mapping = tuple[int, int]
 
 
 @contextmanager
 def huge_pages(weights: int) -> Iterator[None]:
-    """Have what is allocated meanwhile moved into huge pages afterwards, beside whatever the process does then.
+    """Have what is allocated meanwhile moved into huge pages some seconds later, beside whatever the process does then.
+
+    A command that is done by then is not kept up; one that goes on shares memory's speed with it for a while.
 
     Args:
         weights: bytes that are going to be loaded.
@@ -37,7 +43,7 @@ def huge_pages(weights: int) -> Iterator[None]:
     library.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
     yield
     grown = [mapping for mapping in anonymous_mappings() if mapping not in before]
-    Thread(target=_collapse, args=(grown,), name="huge pages", daemon=True).start()
+    Thread(target=_collapse, args=(grown,), name=THREAD, daemon=True).start()
 
 
 def anonymous_mappings() -> Iterator[Mapping]:
@@ -50,12 +56,14 @@ def anonymous_mappings() -> Iterator[Mapping]:
 
 
 def _collapse(mappings: list[Mapping]) -> None:
-    """Ask for huge pages, and not to wait for them; what the kernel refuses stays as it is."""
+    """Ask for huge pages at once, half of the time; what the kernel refuses stays as it is."""
+    time.sleep(_SECONDS_BEFORE)
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     for first, end in mappings:
         begin, last = -(-first // _HUGE_PAGE) * _HUGE_PAGE, end // _HUGE_PAGE * _HUGE_PAGE
         for start in range(begin, last, _AT_ONCE):  # a process that ends waits for what has begun
-            size = min(_AT_ONCE, last - start)
+            size, began = min(_AT_ONCE, last - start), time.monotonic()
             if madvise(start, size, _MADV_HUGEPAGE) == 0:
                 madvise(start, size, _MADV_COLLAPSE)
+            time.sleep(time.monotonic() - began)
