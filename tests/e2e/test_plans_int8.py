@@ -54,8 +54,8 @@ def test_codes_are_in_the_plan_and_no_float_copies(bundle, role):
 
 
 def test_the_search_would_find_float_weights(bundle):
-    built = plan(bundle, RECIPE.source, "encoder")
-    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.source].encoder.file).graph
+    built = plan(bundle, RECIPE.sources[0], "encoder")
+    graph = ir.load(bundle / read_manifest(bundle).variants[RECIPE.sources[0]].encoder.file).graph
     floats = graph.initializers["shared.weight"].const_value.numpy()
     assert any(all(line in built for line in three) for three in lines(floats))
 
@@ -63,5 +63,5 @@ def test_the_search_would_find_float_weights(bundle):
 @pytest.mark.parametrize("role", ROLES)
 def test_the_plan_is_smaller_by_most_of_what_int8_saves(bundle, role):
     saved = 3 * sum(codes.nbytes for _, codes, _ in weights(bundle, role))
-    difference = len(plan(bundle, RECIPE.source, role)) - len(plan(bundle, RECIPE.name, role))
+    difference = len(plan(bundle, RECIPE.sources[0], role)) - len(plan(bundle, RECIPE.name, role))
     assert difference > saved / 2  # the rest are kernels: the plan has more of them
