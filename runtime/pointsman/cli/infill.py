@@ -14,10 +14,11 @@ from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
 from pointsman.cli import lines
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, in_flags, positive
+from pointsman.cli.loading import loaded
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError, TextError
-from pointsman.infill import DecodingFields, Fill, Infiller, Span
+from pointsman.infill import DecodingFields, Fill, Span
 from pointsman.inspection import counted
 from pointsman.model import decoding_defaults
 from pointsman.wording import as_text
@@ -124,7 +125,7 @@ def _infill(parsed: argparse.Namespace) -> int:
     if not parsed.texts:
         raise OptionsError("there is no text; give one, or a file of them with --input; see pointsman infill --help")
     texts = list(_texts(parsed.texts))
-    infiller = _loaded(parsed)
+    infiller = loaded(parsed)
     began = time.perf_counter()
     filled = infiller.infill_in_batches(
         [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
@@ -158,7 +159,7 @@ def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
     answered = lines.answered_in(path, resume=parsed.resume, most=lines.BATCHES_AHEAD * size)
     with contextlib.ExitStack() as stack:
         source = _stdin() if parsed.input == "-" else stack.enter_context(_opened(parsed.input))
-        job = lines.Job(_loaded(parsed), size, decoding, skip=parsed.on_error == "skip")
+        job = lines.Job(loaded(parsed), size, decoding, skip=parsed.on_error == "skip")
         output = None if path is None else stack.enter_context(_appended(path))
         progress = lines.Progress(_line_count(parsed.input), answered.count, sys.stderr)
         try:
@@ -179,17 +180,6 @@ def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
 def _appended(path: Path) -> TextIO:
     with one_sentence(path):
         return path.open("a", encoding="utf-8")
-
-
-def _loaded(parsed: argparse.Namespace) -> Infiller:
-    return Infiller.load(
-        parsed.bundle,
-        parsed.device,
-        parsed.variant,
-        engine=parsed.engine,
-        threads=parsed.threads,
-        max_memory=parsed.max_memory,
-    )
 
 
 def _opened(path: str) -> BinaryIO:

@@ -3,8 +3,8 @@
 import argparse
 
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, positive
+from pointsman.cli.loading import loaded
 from pointsman.cli.output import write, write_json
-from pointsman.infill import Infiller
 
 
 def add_score(parser: Parser) -> None:
@@ -31,15 +31,7 @@ def add_score(parser: Parser) -> None:
 
 
 def _score(parsed: argparse.Namespace) -> int:
-    infiller = Infiller.load(
-        parsed.bundle,
-        parsed.device,
-        parsed.variant,
-        engine=parsed.engine,
-        threads=parsed.threads,
-        max_memory=parsed.max_memory,
-    )
-    scores = infiller.score(parsed.text, parsed.spans)
+    scores = loaded(parsed).score(parsed.text, parsed.spans)
     if parsed.json:
         candidates = [{"spans": spans, "score": score} for spans, score in zip(parsed.spans, scores, strict=True)]
         write_json({"text": parsed.text, "candidates": candidates})

@@ -19,7 +19,7 @@ from pointsman.backends.onnxruntime import mapped_loading, residency
 from pointsman.backends.onnxruntime.mapped_experts import Stored, with_mapped_experts
 from pointsman.backends.onnxruntime.residency import NewMappings, ResidentWeights, resident_bytes
 from pointsman.bundle import read_manifest
-from pointsman.errors import DeviceError, OptionsError
+from pointsman.errors import BundleError, DeviceError, OptionsError
 from pointsman_calib import quantize
 
 PLENTY = 1 << 40
@@ -255,3 +255,10 @@ def test_an_engine_that_does_not_map_is_refused(bundle, monkeypatch):
     monkeypatch.setattr(NewMappings, "addresses", lambda self, stored: [])
     with pytest.raises(DeviceError, match=r"ONNX Runtime \S+ maps 0 of the \d+ weights of experts here"):
         load(bundle, max_memory=PLENTY)
+
+
+def test_a_variant_without_experts_in_branches_is_refused(bundle):
+    """As those that earlier versions quantized: nothing would be left in the file, and nobody told."""
+    manifest = read_manifest(bundle)
+    with pytest.raises(BundleError, match=r"no expert of the variant can stay in its file.*quantize it again"):
+        mapped_loading.with_experts_mapped(bundle, manifest.variants["fused-float32"], pytest.fail, PLENTY)

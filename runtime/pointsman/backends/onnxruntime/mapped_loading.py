@@ -11,7 +11,7 @@ from pointsman.backends.onnxruntime.mapped_experts import with_mapped_experts
 from pointsman.backends.onnxruntime.residency import NewMappings, ResidentWeights, resident_bytes
 from pointsman.backends.onnxruntime.saturation import products_saturate
 from pointsman.bundle import Variant, names
-from pointsman.errors import DeviceError
+from pointsman.errors import BundleError, DeviceError
 
 
 def with_experts_mapped(
@@ -29,7 +29,7 @@ def with_experts_mapped(
         Encoder, decoder, and the experts' weights, to be kept within the limit.
 
     Raises:
-        BundleError: the engine refuses a graph.
+        BundleError: the engine refuses a graph, or it has no experts that could be mapped.
         DeviceError: it is not possible on this machine, or what must stay resident has more than the limit.
     """
     if products_saturate():
@@ -42,6 +42,11 @@ def with_experts_mapped(
         *(with_mapped_experts((bundle / graph.file).read_bytes()) for graph in (variant.encoder, variant.decoder)),
         strict=True,
     )
+    if not any(stored):
+        raise BundleError(
+            "no expert of the variant can stay in its file: it has none, or was quantized by an earlier version; "
+            "quantize it again (`pointsman-calib quantize --force`), or leave max_memory out"
+        )
     with mappings:
         encoder, decoder = load(models=models)
     weights = ResidentWeights(_addresses(mappings, [*stored[0], *stored[1]]), most_bytes)
