@@ -157,7 +157,7 @@ def _lines(inspection: Inspection) -> Iterator[str]:
 def _product_lines(variant: Variant, choice: Choice) -> Iterator[str]:
     """By which kernels a variant of integers is multiplied here, and why."""
     if (choice.device, variant.form) == ("cpu", "fused") and variant.precision in ("int8", "int4"):
-        engine = importlib.import_module("pointsman.backends.onnxruntime.saturation")
+        engine = importlib.import_module("pointsman.backends.onnxruntime.weights.saturation")
         if engine.products_saturate():
             yield "              integers by slower exact kernels: this processor's own products of bytes saturate"
         else:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from exports import FORMS
-from pointsman.backends.onnxruntime.saturation import products_saturate
+from pointsman.backends.onnxruntime.weights.saturation import products_saturate
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint
 from pointsman.model import SwitchModel
 from pointsman.running import Request

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from pointsman.backends.onnxruntime.saturation import make_exact
 from pointsman.backends.onnxruntime.session import PROVIDERS, Device, load_cuda, require_device, why_not_cuda
+from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.bundle import ROLES, names
 from pointsman.errors import BundleError, DeviceError
 from pointsman_calib.graphs.scan import gather_by_token

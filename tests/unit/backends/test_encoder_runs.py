@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pointsman.backends.base import Source
-from pointsman.backends.onnxruntime.encoder_runs import encoder_runs
+from pointsman.backends.onnxruntime.host.encoder_runs import encoder_runs
 
 PAD = 99
 

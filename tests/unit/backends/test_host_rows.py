@@ -7,10 +7,10 @@ import pytest
 
 from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows
-from pointsman.backends.onnxruntime import host_memory, host_rows
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
-from pointsman.backends.onnxruntime.host_memory import gaps_closed
-from pointsman.backends.onnxruntime.host_rows import HostStepper
+from pointsman.backends.onnxruntime.host import host_memory, host_rows
+from pointsman.backends.onnxruntime.host.host_memory import gaps_closed
+from pointsman.backends.onnxruntime.host.host_rows import HostStepper
 from pointsman.bundle import names
 from pointsman.decoding import Feed
 from tolerances import FORMS as BETWEEN_FORMS
@@ -197,7 +197,7 @@ def test_an_encoder_that_fails_leaves_the_others_as_they_were(backend, monkeypat
     alone = Alone(backend, given)
     (rows,) = stepper.encode([given], pad_id=0)
     with monkeypatch.context() as patched:
-        patched.setattr(f"pointsman.backends.onnxruntime.{where}", failing)
+        patched.setattr(f"pointsman.backends.onnxruntime.host.{where}", failing)
         with pytest.raises(MemoryError):
             stepper.encode([source(rng, 2, 30, 1)], pad_id=0)
         empty = backend.stepper()

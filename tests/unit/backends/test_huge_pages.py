@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointsman.backends.onnxruntime.huge_pages import THREAD, anonymous_mappings, huge_pages
+from pointsman.backends.onnxruntime.weights.huge_pages import THREAD, anonymous_mappings, huge_pages
 
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SIZE = 24 << 20

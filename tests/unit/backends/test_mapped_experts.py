@@ -15,9 +15,9 @@ from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends import open_backend
 from pointsman.backends.choice import Choice
 from pointsman.backends.onnxruntime import backend as loading
-from pointsman.backends.onnxruntime import mapped_loading, residency
-from pointsman.backends.onnxruntime.mapped_experts import Stored, with_mapped_experts
-from pointsman.backends.onnxruntime.residency import NewMappings, ResidentWeights, resident_bytes
+from pointsman.backends.onnxruntime.models.mapped_experts import Stored, with_mapped_experts
+from pointsman.backends.onnxruntime.weights import mapped_loading, residency
+from pointsman.backends.onnxruntime.weights.residency import NewMappings, ResidentWeights, resident_bytes
 from pointsman.bundle import read_manifest
 from pointsman.errors import BundleError, DeviceError, OptionsError
 from pointsman_calib import quantize

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from pointsman.backends.onnxruntime import saturation
-from pointsman.backends.onnxruntime.saturation import make_exact, products_saturate
+from pointsman.backends.onnxruntime.weights import saturation
+from pointsman.backends.onnxruntime.weights.saturation import make_exact, products_saturate
 
 
 class Options:

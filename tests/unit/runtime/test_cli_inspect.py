@@ -9,7 +9,7 @@ import pytest
 from small_bundles import engine, write_small_bundle
 
 from places import EXAMPLES
-from pointsman.backends.onnxruntime import saturation
+from pointsman.backends.onnxruntime.weights import saturation
 from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 from pointsman.cli import main as cli
 from pointsman.inspection import as_text, inspect_bundle

@@ -12,12 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
-from pointsman.backends.onnxruntime.caches import HostCache
-from pointsman.backends.onnxruntime.host_rows import HostStepper
-from pointsman.backends.onnxruntime.huge_pages import huge_pages
-from pointsman.backends.onnxruntime.mapped_loading import loaded_once, with_experts_mapped
-from pointsman.backends.onnxruntime.residency import keep_trimmed
+from pointsman.backends.onnxruntime.host.caches import HostCache
+from pointsman.backends.onnxruntime.host.host_rows import HostStepper
 from pointsman.backends.onnxruntime.session import run, session
+from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
+from pointsman.backends.onnxruntime.weights.mapped_loading import loaded_once, with_experts_mapped
+from pointsman.backends.onnxruntime.weights.residency import keep_trimmed
 from pointsman.bundle import Variant, cache_positions, names, side_by_side
 
 

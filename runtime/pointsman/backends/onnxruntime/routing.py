@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pointsman.backends.base import Routing
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.choices import CountedChoices
-from pointsman.backends.onnxruntime.host_rows import HostStepper
+from pointsman.backends.onnxruntime.host.host_rows import HostStepper
 from pointsman.bundle import Architecture, Variant, names
 from pointsman.bundle.interface import ROLES, Role
 

@@ -10,8 +10,8 @@ import onnxruntime
 
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
-from pointsman.backends.onnxruntime.more_outputs import with_outputs
-from pointsman.backends.onnxruntime.saturation import make_exact
+from pointsman.backends.onnxruntime.models.more_outputs import with_outputs
+from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.errors import BundleError, DeviceError
 from pointsman.wording import as_text, install, is_text
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import onnxruntime
 
-from pointsman.backends.onnxruntime.mapped_experts import with_mapped_experts
-from pointsman.backends.onnxruntime.residency import NewMappings, ResidentWeights, resident_bytes
-from pointsman.backends.onnxruntime.saturation import products_saturate
+from pointsman.backends.onnxruntime.models.mapped_experts import with_mapped_experts
+from pointsman.backends.onnxruntime.weights.residency import NewMappings, ResidentWeights, resident_bytes
+from pointsman.backends.onnxruntime.weights.saturation import products_saturate
 from pointsman.bundle import Variant, names
 from pointsman.errors import BundleError, DeviceError
 

@@ -8,7 +8,7 @@ fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 from collections.abc import Iterable
 from typing import Final
 
-from pointsman.backends.onnxruntime.messages import field, varint
+from pointsman.backends.onnxruntime.models.messages import field, varint
 
 _MODEL_GRAPH: Final = 7
 _GRAPH_OUTPUT: Final = 12

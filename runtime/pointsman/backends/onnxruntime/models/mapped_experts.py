@@ -11,7 +11,7 @@ Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.backends.onnxruntime.messages import field, fields, varint
+from pointsman.backends.onnxruntime.models.messages import field, fields, varint
 
 _MODEL_GRAPH: Final = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows, Move
 from pointsman.backends.onnxruntime.choices import CountedChoices
-from pointsman.backends.onnxruntime.encoder_runs import Run, encoder_runs, length
-from pointsman.backends.onnxruntime.host_memory import EncodedInputs, RowCaches
+from pointsman.backends.onnxruntime.host.encoder_runs import Run, encoder_runs, length
+from pointsman.backends.onnxruntime.host.host_memory import EncodedInputs, RowCaches
 from pointsman.backends.onnxruntime.session import run
 from pointsman.bundle import Variant, attending, attention_heads, cache_positions, names
 from pointsman.decoding import Feed

@@ -1,0 +1,1 @@
+"""What requests have in the memory of the host: inputs that are encoded, caches, and rows that share a step."""

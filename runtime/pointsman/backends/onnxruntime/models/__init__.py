@@ -1,0 +1,1 @@
+"""Serialized graphs, read and changed as messages: the runtime has no onnx."""
