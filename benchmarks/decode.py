@@ -29,8 +29,9 @@ from contestants.job import Job
 from measurements import BUILD, RESULTS
 from pointsman.bundle import read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_peer, prepared_variant
-from roofline import Arithmetic, Demand, Speeds
+from roofline import Demand
 from shapes import SHAPES
+from speeds import Arithmetic, Speeds
 
 BFLOAT16 = "transformers bfloat16"
 PEERS: dict[str, str | None] = {promises.PEER_FLOAT32: None, promises.PEER_INT8: "int8"}
@@ -80,7 +81,7 @@ def run_rounds(contestants: Mapping[str, Job], rounds: int, threads: int) -> tup
     measured = {name: Measured(job, [], size_on_disk(job)) for name, job in contestants.items()}
     speeds = []
     for number in range(rounds):
-        speeds.append(Speeds.from_json(json.loads(_printed("roofline.py", "--threads", str(threads)))))
+        speeds.append(Speeds.from_json(json.loads(_printed("machine_speeds.py", "--threads", str(threads)))))
         names = list(contestants) if number % 2 == 0 else list(reversed(list(contestants)))
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from contest import FLOOR, REFERENCE
 from measurements import RESULTS
 from plots import Panel, bar_plot, document
 from pointsman_calib.report.line_plot import Group, line_plot
-from roofline import Speeds
+from speeds import Speeds
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"

@@ -1,171 +1,23 @@
 """The least time that a request can take on a machine, whatever the engine (Williams et al. 2009, "Roofline").
 
 Each run of a graph takes at least as long as reading the weights that it needs, and at least as long as multiplying
-with them. Decoding a few rows is bound by reading, encoding a long input by arithmetic. Speeds are the best that any
-library here reaches, so that no contestant is faster.
-Run as a script it prints the `Speeds` of this machine, with `--threads` threads.
+with them. Decoding a few rows is bound by reading, encoding a long input by arithmetic.
 """
 
-import argparse
 import dataclasses
-import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
-
-import numpy as np
-import onnx_ir as ir
-import torch
-from numpy.typing import NDArray
 
 from cases import Case
 from pointsman.bundle import Architecture, names
 from pointsman_export.architecture import expected_tensors
 from reading import bytes_read
+from speeds import Arithmetic, Speeds
 
-Arithmetic = Literal["float32", "bfloat16", "int8"]
-
-_WORKING_SETS = tuple(size << 20 for size in (32, 64, 128, 256, 1024))  # the last is more than a cache holds
-_SHAPES = ((512, 768, 3072), (2048, 2048, 2048))  # an encoder's; one that is large enough for full speed
-_REPEATS = 5
 _FLOAT32 = 4
 _MULTIPLY_AND_ADD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """What a machine can do.
-
-    Attributes:
-        bytes_a_second: read by all threads, by how many bytes are read again and again; the most of them come from
-            memory, fewer from a cache in part.
-        operations_a_second: multiplications and additions of a large product, by what is multiplied.
-    """
-
-    bytes_a_second: dict[int, float]
-    operations_a_second: dict[Arithmetic, float]
-
-    @property
-    def memory(self) -> float:
-        """Bytes a second where no cache helps."""
-        return self.bytes_a_second[max(self.bytes_a_second)]
-
-    def reading(self, size: float) -> float:
-        """Bytes a second where so many are read again and again: those of the next smaller size that was measured."""
-        smaller = [measured for measured in self.bytes_a_second if measured <= size]
-        return self.bytes_a_second[max(smaller, default=min(self.bytes_a_second))]
-
-    def to_json(self) -> dict[str, Any]:
-        """For another process, and for results."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """From another process."""
-        return cls(
-            {int(size): speed for size, speed in fields["bytes_a_second"].items()}, fields["operations_a_second"]
-        )
-
-    @classmethod
-    def best(cls, measured: Sequence["Speeds"]) -> Self:
-        """The best of each."""
-        first = measured[0]
-        return cls(
-            {size: max(each.bytes_a_second[size] for each in measured) for size in first.bytes_a_second},
-            {kind: max(each.operations_a_second[kind] for each in measured) for kind in first.operations_a_second},
-        )
-
-
-def speeds(threads: int) -> Speeds:
-    """Of this machine, the best of a few tries each."""
-    torch.set_num_threads(threads)
-    with ThreadPoolExecutor(threads) as pool:
-        reading = {size: max(_reading_speeds(size, threads, pool)) for size in _WORKING_SETS}
-    return Speeds(
-        reading, {"float32": _float32_speed(threads), "bfloat16": _bfloat16_speed(), "int8": _int8_speed(threads)}
-    )
-
-
-def _reading_speeds(size: int, threads: int, pool: ThreadPoolExecutor) -> Iterator[float]:
-    """Bytes a second by ways of reading that keep nothing."""
-    numbers = np.ones(size // _FLOAT32, np.float32)
-    tensor, parts = torch.from_numpy(numbers), np.array_split(numbers, threads)
-    integers = [part.view(np.int32) for part in parts]
-    vector = torch.ones(1024)
-    for read in (
-        lambda: list(pool.map(np.max, parts)),
-        lambda: list(pool.map(np.bitwise_or.reduce, integers)),
-        tensor.max,
-        lambda: tensor.view(-1, len(vector)) @ vector,
-    ):
-        yield size / _least_seconds(read)
-
-
-def _float32_speed(threads: int) -> float:
-    """Of ONNX Runtime's product, or torch's."""
-    found = []
-    for rows, width, out in _SHAPES:
-        left, right = np.ones((rows, width), np.float32), np.ones((width, out), np.float32)
-        ours = _product("MatMul", left, right, np.dtype(np.float32), threads)
-        theirs = partial(torch.matmul, torch.from_numpy(left), torch.from_numpy(right))
-        found.append(_operations(rows, width, out) / min(_least_seconds(ours), _least_seconds(theirs)))
-    return max(found)
-
-
-def _bfloat16_speed() -> float:
-    """Of torch's product; of one shape, since a processor that lacks it takes long."""
-    rows, width, out = _SHAPES[0]
-    left, right = torch.ones(rows, width, dtype=torch.bfloat16), torch.ones(width, out, dtype=torch.bfloat16)
-    return _operations(rows, width, out) / _least_seconds(partial(torch.matmul, left, right))
-
-
-def _int8_speed(threads: int) -> float:
-    """Of ONNX Runtime's product of unsigned and signed integers, whose weights are packed, or torch's of signed."""
-    found = []
-    for rows, width, out in _SHAPES:
-        left, right = np.ones((rows, width), np.uint8), np.ones((width, out), np.int8)
-        ours = _product("MatMulInteger", left, right, np.dtype(np.int32), threads)
-        theirs = partial(torch._int_mm, torch.from_numpy(left.view(np.int8)), torch.from_numpy(right))
-        found.append(_operations(rows, width, out) / min(_least_seconds(ours), _least_seconds(theirs)))
-    return max(found)
-
-
-def _operations(rows: int, width: int, out: int) -> int:
-    return _MULTIPLY_AND_ADD * rows * width * out
-
-
-def _product(
-    operator: str, left: NDArray[Any], right: NDArray[Any], result: np.dtype[Any], threads: int
-) -> Callable[[], object]:
-    """A product by ONNX Runtime, whose right side is a weight."""
-    import onnxruntime
-
-    given = ir.Value(name="left", type=ir.TensorType(ir.DataType.from_numpy(left.dtype)), shape=ir.Shape(left.shape))
-    weight = ir.Value(name="right", const_value=ir.Tensor(right))
-    node = ir.Node("", operator, [given, weight])
-    made = node.outputs[0]
-    made.name, made.type = "made", ir.TensorType(ir.DataType.from_numpy(result))
-    made.shape = ir.Shape((len(left), right.shape[1]))
-    graph = ir.Graph([given], [made], nodes=[node], initializers=[weight], opset_imports={"": 21}, name=operator)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"left": left})
-
-
-def _least_seconds(run: Callable[[], object]) -> float:
-    def timed() -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    return min(timed() for _ in range(_REPEATS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,13 +113,3 @@ def _weights_of(architecture: Architecture, stack: str, experts: float, *, cross
         elif name.startswith(stack):
             total += size * (experts / architecture.num_experts if names.experts_layer(name) else 1.0)
     return total
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how fast memory is read and matrices are multiplied.")
-    parser.add_argument("--threads", type=int, default=2)
-    print(json.dumps(speeds(parser.parse_args().threads).to_json()))
-
-
-if __name__ == "__main__":
-    main()

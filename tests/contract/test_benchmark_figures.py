@@ -51,7 +51,7 @@ def test_the_roofline_counts_what_a_request_reads(load):
     encoder = 12 * (4 * square + 2 * norm) + 6 * (1 + 8) * wide + 6 * 8 * 768 + 32 * 12 + norm + 12 * 2 * square
     case, base = cases.Case("", new_tokens=3), shapes.SHAPES["switch-base-8"]
     assert roofline.request_bytes(base, case, routing) == 4 * (encoder + 3 * decoder)
-    reads = roofline.Speeds({0: 4.0}, {"float32": math.inf})
+    reads = load("speeds").Speeds({0: 4.0}, {"float32": math.inf})
     demand = roofline.float_demand(base, routing, "float32", 4, cross=True)
     assert demand.least_seconds(case, reads) == encoder + 3 * decoder
     without = roofline.float_demand(base, routing, "float32", 4, cross=False)
@@ -121,13 +121,13 @@ def test_the_roofline_counts_what_a_request_multiplies(load):
     square, wide, norm = 768 * 768, 2 * 768 * 3072, 768
     encoder = 12 * (4 * square + 2 * norm + wide) + 6 * 8 * 768 + 32 * 12 + norm + 12 * 2 * square
     case = cases.Case("", batch=2, source=512, new_tokens=0)
-    multiplies = roofline.Speeds({0: math.inf}, {"float32": 2.0})
+    multiplies = load("speeds").Speeds({0: math.inf}, {"float32": 2.0})
     demand = roofline.float_demand(shapes.SHAPES["switch-base-8"], {}, "float32", 4, cross=True)
     assert demand.least_seconds(case, multiplies) == 1024 * encoder
 
 
 def test_speeds_of_the_machine(load):
-    measured = load("roofline").speeds(2)
+    measured = load("machine_speeds").speeds(2)
     assert measured.memory > 1e8
     assert set(measured.operations_a_second) == {"float32", "bfloat16", "int8"}
     assert min(measured.operations_a_second.values()) > 1e8
