@@ -1,4 +1,4 @@
-"""Modules that import ONNX and an engine: a machine that only serves does not have all of it."""
+"""Modules that import ONNX, an engine or Ray: a machine that only serves does not have all of it."""
 
 import importlib
 from types import ModuleType
@@ -7,8 +7,8 @@ from pointsman.errors import DependencyError
 from pointsman.wording import install
 
 
-def loaded(module: str) -> ModuleType:
-    """Import a module.
+def loaded(module: str, extra: str = "calib") -> ModuleType:
+    """Import a module, of whose needs an extra has all.
 
     Raises:
         DependencyError: something that it needs is not installed.
@@ -16,4 +16,4 @@ def loaded(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{error.name} is not installed; {install('calib')}") from error
+        raise DependencyError(f"{error.name} is not installed; {install(extra)}") from error

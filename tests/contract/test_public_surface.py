@@ -201,7 +201,10 @@ def test_what_the_calibrator_lacks_is_named():
     ("function", "names"),
     [
         (pointsman_calib.quantize, "bundle scheme corpus limits coverage ranges method force device"),
-        (pointsman_calib.compare, "bundle corpus baseline candidates limits layers batch_size generations device"),
+        (
+            pointsman_calib.compare,
+            "bundle corpus baseline candidates limits layers batch_size generations device counter",
+        ),
         (pointsman_calib.Corpus.read, "bundle sources documents seed window too_long split"),
     ],
 )

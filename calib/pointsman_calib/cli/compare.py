@@ -11,21 +11,27 @@ from typing import Final
 
 from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import one_sentence
+from pointsman.errors import OptionsError
 from pointsman_calib.cli import corpus_arguments, outputs
 from pointsman_calib.comparison import Comparison, Limits, compare
 from pointsman_calib.comparison.comparing import GENERATIONS
+from pointsman_calib.comparison.counting import Counter, count
+from pointsman_calib.comparison.counts import PART
 from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
 from pointsman_calib.comparison.subject import choose_variants
 from pointsman_calib.comparison.table import as_text
 from pointsman_calib.corpus.text import Corpus
+from pointsman_calib.loading import loaded
 from pointsman_calib.report import render
 
 HELP = "compare variants on text: loss, errors, agreement, size and speed"
 EXAMPLES = (
     "pointsman-calib compare build/demo --corpus allenai/c4 --report comparison.html",
     "pointsman-calib compare build/demo --candidate fused-int8 --corpus c4-validation.*.json.gz --max-loss-increase 1",
+    "pointsman-calib compare build/demo --corpus allenai/c4 --documents 20000 --shards counted --actors 8 --threads 2",
 )
 SPLIT: Final = "validation"
+OF_ACTORS: Final = ("documents_per_shard", "actors", "threads", "address")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     corpus_arguments.add_device(parser)
     _add_corpus(parser.add_argument_group("documents"))
+    _add_actors(parser.add_argument_group("actors of Ray, which run variants over shards of the documents"))
     _add_outputs(parser.add_argument_group("output"))
     _add_limits(parser.add_argument_group("limits, which decide the exit code"))
 
@@ -55,6 +62,27 @@ def _add_corpus(group: "argparse._ArgumentGroup") -> None:
         default=GENERATIONS,
         help=f"documents to generate from, for fills, speed and memory; 0: none (default: {GENERATIONS})",
     )
+
+
+def _add_actors(group: "argparse._ArgumentGroup") -> None:
+    """None but the folder has a default here, so that one that was given without it is noticed."""
+    group.add_argument(
+        "--shards",
+        metavar="FOLDER",
+        type=Path,
+        help="count with Ray, and keep here what is done, so that a run that was stopped goes on (default: without)",
+    )
+    group.add_argument(
+        "--documents-per-shard",
+        metavar="N",
+        type=_at_least(1),
+        help=f"a multiple of the batch size (default: {PART})",
+    )
+    group.add_argument("--actors", metavar="N", type=_at_least(1), help="how many run at once (default: 1)")
+    group.add_argument(
+        "--threads", metavar="N", type=_at_least(1), help="CPU threads of an actor (default: the engine's)"
+    )
+    group.add_argument("--address", help="of a Ray cluster (default: one of this machine)")
 
 
 def _add_outputs(group: "argparse._ArgumentGroup") -> None:
@@ -111,6 +139,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Compare, and print and write what was asked for; 0 where every limit holds, 1 where one does not."""
     limits = _limits(parsed)
     _check_outputs(parsed)
+    counter = _counter(parsed)
     choose_variants(read_manifest(parsed.bundle), parsed.baseline, parsed.candidate)  # before a corpus is fetched
     corpus = corpus_arguments.read(parsed, split=SPLIT)
     comparison = compare(
@@ -123,6 +152,7 @@ def run(parsed: argparse.Namespace) -> int:
         batch_size=parsed.batch_size,
         generations=parsed.generations,
         device=parsed.device,
+        counter=counter,
     )
     _print(comparison, as_json=parsed.json)
     if parsed.report is not None:
@@ -130,6 +160,23 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.commands is not None:
         _write_commands(parsed.commands, comparison, corpus)
     return 0 if comparison.passed else 1
+
+
+def _counter(parsed: argparse.Namespace) -> Counter:
+    """Who runs variants over the documents.
+
+    Raises:
+        OptionsError: an option of actors is given, and no folder for their shards.
+        DependencyError: Ray is not installed.
+    """
+    given = {name: value for name in OF_ACTORS if (value := getattr(parsed, name)) is not None}
+    if parsed.shards is None:
+        if given:
+            flag = f"--{next(iter(given)).replace('_', '-')}"
+            raise OptionsError(f"without --shards, {flag} has no effect; name a folder with --shards, or leave it out")
+        return count
+    counter: Counter = loaded("pointsman_calib.ray", "ray").Shards(folder=parsed.shards, **given)
+    return counter
 
 
 def _limits(parsed: argparse.Namespace) -> Limits:

@@ -10,11 +10,12 @@ from pointsman.bundle import names
 from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import OptionsError
 from pointsman.text.tokenizer import Tokenizer
+from pointsman_calib.comparison.counting import Counter, Reading, count
+from pointsman_calib.comparison.counts import Counts
 from pointsman_calib.comparison.judging import candidate_result, variant_result
 from pointsman_calib.comparison.machine import machine
 from pointsman_calib.comparison.measuring.generation import NOTHING_GENERATED, Generated, measure_generation
 from pointsman_calib.comparison.measuring.passages import passages
-from pointsman_calib.comparison.measuring.teacher_forcing import Counted, Reader, count_pair, cuts_of
 from pointsman_calib.comparison.records import (
     SCHEMA,
     CandidateResult,
@@ -26,7 +27,6 @@ from pointsman_calib.comparison.records import (
 from pointsman_calib.comparison.subject import Subject, open_subject, survey
 from pointsman_calib.corpus.text import Corpus, Text, as_corpus
 from pointsman_calib.graphs.pieces import open_device
-from pointsman_calib.progress import Progress
 from pointsman_calib.settle.limits import Limits
 
 PACKAGES: Final = ("pointsman", "onnxruntime", "polygraphy", "numpy")
@@ -46,6 +46,7 @@ def compare(
     batch_size: int = 4,
     generations: int = GENERATIONS,
     device: Device = "cpu",
+    counter: Counter = count,
 ) -> Comparison:
     """Compare variants of a bundle on span-corrupted documents, on ONNX Runtime.
 
@@ -63,6 +64,8 @@ def compare(
         batch_size: documents run together.
         generations: documents to generate from and to measure speed and memory on; 0 for none.
         device: where variants run, `cpu` or `cuda`.
+        counter: who runs variants over the documents: this process, or actors of Ray (`pointsman_calib.ray.Shards`).
+            Generations, speed and memory are of this process in any case.
 
     Raises:
         BundleNotFoundError: there is no bundle.
@@ -71,6 +74,7 @@ def compare(
         OptionsError: a variant is named twice, or a number is out of range.
         CorpusError: the corpus cannot be read, or a variant was calibrated on some of it.
         ParityError: the baseline's values are not finite.
+        OutputError: shards cannot be written, or were made otherwise.
     """
     _check("batch_size", batch_size, least=1)
     _check("generations", generations, least=0)
@@ -78,10 +82,7 @@ def compare(
     text = as_corpus(subject.bundle, corpus, split="validation")
     evaluation = survey(subject, text)
     open_device(device)
-    pairs = {
-        name: _pair(subject, name, text, layers=layers, batch_size=batch_size, device=device)
-        for name in subject.candidates
-    }
+    pairs = counter(Reading(subject=subject, corpus=text, layers=layers, batch_size=batch_size, device=device))
     generated = _generated(subject, pairs, text, generations, device)
     results = _results(subject, pairs, generated, judged_by, text.seed)
     return _comparison(subject, evaluation, judged_by, ENGINES[device], *results, _passages(subject, text, generated))
@@ -92,26 +93,7 @@ def _check(name: str, number: int, *, least: int) -> None:
         raise OptionsError(f"{name} is {number}; give {least} or more")
 
 
-def _pair(
-    subject: Subject, candidate: str, corpus: Corpus, *, layers: bool, batch_size: int, device: Device
-) -> Counted:
-    """Run a candidate beside the baseline."""
-    architecture = subject.manifest.architecture
-    pair = {name: subject.variants[name] for name in (subject.baseline, candidate)}
-    cuts = cuts_of(architecture, pair.values())
-    baseline, beside = (
-        Reader(
-            subject.bundle, name, variant, architecture, lambda: corpus.batches(architecture, batch_size), cuts, device
-        )
-        for name, variant in pair.items()
-    )
-    with Progress(candidate, baseline.steps * len(corpus.examples)) as shown:
-        return count_pair(baseline, beside, num_experts=architecture.num_experts, layers=layers, progress=shown.update)
-
-
-def _generated(
-    subject: Subject, pairs: Mapping[str, Counted], corpus: Corpus, documents: int, device: Device
-) -> dict[str, Generated]:
+def _generated(subject: Subject, pairs: Counts, corpus: Corpus, documents: int, device: Device) -> dict[str, Generated]:
     """What variants with finite values generate from the first documents."""
     finite = [subject.baseline, *(name for name, counted in pairs.items() if not counted.candidate.non_finite)]
     inputs = [example.inputs.tolist() for example in corpus.examples[:documents]]
@@ -120,7 +102,7 @@ def _generated(
 
 
 def _results(
-    subject: Subject, pairs: Mapping[str, Counted], generated: Mapping[str, Generated], limits: Limits, seed: int
+    subject: Subject, pairs: Counts, generated: Mapping[str, Generated], limits: Limits, seed: int
 ) -> tuple[VariantResult, tuple[CandidateResult, ...]]:
     """The baseline's, and the candidates' in their order, judged."""
     first = next(iter(pairs.values()))

@@ -34,7 +34,12 @@ class GraphPieces:
     """
 
     def __init__(
-        self, path: Path, most_bytes: int, streams: Sequence[str] | None = None, device: Device = "cpu"
+        self,
+        path: Path,
+        most_bytes: int,
+        streams: Sequence[str] | None = None,
+        device: Device = "cpu",
+        threads: int | None = None,
     ) -> None:
         """Read a graph.
 
@@ -43,11 +48,12 @@ class GraphPieces:
             most_bytes: of a piece's weights, unless a sublayer has more.
             streams: where to cut whatever pieces weigh, in order; the last is what the final norm reads.
             device: where pieces run.
+            threads: of the CPU; the engine's default where None.
 
         Raises:
             BundleError: a value at which to cut is not in the graph.
         """
-        self._path, self._model, self._device = path, ir.load(path), device
+        self._path, self._model, self._device, self._threads = path, ir.load(path), device, threads
         self.graph = self._model.graph
         gather_by_token(self.graph)
         self._norms = list(dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM))
@@ -108,7 +114,7 @@ class GraphPieces:
         piece.opset_imports.update(self._model.opset_imports)
         for value in [value for value in graph.inputs if not value.uses()]:
             graph.inputs.remove(value)
-        return Piece(piece, self._path, self._device)
+        return Piece(piece, self._path, self._device, self._threads)
 
 
 class Piece:
@@ -122,19 +128,20 @@ class Piece:
         outputs: names of the values that it hands out.
     """
 
-    def __init__(self, model: ir.Model, path: Path, device: Device = "cpu") -> None:
+    def __init__(self, model: ir.Model, path: Path, device: Device = "cpu", threads: int | None = None) -> None:
         """Load it.
 
         Args:
             model: the part; its outputs are what it hands out.
             path: of the whole graph, beside which the weights lie.
             device: where it runs.
+            threads: of the CPU; the engine's default where None.
 
         Raises:
             BundleError: ONNX Runtime refuses it.
             DeviceError: the device cannot be used.
         """
-        self._session = _session(ir.to_proto(model).SerializeToString(), path, device)
+        self._session = _session(ir.to_proto(model).SerializeToString(), path, device, threads)
         self.inputs, self.outputs = (
             [str(value.name) for value in values] for values in (model.graph.inputs, model.graph.outputs)
         )
@@ -166,8 +173,10 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _session(model: bytes, path: Path, device: Device) -> onnxruntime.InferenceSession:
+def _session(model: bytes, path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
     options = _options(path)
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))

@@ -42,6 +42,7 @@ class PiecewiseRun:
         piece_bytes: int = PIECE_BYTES,
         cuts: Mapping[Role, Sequence[str]] | None = None,
         device: Device = "cpu",
+        threads: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> None:
         """Read the graphs, and run nothing yet.
@@ -54,13 +55,16 @@ class PiecewiseRun:
             piece_bytes: of the weights of a piece, unless a single sublayer has more.
             cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
             device: where pieces run.
+            threads: of the CPU; the engine's default where None.
             progress: see the attribute; `work` and `work_for` say how much it is given in all.
 
         Raises:
             BundleError: a value at which to cut is not in its graph.
         """
         at = cuts or {}
-        self.graphs = {role: GraphPieces(path, piece_bytes, at.get(role), device) for role, path in graphs.items()}
+        self.graphs = {
+            role: GraphPieces(path, piece_bytes, at.get(role), device, threads) for role, path in graphs.items()
+        }
         self._variant, self._scratch = variant, scratch
         self.batches, self.progress = batches, progress
         self._kept: dict[Role, dict[str, Stream]] = {role: {} for role in graphs}

@@ -2,11 +2,12 @@
 
 A field may be missing if it has a default: then it is younger than the file.
 
-Supports what the manifest needs: str, int, float, bool, None, `Literal`, unions, `tuple[T, ...]`, `dict[str, T]` and
-nested dataclasses.
+Supports what is written: str, int, float, bool, None, `Literal`, unions, `tuple[T, ...]`, `list[T]`, `dict[str, T]`
+and nested dataclasses.
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -56,10 +57,10 @@ def _read(kind: Any, value: object, place: str, problems: list[str]) -> Any:  # 
         return _read_union(arguments, value, place, problems)
     if origin is typing.Literal:
         return _expect(value in arguments, value, place, f"one of {', '.join(map(repr, arguments))}", problems)
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, list):
             return _refuse(value, place, "a list", problems)
-        return tuple(_read(arguments[0], item, f"{place}[{i}]", problems) for i, item in enumerate(value))
+        return origin(_read(arguments[0], item, f"{place}[{i}]", problems) for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             return _refuse(value, place, "an object", problems)
@@ -90,7 +91,7 @@ def _read_union(options: tuple[Any, ...], value: object, place: str, problems: l
 def _read_dataclass(kind: Any, value: object, place: str, problems: list[str]) -> object:  # noqa: ANN401
     if not isinstance(value, dict):
         return _refuse(value, place, "an object", problems)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}
     required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
     dot = f"{place}." if place else ""
@@ -100,6 +101,11 @@ def _read_dataclass(kind: Any, value: object, place: str, problems: list[str]) -
     known = {name: _read(hints[name], value[name], dot + name, problems) for name in sorted(fields & value.keys())}
     complete = len(problems) == before and required <= value.keys()
     return kind(**known) if complete else None
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _expect(fits: bool, value: object, place: str, wanted: str, problems: list[str]) -> object:  # noqa: FBT001

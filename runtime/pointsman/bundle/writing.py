@@ -1,4 +1,4 @@
-"""Writing bundles: tensors streamed into one file, and folders that appear whole or not at all."""
+"""Writing bundles: tensors streamed into one file, and folders and files that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -75,6 +75,25 @@ def replacing(target: Path) -> Iterator[Path]:
             _swap(partial, place)
         # Not before: killed between its two renames, a swap leaves the old output here and nowhere else.
         _remove_leftovers(place, "replaced")
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file at, which takes its place when all has gone well and vanishes otherwise.
+
+    Each writer has a path of its own, so that of two that write the same target neither disturbs the other; one that
+    is killed leaves it behind.
+
+    Raises:
+        OutputError: the disk is full or refuses.
+    """
+    with one_sentence(target):
+        partial = _beside(target, "partial")
+        try:
+            yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)  # there only where it did not take its place
 
 
 @contextlib.contextmanager

@@ -38,8 +38,7 @@ def add_files(parser: Parser) -> None:
 
 def _fill(parsed: argparse.Namespace) -> int:
     try:
-        import ray
-
+        from pointsman.ray.resumable import connect
         from pointsman.ray.shards import Filling, fill_files
     except ModuleNotFoundError as error:
         raise DependencyError(f"{error.name} is not installed; {install('ray')}") from error
@@ -54,7 +53,7 @@ def _fill(parsed: argparse.Namespace) -> int:
         rows=parsed.rows,
         fields=decoding_of(parsed),
     )
-    ray.init(parsed.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    connect(parsed.address)
     count = 0
     for shard in fill_files(parsed.files, parsed.output, filling, actors=parsed.actors):
         write(f"{shard.target}\n")

@@ -4,6 +4,7 @@ bundles.py      a bundle by path or by URL, fetched once for each machine
 deployment.py   `application`: the service on Ray Serve
 filling.py      `fill`: a column of a Ray dataset
 shards.py       `fill_files`: files into shards, resumable
+resumable.py    shards that actors make, and what is left of them after a stop
 """
 
 from pointsman.ray.deployment import application

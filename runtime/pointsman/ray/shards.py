@@ -9,17 +9,15 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet
-import ray
 
-from pointsman.bundle.writing import one_sentence
+from pointsman.bundle.writing import whole_file
 from pointsman.decoding import DecodingFields, DecodingOptions
-from pointsman.errors import OptionsError, OutputError, TextError
+from pointsman.errors import OptionsError, TextError
 from pointsman.infill import Infiller
 from pointsman.ray.bundles import local_bundle
+from pointsman.ray.resumable import made, missing, settle
 
 _KINDS: Final = (".parquet", ".jsonl")
-_SETTINGS: Final = "settings.json"
-_RETRIES: Final = 3  # of a shard whose actor died
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +87,15 @@ def fill_files(
         gpus: Likewise.
 
     Raises:
-        TextError: A file is missing, of another kind, or lacks the column; or as `Infiller.infill`, wrapped by Ray.
+        TextError: A file is missing, of another kind, or lacks the column; or as `Infiller.infill`.
         OptionsError: The options cannot be.
         OutputError: The folder has shards of a run with other settings, or cannot be written.
     """
     DecodingOptions.over({}, filling.fields)
     paths, folder = [Path(source).absolute() for source in sources], Path(output).absolute()
     shards = [shard for path in _distinct(paths) for shard in _shards(path, folder, filling)]
-    _settle(folder, filling)
-    missing = [shard for shard in shards if not shard.target.exists()]
-    filler = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(_Filler)
-    pool = ray.util.ActorPool([filler.remote(filling) for _ in range(min(actors, len(missing)))])
-    return iter(pool.map_unordered(lambda actor, shard: actor.fill.remote(shard), missing)) if missing else iter(())
+    settle(folder, filling.written())
+    return made(_Filler, [filling], missing(shards), actors=actors, cpus=cpus, gpus=gpus)
 
 
 def _distinct(paths: Sequence[Path]) -> Sequence[Path]:
@@ -126,21 +121,6 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _settle(folder: Path, filling: Filling) -> None:
-    """Write down how the folder's shards are made, or compare.
-
-    Raises:
-        OutputError: They were made otherwise.
-    """
-    settings = folder / _SETTINGS
-    with one_sentence(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not settings.exists():
-            settings.write_text(json.dumps(filling.written(), indent=1), encoding="utf-8")
-    if json.loads(settings.read_text(encoding="utf-8")) != filling.written():
-        raise OutputError(f"{folder} has shards of other settings ({settings.name} says which); choose another folder")
-
-
 class _Filler:
     """An actor's model."""
 
@@ -153,7 +133,7 @@ class _Filler:
             max_memory=filling.max_memory,
         )
 
-    def fill(self, shard: Shard) -> Shard:
+    def make(self, shard: Shard) -> Shard:
         """Fill a shard, whole or not at all."""
         table = _read(shard, self._filling)
         texts = table.column(self._filling.column).to_pylist()
@@ -196,11 +176,9 @@ def _read_lines(path: Path, first: int, rows: int) -> "pa.Table":
 
 
 def _write(table: "pa.Table", target: Path) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    with one_sentence(target):
+    with whole_file(target) as partial:
         if target.suffix == ".parquet":
             pa.parquet.write_table(table, partial)
         else:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
             partial.write_text("".join(lines), encoding="utf-8")
-        partial.rename(target)

@@ -152,8 +152,9 @@ def test_files_that_cannot_be_filled(cluster, bundle, tmp_path):
     with pytest.raises(TextError, match="is not there; check the path"):
         fill_files([tmp_path / "y.jsonl"], tmp_path / "out", filling)
     (tmp_path / "z.jsonl").write_text('{"texts": "A <extra_id_0>."}\n')
-    with pytest.raises(TextError, match="has no column text; it has texts"):
+    with pytest.raises(TextError) as raised:
         list(fill_files([tmp_path / "z.jsonl"], tmp_path / "out", filling))
+    assert str(raised.value) == f"{tmp_path / 'z.jsonl'} has no column text; it has texts"
 
 
 def test_the_command(bundle, tmp_path):

@@ -6,6 +6,7 @@ confidence intervals resample documents: the percentile bootstrap (Efron & Tibsh
 sums.
 """
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -20,12 +21,17 @@ _PERCENTILES: Final = (2.5, 97.5)
 Floats = NDArray[np.float64]
 
 
+@dataclass(slots=True)
 class DocumentLosses:
-    """Each document's summed loss and number of span tokens: two numbers a document."""
+    """Each document's summed loss and number of span tokens: two numbers a document.
 
-    def __init__(self) -> None:
-        self._sums: list[Floats] = []
-        self._counts: list[Floats] = []
+    Attributes:
+        nats: of each document.
+        tokens: likewise.
+    """
+
+    nats: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
     def update(self, losses: Floats, span_mask: NDArray[np.bool_], label_mask: NDArray[np.bool_]) -> None:
         """Count a batch.
@@ -37,18 +43,23 @@ class DocumentLosses:
         """
         placed = np.zeros(label_mask.shape)
         placed[label_mask] = losses
-        self._sums.append((placed * span_mask).sum(axis=1))
-        self._counts.append(span_mask.sum(axis=1).astype(np.float64))
+        self.nats += (placed * span_mask).sum(axis=1).tolist()
+        self.tokens += span_mask.sum(axis=1).tolist()
+
+    def merge(self, later: "DocumentLosses") -> None:
+        """Put other documents behind these."""
+        self.nats += later.nats
+        self.tokens += later.tokens
 
     @property
     def sums(self) -> Floats:
         """Nats, ``[documents]``."""
-        return np.concatenate(self._sums)
+        return np.array(self.nats, np.float64)
 
     @property
     def counts(self) -> Floats:
         """Span tokens, ``[documents]``."""
-        return np.concatenate(self._counts)
+        return np.array(self.tokens, np.float64)
 
     @property
     def mean(self) -> float:

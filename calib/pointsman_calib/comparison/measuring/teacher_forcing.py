@@ -35,6 +35,12 @@ class Counted:
     candidate: VariantTally
     pair: PairTally
 
+    def merge(self, later: "Counted") -> None:
+        """Count what was counted of documents that come after these."""
+        self.baseline.merge(later.baseline)
+        self.candidate.merge(later.candidate)
+        self.pair.merge(later.pair)
+
 
 class Reader:
     """A variant that reads documents and their targets, piece by piece.
@@ -53,6 +59,7 @@ class Reader:
         batches: Callable[[], Iterable[Batch]],
         cuts: Cuts,
         device: Device = "cpu",
+        threads: int | None = None,
     ) -> None:
         """Read the graphs, and run nothing yet.
 
@@ -64,28 +71,32 @@ class Reader:
             batches: the text, the same anew at each call.
             cuts: after which blocks to cut each graph.
             device: where it runs.
+            threads: of the CPU; the engine's default where None.
 
         Raises:
             BundleError: a tensor that is compared is not in its graph.
         """
         self.name = name
-        self._run = PiecewiseRun(graph_files(bundle, variant), variant, batches, cuts=cuts, device=device)
+        files = graph_files(bundle, variant)
+        self._run = PiecewiseRun(files, variant, batches, cuts=cuts, device=device, threads=threads)
         self._probes = {
             role: Probes(pieces, variant.graph(role), role, stacks(architecture)[role])
             for role, pieces in self._run.graphs.items()
         }
+        self._first = {"encoder": 0, "decoder": len(self._run.graphs["encoder"])}
         self.steps = sum(map(len, self._run.graphs.values()))
 
-    def read(self) -> Iterator[tuple[Batch, Seen]]:
-        """Each piece's part of each batch: the encoder's pieces, then the decoder's.
+    def read(self) -> Iterator[tuple[int, Batch, Seen]]:
+        """Each piece's number and its part of each batch: the encoder's pieces, then the decoder's.
 
         Raises:
             BundleError: the engine refuses a graph.
         """
         for batch, role, values in self._run.values({role: probes.values for role, probes in self._probes.items()}):
+            piece = self._first[role] + self._run.graphs[role].piece_of(min(values))
             seen = self._probes[role].read(batch, values)
             del values  # before the next are there
-            yield batch, seen
+            yield piece, batch, seen
             del seen
 
 
@@ -105,14 +116,14 @@ def count_pair(
         ParityError: the baseline's values are not finite.
         BundleError: the engine refuses a graph.
     """
-    counted = Counted(VariantTally(num_experts), VariantTally(num_experts), PairTally(layers=layers))
+    counted = Counted(VariantTally(num_experts), VariantTally(num_experts), PairTally(layers))
     beside = candidate.read()
-    for batch, ours in baseline.read():
-        if not counted.baseline.update(batch, ours):
+    for piece, batch, ours in baseline.read():
+        if not counted.baseline.update(piece, batch, ours):
             raise ParityError(_not_finite(baseline.name, counted.baseline.non_finite))
-        if not counted.candidate.non_finite:  # else it is not run any further
-            _, theirs = next(beside)
-            if counted.candidate.update(batch, theirs):
+        if counted.candidate.overflow is None:  # else it is not run any further
+            _, _, theirs = next(beside)
+            if counted.candidate.update(piece, batch, theirs):
                 counted.pair.update(batch, ours, theirs)
             del theirs
         del ours

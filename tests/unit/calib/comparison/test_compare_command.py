@@ -1,6 +1,7 @@
 """`pointsman-calib compare`: what it prints and writes, its exit codes, and its lines for what a person gets wrong."""
 
 import json
+import sys
 
 import pytest
 
@@ -83,6 +84,9 @@ def test_a_loss_above_the_limit(compare, comparison):
         (["--documents", "0"], "--documents is 0: give the number to use, 1 or more"),
         (["--seed", "-1"], "--seed is -1: give 0 or more"),
         (["--window", "512"], "568 tokens need 29 sentinels and the vocabulary has 20: use a shorter window"),
+        (["--actors", "2"], "without --shards, --actors has no effect; name a folder with --shards, or leave it out"),
+        (["--documents-per-shard", "8"], "without --shards, --documents-per-shard has no effect; name a folder with"),
+        (["--shards", "counted", "--actors", "0"], "argument --actors: 0 is too small; give 1 or more"),
         (["--report", "no/where/report.html"], "there is no folder no/where; name a file in a folder that is there"),
         (["--report", "/proc/report.html"], "cannot write /proc/report.html ("),
     ],
@@ -92,6 +96,15 @@ def test_mistakes(compare, arguments, line):
     assert (code, out) == (2, "")
     assert error.startswith(f"pointsman-calib: {line}")
     assert error.count("\n") == 1
+
+
+def test_shards_without_ray(compare, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, error = compare("--shards", tmp_path / "counted")
+    assert (code, out) == (2, "")
+    line = "ray is not installed; run pip install '.[ray]' in a checkout of Pointsman"
+    assert error == f"pointsman-calib: {line}\n"
+    assert not (tmp_path / "counted").exists()
 
 
 def test_no_corpus(quantized_bundle, capsys):

@@ -153,7 +153,8 @@ def test_a_corpus_that_is_still_to_be_read(quantized_bundle, evaluation_file, tm
 def test_the_function_as_it_is_documented(comparison):
     parameters = inspect.signature(compare).parameters
     assert [*parameters] == [
-        "bundle", "corpus", "baseline", "candidates", "limits", "layers", "batch_size", "generations", "device"
+        "bundle", "corpus", "baseline", "candidates", "limits", "layers", "batch_size", "generations", "device",
+        "counter",
     ]  # fmt: skip
     assert isinstance(comparison, Comparison)
     assert comparison.passed

@@ -24,9 +24,10 @@ class Cart:
     wheels: tuple[Wheel, ...]
     labels: dict[str, str]
     axes: tuple[str | int, ...]
+    tolls: list[float]
 
 
-CART = Cart("é", "red", None, True, (Wheel(5, 0.5), Wheel(6, 1.0)), {"a": "b"}, ("rows", 4))
+CART = Cart("é", "red", None, True, (Wheel(5, 0.5), Wheel(6, 1.0)), {"a": "b"}, ("rows", 4), [0.1, 2.0])
 DOCUMENT = to_json(CART)
 
 
@@ -61,6 +62,8 @@ def test_a_whole_number_serves_as_a_float():
         ({"labels": []}, "labels must be an object, not []"),
         ({"labels": {"a": 1}}, "labels.a must be str, not 1"),
         ({"axes": ["rows", 1.5]}, "axes[1] must be str, not 1.5"),
+        ({"tolls": "x"}, "tolls must be a list, not 'x'"),
+        ({"tolls": [0.5, None]}, "tolls[1] must be float, not None"),
         ({"name": ["x" * 1000]}, "name must be str, not ['" + "x" * 38),
     ],
 )

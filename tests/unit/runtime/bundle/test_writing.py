@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from mounts import mounted
-from pointsman.bundle.writing import check_room, check_writable, is_vacant, replacing, what_to_do
+from pointsman.bundle.writing import check_room, check_writable, is_vacant, replacing, what_to_do, whole_file
 from pointsman.errors import OutputError
 
 
@@ -30,6 +30,43 @@ def test_what_was_there_is_replaced(tmp_path, prepare):
     write(tmp_path / "output", "new")
     assert (tmp_path / "output" / "file").read_text() == "new"
     assert names_in(tmp_path) == {"output"}
+
+
+def write_file(target: Path, text: str) -> None:
+    with whole_file(target) as path:
+        path.write_text(text)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    write_file(tmp_path / "output", "old")
+
+    def fail(text: str) -> None:
+        with whole_file(tmp_path / "output") as path:
+            path.write_text(text)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail("half")
+    assert (tmp_path / "output").read_text() == "old"
+    write_file(tmp_path / "output", "new")
+    assert (tmp_path / "output").read_text() == "new"
+    assert names_in(tmp_path) == {"output"}
+
+
+def test_two_that_write_the_same_file_leave_each_other_alone(tmp_path):
+    with whole_file(tmp_path / "output") as path:
+        path.write_text("later")
+        write_file(tmp_path / "output", "sooner")
+        assert (tmp_path / "output").read_text() == "sooner"
+    assert (tmp_path / "output").read_text() == "later"
+    assert names_in(tmp_path) == {"output"}
+
+
+def test_a_file_where_none_can_be(tmp_path):
+    with pytest.raises(
+        OutputError, match=r"^cannot write .*/none/output \(No such file or directory\); choose another"
+    ):
+        write_file(tmp_path / "none" / "output", "never")
 
 
 def test_two_that_write_the_same_folder_leave_each_other_alone(tmp_path):

@@ -1,0 +1,83 @@
+"""Work in shards, each a file that an actor makes; a run that was stopped goes on where it was."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import ray
+
+from pointsman.bundle.writing import one_sentence, whole_file
+from pointsman.errors import OutputError, PointsmanError
+
+_SETTINGS: Final = "settings.json"
+_RETRIES: Final = 3  # of a shard whose actor died
+
+
+class Shard(Protocol):
+    """A part of the work."""
+
+    @property
+    def target(self) -> Path:
+        """Its file, which is there once it is done."""
+
+
+SomeShard = TypeVar("SomeShard", bound=Shard)
+
+
+def settle(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write down how the folder's shards are made, or compare.
+
+    Args:
+        folder: Where shards go; it is made where it is not there.
+        settings: As JSON has them.
+
+    Raises:
+        OutputError: Those that are there were made otherwise, or the folder cannot be written.
+    """
+    path, said = folder / _SETTINGS, json.dumps(settings, indent=1)
+    with one_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with whole_file(path) as partial:
+                partial.write_text(said, encoding="utf-8")
+        written = path.read_text(encoding="utf-8")
+    if written != said:
+        raise OutputError(f"{folder} has shards of other settings ({path.name} says which); choose another folder")
+
+
+def missing(shards: Sequence[SomeShard]) -> list[SomeShard]:
+    """Those that are still to be made."""
+    return [shard for shard in shards if not shard.target.exists()]
+
+
+def made(
+    worker: type, arguments: Sequence[object], shards: Sequence[SomeShard], *, actors: int, cpus: float, gpus: float
+) -> Iterator[SomeShard]:
+    """Make shards, and give each when it is written, in whatever order.
+
+    Args:
+        worker: A class whose `make` writes a shard's file, whole or not at all, and returns the shard.
+        arguments: To make one of.
+        shards: What is to be made.
+        actors: How many; one that dies is replaced and its shard begun again.
+        cpus: That an actor takes of its machine.
+        gpus: Likewise.
+
+    Raises:
+        PointsmanError: What `make` raises.
+    """
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(worker)
+    pool = ray.util.ActorPool([remote.remote(*arguments) for _ in range(min(actors, len(shards)))])
+    try:
+        yield from pool.map_unordered(lambda actor, shard: actor.make.remote(shard), shards)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PointsmanError):
+            raise error.cause from None  # in its own words, without the trace of another process
+        raise
+
+
+def connect(address: str | None) -> None:
+    """Join a cluster, or start one on this machine where there is no address, unless this was done before."""
+    if not ray.is_initialized():
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
