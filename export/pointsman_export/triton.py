@@ -1,6 +1,5 @@
 """Bundles as models of NVIDIA's Triton Inference Server: a folder of a model repository, for its Python backend."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -82,14 +81,6 @@ def export_triton(
         version = folder / _VERSION
         version.mkdir()
         (version / "model.py").write_text(_MODEL, encoding="utf-8")
-        shutil.copytree(source, version / _BUNDLE, copy_function=_linked)
+        shutil.copytree(source, version / _BUNDLE)  # no links: ONNX Runtime refuses linked weights
         (folder / "config.pbtxt").write_text(config, encoding="utf-8")
     return target
-
-
-def _linked(source: str, target: str) -> None:
-    """Link a file, or copy it where its file system cannot."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -1,10 +1,13 @@
 """What ONNX Runtime cannot do, in one line that says what to do."""
 
+import shutil
+
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
+from places import EXAMPLES
 from pointsman import SwitchModel
-from pointsman.errors import DeviceError
+from pointsman.errors import BundleError, DeviceError
 from unit.backends.conftest import VARIANT
 
 
@@ -57,3 +60,12 @@ def test_a_graph_that_does_not_fit(exported, monkeypatch):
     monkeypatch.setattr("onnxruntime.InferenceSession", full)
     with pytest.raises(DeviceError, match="this machine is out of memory"):
         SwitchModel.load(exported, device="cpu", variant=VARIANT, verify=False)
+
+
+def test_weights_under_two_names(tmp_path):
+    """As a backup of hard links makes them: ONNX Runtime takes them for an attack."""
+    copied = shutil.copytree(EXAMPLES / "demo_int8", tmp_path / "copied")
+    SwitchModel.load(copied, device="cpu").close()
+    (tmp_path / "backup.bin").hardlink_to(copied / "variants/int8/weights.bin")
+    with pytest.raises(BundleError, match="has several hard links"):
+        SwitchModel.load(copied, device="cpu")

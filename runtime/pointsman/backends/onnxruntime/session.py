@@ -22,6 +22,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 ProviderOptions = dict[str, str]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL = 4  # the highest severity of messages
+_HARD_LINKS = "multiple hard links"  # of files whose tensors lie in branches
 _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
 
@@ -102,6 +103,11 @@ def session(
         loaded = _loaded(graph, options, device, provider_options or {})
     except Exception as error:
         _check_memory(error, device)
+        if _HARD_LINKS in str(error).lower():
+            raise BundleError(
+                f"a file beside {path} has several hard links, and ONNX Runtime {onnxruntime.__version__} refuses such "
+                "weights; copy the bundle (`cp -r`, without `-l`)"
+            ) from error
         raise BundleError(f"ONNX Runtime refuses {path.name}: {_first_line(error)}") from error
     require_device(loaded, device)
     return loaded
