@@ -137,7 +137,7 @@ def idle(process):
 
 @pytest.mark.parametrize(
     ("seconds", "pause"),
-    [(90, 1.5), pytest.param(600, 0, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    [(90, 3.0), pytest.param(600, 0, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
 def test_soak(bundle, library, seconds, pause):
     with serving(f"{bundle}@fused-float32", "--threads", "1", "--max-waiting", "16", "--timeout", "20") as running:

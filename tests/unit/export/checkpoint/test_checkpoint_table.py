@@ -14,8 +14,8 @@ IDS = torch.randint(2, 128, (8, 12), generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", [name for name, spec in CHECKPOINTS.items() if expressible(spec)])
