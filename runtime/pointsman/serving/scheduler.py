@@ -17,7 +17,7 @@ from pointsman.decoding import Generation
 from pointsman.errors import BusyError, UnavailableError
 from pointsman.model import SwitchModel
 from pointsman.serving.admission import Admission, Limits
-from pointsman.serving.jobs import DecodingJob, Job, ScoringJob
+from pointsman.serving.jobs import DecodingJob, Job, Scores, ScoringJob
 from pointsman.serving.ticket import Ticket
 from pointsman.serving.worker import Entry, Observer, Worker
 
@@ -81,7 +81,7 @@ class Scheduler:
     def submit(self, job: DecodingJob, *, deadline: float | None = None) -> Ticket[list[Generation]]: ...
 
     @overload
-    def submit(self, job: ScoringJob, *, deadline: float | None = None) -> Ticket[list[float]]: ...
+    def submit(self, job: ScoringJob, *, deadline: float | None = None) -> Ticket[Scores]: ...
 
     def submit(self, job: Job, *, deadline: float | None = None) -> Ticket[Any]:
         """Take a request; to be called in the event loop that will read its ticket.

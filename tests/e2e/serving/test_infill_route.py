@@ -82,8 +82,17 @@ def test_streams_of_several_texts_end_with_their_fills(http, library, kind):
 def test_scores_are_those_of_the_library(http, library):
     candidates = [["man", "the"], ["dog", "a"]]
     answer = http.post("/v1/score", json={"text": TEXT, "candidates": candidates})
-    assert answer.json() == {"model": "demo", "scores": library.score(TEXT, candidates)}
+    assert (answer.json()["model"], answer.json()["scores"]) == ("demo", library.score(TEXT, candidates))
     assert http.post("/v1/score", json={"text": TEXT, "candidates": []}).json()["scores"] == []
+
+
+def test_spans_score_what_they_do_in_a_fill(http, library):
+    fill = library.infill(TEXT)[0]
+    candidates = [[span.text for span in fill.spans], ["man of men", "the"]]
+    first, other = http.post("/v1/score", json={"text": TEXT, "candidates": candidates}).json()["spans"]
+    assert first == pytest.approx([span.score for span in fill.spans], abs=0.01)  # constrained
+    assert len(other) == 2
+    assert max(other) < 0
 
 
 def test_many_candidates(http, library):
