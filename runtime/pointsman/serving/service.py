@@ -226,7 +226,7 @@ class Service:
         Raises:
             TextError: A text cannot be filled.
             OptionsError: The options cannot be, or there are too many texts.
-            BusyError: As many requests wait as may.
+            BusyError: As many texts wait as may.
             UnavailableError: The service is starting or stopping.
         """
         asked = [(text, fields) for text in texts]

@@ -128,13 +128,19 @@ def test_alternatives_have_the_librarys_likelihoods(page, library):
     [
         ("The ___ is on <extra_id_0> and sings.", "The <extra_id_1> is on <extra_id_0> and sings."),
         ("My <extra_id_3> sleeps.", "My <extra_id_3> sleeps."),
-        ("A <extra_id_2> (<extra_id_1>), ___ <extra_id_0>.", "A <extra_id_2> (<extra_id_1>), <extra_id_3> <extra_id_0>."),
+        (
+            "A <extra_id_2> (<extra_id_1>), ___ <extra_id_0>.",
+            "A <extra_id_2> (<extra_id_1>), <extra_id_3> <extra_id_0>.",
+        ),
         ("un<extra_id_1>ed ___ ___ things___here", "un<extra_id_1>ed <extra_id_0> things<extra_id_2>here"),
         ("___ <extra_id_01>, ___!", "<extra_id_0> <extra_id_01>, <extra_id_1>!"),
     ],
 )
 def test_blanks_that_a_text_has_itself(page, written, asked):
-    assert page.run("return import('/page/words.js').then((it) => it.withBlanks(it.wordsOf(arguments[0])).text)", written) == asked
+    assert (
+        page.run("return import('/page/words.js').then((it) => it.withBlanks(it.wordsOf(arguments[0])).text)", written)
+        == asked
+    )
 
 
 @needs_a_browser

@@ -164,7 +164,9 @@ def infill_routes(services: Services) -> APIRouter:
         """Score candidates."""
         service = services.named(asked.model)
         scored = await service.score(asked.text, asked.candidates, asked.timeout)
-        return ScoreAnswer(model=service.name, scores=[one.score for one in scored], spans=[one.spans for one in scored])
+        return ScoreAnswer(
+            model=service.name, scores=[one.score for one in scored], spans=[one.spans for one in scored]
+        )
 
     return router
 
