@@ -1,4 +1,4 @@
-"""A service from Python, with the surface of `Infiller`: code moves from a library to a service by one line."""
+"""A service from Python, which fills, streams and scores as `Infiller` does: code moves to it by one line."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
