@@ -165,7 +165,9 @@ def _only_quantized(manifest: Manifest) -> str | None:
 
 def _check_variant(manifest: Manifest, variant: str) -> None:
     if variant not in manifest.variants:
-        raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(manifest.variants)}")
+        meant = [name for name in (f"fused-{variant}", f"portable-{variant}") if name in manifest.variants]
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(manifest.variants)}{hint}")
 
 
 def _needs_cpu(variant: Variant) -> bool:

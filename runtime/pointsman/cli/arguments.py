@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         rest: The argument that takes what stands behind options too, where argparse does not look for arguments that
             may be few.
         examples: Command lines that its help ends with.
+        hints: What to do instead of options that other commands have.
     """
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
@@ -38,6 +39,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
         self.rest: str | None = None
         self.examples: tuple[str, ...] = ()
+        self.hints: dict[str, str] = {}
         self._commands: Mapping[str, object] = {}
 
     def error(self, message: str) -> NoReturn:
@@ -93,7 +95,8 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         if name not in known and " " not in argument:  # a text may begin like an option
             meant = nearest(name, [option for option in known if option.startswith("--")])
-            self.error(f"{name} is no option" + (f" (did you mean {meant}?)" if meant else ""))
+            hint = self.hints.get(name) or (f"did you mean {meant}?" if meant else "")
+            self.error(f"{name} is no option" + (f" ({hint})" if hint else ""))
 
     def add_version(self) -> None:
         """Let `--version` say which release this is; all three commands are of one."""

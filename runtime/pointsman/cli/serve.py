@@ -2,18 +2,19 @@
 
 import argparse
 import ipaddress
+import logging
 import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pointsman.backends.choice import Device
-from pointsman.cli.arguments import Parser, add_max_memory, add_place, positive
+from pointsman.cli.arguments import Parser, add_max_memory, add_place, memory, positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
 from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.scheduler import Limits, Scheduler
-from pointsman.wording import install
+from pointsman.wording import as_text, install
 
 if TYPE_CHECKING:
     from pointsman.serving.metrics import Metrics
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _NAMED: Final = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)=)?(?P<bundle>.+?)(?:@(?P<variant>[A-Za-z0-9-]+))?")
 _OWN_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _INTERRUPTED: Final = 130
+_LOG: Final = logging.getLogger("pointsman.serving")
 _DEFAULTS: Final = ServiceLimits()
 
 
@@ -37,6 +39,7 @@ def add_serve(parser: Parser) -> None:
         nargs="+",
         help="folder written by pointsman-export; its name is what clients ask for",
     )
+    parser.hints["--variant"] = "write it behind the bundle, as in build/demo@fused-int8"
     add_place(parser)
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
     add_max_memory(parser)
@@ -72,12 +75,12 @@ def add_serve(parser: Parser) -> None:
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     queue = Limits()
     for flag, kind, default, meaning in (
-        ("--max-waiting", positive, queue.waiting, "requests that wait for the model"),
+        ("--max-waiting", positive, queue.waiting, "texts that wait for the model"),
         ("--max-rows", positive, queue.rows, "beams or samples of one text, and of all that are decoded together"),
-        ("--max-cache-bytes", positive, queue.bytes, "memory of what is encoded and cached for those"),
+        ("--max-cache-bytes", memory, queue.bytes, "memory of what is encoded and cached for those, such as 4G"),
         ("--max-texts", positive, _DEFAULTS.texts, "texts in one request"),
         ("--max-characters", positive, _DEFAULTS.characters, "characters of a text"),
-        ("--max-body-bytes", positive, _DEFAULTS.body_bytes, "bytes of a request's body"),
+        ("--max-body-bytes", memory, _DEFAULTS.body_bytes, "bytes of a request's body, such as 2M"),
         ("--max-connections", positive, _DEFAULTS.connections, "open connections"),
         ("--timeout", _seconds, _DEFAULTS.seconds, "seconds until an answer must be there"),
         ("--header-timeout", _seconds, _DEFAULTS.header_seconds, "seconds for a request's headers to arrive"),
@@ -178,6 +181,7 @@ def _service(
     from pointsman.serving.service import Service
 
     name, folder, variant = named
+    _LOG.info("loading", extra={"model": name, "bundle": as_text(folder), "variant": variant})
     device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
     infiller = Infiller.load(
         folder,

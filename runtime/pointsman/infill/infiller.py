@@ -183,6 +183,20 @@ class Infiller:
         """What takes the answer to a checked request apart, token by token."""
         return SpanReader(request.template, self.tokenizer, self.model.special_tokens.eos_ids)
 
+    def span_scores(self, text: str, target: Sequence[int], logprobs: Sequence[float]) -> list[float]:
+        """What the tokens of each span add up to in a target that was scored, in the order of the text.
+
+        Args:
+            text: That has been scored.
+            target: As `targets` gives it.
+            logprobs: Of its tokens.
+        """
+        (template,) = templates_of([text], len(self.tokenizer.sentinel_ids))
+        reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)
+        for token, logprob in zip(target, logprobs, strict=True):
+            reader.read(token, logprob)
+        return [span.score for span in reader.spans(ended=True)]
+
     def fills(self, request: Request, generations: Iterable[Generation]) -> list[Fill]:
         """The fills that a checked request's generations come to, best first."""
         return self._ranked(request.template, generations)

@@ -12,7 +12,7 @@
     metrics.py     what is counted and timed, for Prometheus
     http/          protocols over HTTP, and what guards them
     page/          the page at /
-    client.py      a service from Python, with the surface of `Infiller`
+    client.py      a service from Python, which fills, streams and scores as `Infiller` does
 
 `scheduler` and what it stands on need nothing beside the runtime; `http` and `metrics` are the extra `serve`, `client`
 is the extra `client`.

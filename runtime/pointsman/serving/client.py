@@ -1,4 +1,4 @@
-"""A service from Python, with the surface of `Infiller`: code moves from a library to a service by one line."""
+"""A service from Python, which fills, streams and scores as `Infiller` does: code moves to it by one line."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ _CONNECTING: Final = 5.0
 
 
 class Client:
-    """A service that fills blanks; methods, arguments and results are those of `Infiller`.
+    """A service that fills blanks: `infill`, `infill_batch`, `infill_in_batches`, `stream` and `score` of `Infiller`.
 
     It keeps connections open, and is for one process; `with Client(url) as client:` closes them. Several threads may
     use one.
@@ -280,6 +280,8 @@ def _settings(url: str, key: str | None, timeout: float | None) -> dict[str, Any
         parsed = httpx2.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise OptionsError(f"{url!r} is no address of a service; give one such as http://localhost:8000")
+    if parsed.path.rstrip("/").endswith("/v1"):
+        raise OptionsError(f"{url!r} is where OpenAI's clients ask; leave out /v1 here")
     read = (_SECONDS if timeout is None else timeout) + _BEYOND
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     return {"base_url": url, "headers": headers, "timeout": httpx2.Timeout(read, connect=_CONNECTING)}

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pointsman.decoding import Constraint, DecodingOptions
 
 
@@ -32,7 +35,7 @@ class DecodingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringJob:
-    """Targets to score for one input; its answer is `list[float]`, a log-likelihood for each target.
+    """Targets to score for one input; its answer is the log-probabilities of each target's tokens.
 
     Attributes:
         ids: The input's, checked.
@@ -49,3 +52,6 @@ class ScoringJob:
 
 
 Job = DecodingJob | ScoringJob
+
+Scores = list[NDArray[np.float32]]
+"""Log-probabilities of targets' tokens, float32 [tokens] each."""

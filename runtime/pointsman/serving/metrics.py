@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,6 +25,8 @@ class Metrics:
     """The numbers of one service process, in a registry of its own."""
 
     def __init__(self) -> None:
+        # When each series began: as many lines again. The setting is of the process.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "pointsman_requests",
@@ -43,7 +45,7 @@ class Metrics:
         self._first_token = Histogram(
             "pointsman_first_token_seconds", "Seconds to a stream's first token.", buckets=_SECONDS, registry=registry
         )
-        self._waiting = Gauge("pointsman_waiting", "Jobs that wait for the model.", ("model",), registry=registry)
+        self._waiting = Gauge("pointsman_waiting", "Texts that wait for the model.", ("model",), registry=registry)
         model = ("model",)
         self._cache_bytes = Gauge(
             "pointsman_cache_bytes",
@@ -53,7 +55,7 @@ class Metrics:
         )
         self._waited = Histogram(
             "pointsman_wait_seconds",
-            "Seconds that a job waited for the model.",
+            "Seconds that a text waited for the model.",
             model,
             buckets=_SECONDS,
             registry=registry,
@@ -76,7 +78,7 @@ class Metrics:
         self.registry.register(_Experts(model, architecture, counts))
 
     def watch(self, model: str, scheduler: Scheduler) -> None:
-        """Show how many jobs wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
+        """Show how many texts wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
         self._waiting.labels(model).set_function(lambda: scheduler.waiting)
         self._cache_bytes.labels(model).set_function(lambda: scheduler.cache_bytes)
 

@@ -17,7 +17,7 @@ from pointsman.decoding import Generation
 from pointsman.errors import BusyError, UnavailableError
 from pointsman.model import SwitchModel
 from pointsman.serving.admission import Admission, Limits
-from pointsman.serving.jobs import DecodingJob, Job, ScoringJob
+from pointsman.serving.jobs import DecodingJob, Job, Scores, ScoringJob
 from pointsman.serving.ticket import Ticket
 from pointsman.serving.worker import Entry, Observer, Worker
 
@@ -42,6 +42,10 @@ class Scheduler:
 
     `async with Scheduler(model) as scheduler:` starts the thread, and drains at the end. Every answer is that of the
     request alone, whatever else is asked.
+
+    Attributes:
+        limits: What it takes on.
+        unanswered: Requests that it gave up when it was stopped.
     """
 
     def __init__(self, model: SwitchModel, limits: Limits | None = None, observer: Observer | None = None) -> None:
@@ -63,6 +67,7 @@ class Scheduler:
         self._is_stopping = False
         self._seconds_each = _FIRST_GUESS
         self._answered_at = 0.0
+        self.unanswered = 0
         self._thread = threading.Thread(target=self._work, name="pointsman-scheduler", daemon=True)
 
     async def __aenter__(self) -> Self:
@@ -81,7 +86,7 @@ class Scheduler:
     def submit(self, job: DecodingJob, *, deadline: float | None = None) -> Ticket[list[Generation]]: ...
 
     @overload
-    def submit(self, job: ScoringJob, *, deadline: float | None = None) -> Ticket[list[float]]: ...
+    def submit(self, job: ScoringJob, *, deadline: float | None = None) -> Ticket[Scores]: ...
 
     def submit(self, job: Job, *, deadline: float | None = None) -> Ticket[Any]:
         """Take a request; to be called in the event loop that will read its ticket.
@@ -107,7 +112,7 @@ class Scheduler:
             if not self._is_open:
                 raise UnavailableError("the service takes no requests now: it is starting or stopping; ask again later")
             if len(self._line) + len(jobs) > self.limits.waiting:
-                raise BusyError("as many requests wait as may; ask again later", self._retry_after())
+                raise BusyError("as many texts wait as may; ask again later", self._retry_after())
             entries: list[Entry[Any]] = [Entry(job, Ticket(deadline)) for job in jobs]
             self._line.extend(entries)
             self._changed.notify()
@@ -117,6 +122,16 @@ class Scheduler:
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._line)
+
+    @property
+    def running(self) -> int:
+        """How many requests are worked on, as it was a moment ago."""
+        return len(self._begun())
+
+    def _begun(self) -> list[Entry[Any]]:
+        """Requests that have left the line and are neither answered nor given up."""
+        begun = {id(entry): entry for entry in (*self._in_hand, *self._worker.entries)}
+        return [entry for entry in begun.values() if not entry.ticket.is_over]
 
     @property
     def cache_bytes(self) -> int:
@@ -150,8 +165,9 @@ class Scheduler:
     def _give_up(self) -> bool:
         """Fail all that is not answered; whether there was any."""
         with self._changed:
-            left = [*self._line, *self._in_hand, *self._worker.entries]
+            left = [*(entry for entry in self._line if not entry.ticket.is_over), *self._begun()]
             self._line.clear()
+        self.unanswered += len(left)
         for entry in left:
             entry.ticket.fail(UnavailableError("the service stopped before it had answered; ask again later"))
         return bool(left)

@@ -60,6 +60,19 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely a candidate is.
+
+    Attributes:
+        score: Of all of it, as `Infiller.score` gives it.
+        spans: Summed log-probabilities of each span's tokens, as a fill's spans have them; in the order of the text.
+    """
+
+    score: float
+    spans: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Routed:
     """Where tokens went.
 
@@ -213,7 +226,7 @@ class Service:
         Raises:
             TextError: A text cannot be filled.
             OptionsError: The options cannot be, or there are too many texts.
-            BusyError: As many requests wait as may.
+            BusyError: As many texts wait as may.
             UnavailableError: The service is starting or stopping.
         """
         asked = [(text, fields) for text in texts]
@@ -263,8 +276,8 @@ class Service:
     def _token(self, token: int) -> str:
         return self.infiller.tokenizer.decode_span([token]).strip() or "␣"
 
-    async def score(self, text: str, candidates: Sequence[Sequence[str]], seconds: float | None = None) -> list[float]:
-        """Log-likelihoods of candidates, as `Infiller.score` gives them.
+    async def score(self, text: str, candidates: Sequence[Sequence[str]], seconds: float | None = None) -> list[Scored]:
+        """Log-likelihoods of candidates, and of each of their spans.
 
         Raises:
             PointsmanError: As for `fill`, and as `Ticket.answer`.
@@ -278,7 +291,11 @@ class Service:
         jobs = await asyncio.to_thread(self._scoring, text, candidates)
         tickets = self.scheduler.submit_all(jobs, deadline=deadline)
         try:
-            return [score for ticket in tickets for score in await ticket.answer()]
+            return [
+                Scored(float(logprobs.sum()), self.infiller.span_scores(text, target, logprobs.tolist()))
+                for job, ticket in zip(jobs, tickets, strict=True)
+                for target, logprobs in zip(job.targets, await ticket.answer(), strict=True)
+            ]
         finally:
             for ticket in tickets:
                 ticket.cancel()

@@ -79,7 +79,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a request that fails must not end the others
             entry.ticket.fail(error)
         else:
-            entry.ticket.finish([float(of_target.sum()) for of_target in logprobs])
+            entry.ticket.finish(logprobs)
 
     def join(self, entries: Sequence[Entry[DecodingJob]]) -> None:
         """Encode the inputs of requests together; they are decoded from the next step on."""

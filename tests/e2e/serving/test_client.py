@@ -130,6 +130,12 @@ def test_times_keys_and_models(served, bundle, tmp_path):
         late.infill(TEXT)
 
 
+@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "https://host/under/v1/"])
+def test_addresses_of_openais_clients(url):
+    with pytest.raises(OptionsError, match="is where OpenAI's clients ask; leave out /v1 here"):
+        Client(url)
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", None])
 def test_addresses_that_are_none(url):
     with pytest.raises(OptionsError, match="is no address of a service; give one such as http://localhost:8000"):

@@ -82,8 +82,17 @@ def test_streams_of_several_texts_end_with_their_fills(http, library, kind):
 def test_scores_are_those_of_the_library(http, library):
     candidates = [["man", "the"], ["dog", "a"]]
     answer = http.post("/v1/score", json={"text": TEXT, "candidates": candidates})
-    assert answer.json() == {"model": "demo", "scores": library.score(TEXT, candidates)}
+    assert (answer.json()["model"], answer.json()["scores"]) == ("demo", library.score(TEXT, candidates))
     assert http.post("/v1/score", json={"text": TEXT, "candidates": []}).json()["scores"] == []
+
+
+def test_spans_score_what_they_do_in_a_fill(http, library):
+    fill = library.infill(TEXT)[0]
+    candidates = [[span.text for span in fill.spans], ["man of men", "the"]]
+    first, other = http.post("/v1/score", json={"text": TEXT, "candidates": candidates}).json()["spans"]
+    assert first == pytest.approx([span.score for span in fill.spans], abs=0.01)  # constrained
+    assert len(other) == 2
+    assert max(other) < 0
 
 
 def test_many_candidates(http, library):
@@ -95,13 +104,18 @@ def test_many_candidates(http, library):
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({}, "text: Field required"),
+        ({}, "text is missing; give it"),
+        ({"txt": TEXT}, "text is missing; give it; txt is no field; did you mean text?"),
+        ({"text": 3}, "text must be text or a list"),
+        ({"text": TEXT, "early_stopping": 2}, "early_stopping must be true or false or 'never'"),
+        ([], "the body must be an object"),
         ({"text": []}, "there is no text; give at least one"),
         ({"text": "no blank"}, "the text has no blank: write <extra_id_0> where something is to be filled in"),
         ({"text": [TEXT, "no blank"]}, "input 1: the text has no blank: write <extra_id_0> where something is to be"),
-        ({"text": TEXT, "num_beam": 2}, "num_beam: Extra inputs are not permitted"),
-        ({"text": TEXT, "num_beams": "2"}, "num_beams: Input should be a valid integer"),
-        ({"text": TEXT, "num_beams": True}, "num_beams: Input should be a valid integer"),
+        ({"text": TEXT, "num_beam": 2}, "num_beam is no field; did you mean num_beams?"),
+        ({"text": TEXT, "num_beams": "2"}, "num_beams must be a whole number"),
+        ({"text": TEXT, "num_beams": True}, "num_beams must be a whole number"),
+        ({"text": TEXT, "num_beams": 0}, "num_beams is too small; use 1 or more"),
         (
             {"text": TEXT, "num_beams": 65},
             "65 beams or samples are too many; this service gives 64 to a request at most",
@@ -109,8 +123,8 @@ def test_many_candidates(http, library):
         ({"text": TEXT, "temperature": 0.5}, "temperature without do_sample would change nothing"),
         ({"text": TEXT, "max_new_tokens": 10**9}, "max_new_tokens is 1000000000, and this bundle allows at most"),
         ({"text": TEXT, "max_new_tokens": 3}, "max_new_tokens 3 is too few for the 2 blanks"),
-        ({"text": TEXT, "seed": 2**64}, "seed: Input should be less than or equal to"),
-        ({"text": TEXT, "timeout": -1}, "timeout: Input should be greater than 0"),
+        ({"text": TEXT, "seed": 2**64}, "seed is too large; use 9007199254740991 at most"),
+        ({"text": TEXT, "timeout": -1}, "timeout is too small; use more than 0"),
         ({"text": [OTHER] * 65}, "65 texts are too many; this service takes 64 at a time"),
         ({"text": OTHER + "x" * 40000}, "a text has 40025 characters; this service takes 32768 at most"),
         ({"text": OTHER + " word" * 6000}, "tokens, and this bundle takes"),

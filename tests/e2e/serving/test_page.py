@@ -1,5 +1,6 @@
 """The page in a real browser: type, blank, fill and read, all by keyboard; and what a screen reader is told."""
 
+import math
 import re
 
 import httpx2
@@ -109,12 +110,60 @@ def test_alternatives_have_the_librarys_likelihoods(page, library):
     filled(page)
     rows = page.run("return [...document.querySelectorAll('.alternative')].map((row) => row.textContent)")
     assert 1 < len(rows) <= 5
-    texts = [re.fullmatch(r"(.*?)([\d.]+) %", row) for row in rows]
-    shares = [float(found[2]) for found in texts]
-    assert sum(shares) == pytest.approx(100, abs=2)
-    assert shares == sorted(shares, reverse=True)
-    scores = library.score("The <extra_id_0> walks in the park.", [[found[1]] for found in texts])
-    assert scores == sorted(scores, reverse=True)
+    texts = [re.fullmatch(r"(.*?)(?:< )?([\d.]+) %", row) for row in rows]
+    shown = [float(found[2]) for found in texts]
+    assert shown == sorted(shown, reverse=True)
+    assert sum(shown) < 99
+    fills = library.infill("The <extra_id_0> walks in the park.", num_beams=5, num_return_sequences=5)
+    own = {fill.spans[0].text: 100 * math.exp(fill.spans[0].score) for fill in fills}
+    assert len(own.keys() & {found[1] for found in texts}) >= 2
+    for found, percent in zip(texts, shown, strict=True):
+        assert percent == pytest.approx(max(0.1, own.get(found[1], percent)), rel=0.05, abs=0.06)
+    assert page.run("return document.querySelector('#alternatives-hint').checkVisibility()")
+
+
+@needs_a_browser
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("The ___ is on <extra_id_0> and sings.", "The <extra_id_1> is on <extra_id_0> and sings."),
+        ("My <extra_id_3> sleeps.", "My <extra_id_3> sleeps."),
+        (
+            "A <extra_id_2> (<extra_id_1>), ___ <extra_id_0>.",
+            "A <extra_id_2> (<extra_id_1>), <extra_id_3> <extra_id_0>.",
+        ),
+        ("un<extra_id_1>ed ___ ___ things___here", "un<extra_id_1>ed <extra_id_0> things<extra_id_2>here"),
+        ("___ <extra_id_01>, ___!", "<extra_id_0> <extra_id_01>, <extra_id_1>!"),
+    ],
+)
+def test_blanks_that_a_text_has_itself(page, written, asked):
+    assert (
+        page.run("return import('/page/words.js').then((it) => it.withBlanks(it.wordsOf(arguments[0])).text)", written)
+        == asked
+    )
+
+
+@needs_a_browser
+def test_blanks_with_numbers_are_filled_and_stay(page, library):
+    write(page, "My <extra_id_3> sleeps.")
+    page.click(".word:nth-child(2)")
+    assert blanked(page) == ["<extra_id_3>"]
+    page.click("#fill")
+    assert filled(page) == library.infill("My <extra_id_3> sleeps.")[0].text
+
+
+@needs_a_browser
+def test_no_older_result_stands_below_an_error(page):
+    write(page, "The ___ walks in the park.")
+    page.click("#fill")
+    filled(page)
+    for text in ("<extra_id_0> and <extra_id_0>", "nothing"):
+        write(page, text)
+        page.click("#fill")
+        page.wait_for("return document.querySelector('#status').classList.contains('failed')")
+        for part in ("#result", "#experts"):
+            assert not page.run("return document.querySelector(arguments[0]).checkVisibility()", part)
+    page.log()  # the browser tells of status 400
 
 
 @needs_a_browser

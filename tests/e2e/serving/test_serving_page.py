@@ -31,10 +31,25 @@ def test_programs(served, program):
     assert done.stdout
 
 
+def test_every_status_that_is_documented_is_one(http):
+    asked = {
+        400: http.post("/v1/infill", content=b'{"text', headers={"Content-Type": "application/json"}),
+        404: http.get("/nothing"),
+        405: http.get("/v1/infill"),
+        415: http.post("/v1/infill", content=b"{}", headers={"Content-Type": "text/plain"}),
+    }
+    documented = re.findall(r"\d{3}", " ".join(re.findall(r"^\| ([\d, ]+) \|", DOCUMENT, re.MULTILINE)))
+    assert len({*documented}) == len(documented) == 12
+    for status, answer in asked.items():
+        assert answer.status_code == status
+        assert str(status) in documented
+
+
 def test_every_option_and_metric_is_there(http):
     listed = sh("pointsman serve --help", ROOT)
     for option in re.findall(r"^\| `(--[\w-]+)`", DOCUMENT, re.MULTILINE):
         assert option in listed
     shown = http.get("/metrics").text
+    assert "_created" not in shown
     for metric in re.findall(r"`(pointsman_\w+)`", DOCUMENT):
         assert metric in shown

@@ -79,7 +79,7 @@ def test_asking_at_once(served):
         ("no blank", {}, "the text has no blank"),
         (TEXT, {"model_name": "other"}, "there is no model of this name; there are demo"),
         (TEXT, {"model_version": "2"}, "there is no version of this name; there is 1"),
-        (TEXT, {"parameters": {"beams": 2}}, "parameters.beams: Extra inputs are not permitted"),
+        (TEXT, {"parameters": {"beams": 2}}, "parameters.beams is no field; did you mean num_beams?"),
         (TEXT, {"timeout": 1}, "the answer was not there after"),
         (
             TEXT,
@@ -110,7 +110,7 @@ def tensor(**changes):
         ([tensor(parameters={"binary_data_size": 1})], "input text_input needs either data or binary_data_size"),
         ([tensor(shape=[2])], "input text_input has 1 elements, and its shape says otherwise"),
         ([tensor(shape=[2**31 - 1] * 4)], "input text_input has 1 elements"),
-        ([tensor(shape=[-1])], "inputs.0.shape.0: Input should be greater than or equal to 0"),
+        ([tensor(shape=[-1])], "inputs.0.shape.0 is too small; use 0 or more"),
         ([tensor(data=[1])], "elements of BYTES must be strings"),
         ([tensor(data=[])], "input text_input has 0 elements"),
         ([tensor(data=[], shape=[0])], "there is no text; give at least one"),

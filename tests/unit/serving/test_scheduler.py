@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_library(infiller):
         async with Scheduler(infiller.model) as scheduler:
             return await scheduler.submit(ScoringJob(ids=ids, targets=targets)).answer()
 
-    assert asyncio.run(scores()) == infiller.score(TEXT, candidates)
+    assert [float(one.sum()) for one in asyncio.run(scores())] == infiller.score(TEXT, candidates)
 
 
 def test_a_full_line_refuses_and_says_when_to_come_back(infiller):
@@ -78,7 +78,7 @@ def test_a_full_line_refuses_and_says_when_to_come_back(infiller):
             running = scheduler.submit(job(infiller, **LONG, is_streamed=True))
             await anext(running.events())
             waiting = scheduler.submit(job(infiller))
-            with pytest.raises(BusyError, match="as many requests wait as may; ask again later") as error:
+            with pytest.raises(BusyError, match="as many texts wait as may; ask again later") as error:
                 scheduler.submit_all([job(infiller), job(infiller)])
             assert error.value.retry_after >= 1
             assert scheduler.waiting == 1

@@ -1,8 +1,10 @@
 """`pointsman serve`: what it refuses, in one line."""
 
+import json
+
 import pytest
 
-from pointsman.cli.main import main
+from pointsman.cli.main import _parser, main
 
 REFUSED = {
     "other machines": (
@@ -12,6 +14,8 @@ REFUSED = {
     "a name of a host": (["b", "--host", "example.org"], "example.org can be reached from other machines"),
     "a port": (["b", "--port", "70000"], "'70000' is no port: use a whole number from 0 to 65535"),
     "a time": (["b", "--timeout", "0"], "'0' is no time: use a number of seconds above 0"),
+    "a variant as an option": (["b", "--variant", "int8"], "--variant is no option (write it behind the bundle, as in"),
+    "a size": (["b", "--max-cache-bytes", "4X"], "'4X' is no size: use bytes, or a number with K, M, G or T"),
     "no bundle": ([], "the following arguments are required"),
     "a bundle that is not there": (["nowhere"], "nowhere"),
     "a name twice": (["x/b", "y/b"], "two bundles would be served as b; name them: one=x/b two=y/b"),
@@ -23,10 +27,10 @@ REFUSED = {
 def test_what_is_refused(kind, capsys):
     arguments, sentence = REFUSED[kind]
     assert main(["serve", *arguments]) == 2
-    said = capsys.readouterr().err
+    *log, said = capsys.readouterr().err.splitlines()
     assert said.startswith("pointsman: ")
     assert sentence in said
-    assert said.count("\n") == 1
+    assert [json.loads(line)["event"] for line in log] in ([], ["loading"])
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n\n", b"short\n", b"a-key-of-some-length\nshort\n", b"\xff\xfe"])
@@ -40,3 +44,15 @@ def test_key_files_that_are_none(content, tmp_path, capsys):
 def test_a_variant_that_is_not_there(tiny_bundle, capsys):
     assert main(["serve", f"mine={tiny_bundle}@fused-int3"]) == 2
     assert "fused-int3" in capsys.readouterr().err
+
+
+def test_a_precision_for_a_variant(tiny_bundle, capsys):
+    assert main(["serve", f"mine={tiny_bundle}@float32"]) == 2
+    said = capsys.readouterr().err
+    assert "no variant 'float32'; it has fused-float32" in said
+    assert "; did you mean fused-float32?" in said
+
+
+def test_sizes_have_units():
+    parsed = _parser().parse_args(["serve", "b", "--max-cache-bytes", "4G", "--max-body-bytes", "2M"])
+    assert (parsed.max_cache_bytes, parsed.max_body_bytes) == (4 * 10**9, 2 * 10**6)

@@ -4,6 +4,7 @@ app.py              the application: routes, guards, the beginning and the end
 guards.py           every request: its id and log line, its body, its key
 keys.py             API keys in a file
 errors.py           errors as answers, in the form of each protocol
+problems.py         what is wrong with a request's fields, in plain sentences
 events.py           server-sent events
 fields.py           decoding options as a request's fields
 infill.py           POST /v1/infill and /v1/score

@@ -59,7 +59,7 @@ def _tokens(
 ) -> tuple[list[str], list[float], list[int]]:
     """The spans' tokens as text, their log-probabilities, and where each begins."""
     tokenizer = infiller.tokenizer
-    logprobs = iter(_span_logprobs(infiller, generation))
+    logprobs = iter(span_logprobs(infiller, generation))
     tokens: list[str] = []
     offsets: list[int] = []
     place = 0
@@ -76,7 +76,7 @@ def _tokens(
     return tokens, [logprob for _, logprob in zip(tokens, logprobs, strict=False)], offsets
 
 
-def _span_logprobs(infiller: Infiller, generation: Generation) -> list[float]:
+def span_logprobs(infiller: Infiller, generation: Generation) -> list[float]:
     """Log-probabilities of the tokens that are neither sentinel nor end; under the constraint those of the spans."""
     tokenizer = infiller.tokenizer
     structure = {*tokenizer.sentinel_ids, tokenizer.pad_id, *infiller.model.special_tokens.eos_ids}

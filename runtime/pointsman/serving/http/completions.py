@@ -15,8 +15,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from pointsman.decoding import DecodingFields
+from pointsman.infill import Infiller
 from pointsman.infill.requests import Request as FillRequest
-from pointsman.serving.http.choices import Choice, TextSoFar, choice_of
+from pointsman.serving.http.choices import Choice, TextSoFar, choice_of, span_logprobs
 from pointsman.serving.http.errors import RESPONSES, RefusedError
 from pointsman.serving.http.events import event, stream_of
 from pointsman.serving.http.fields import Counting, Strict
@@ -113,7 +114,7 @@ class ChoiceAnswer(BaseModel):
 
 
 class CompletionUsage(BaseModel):
-    """Tokens that were read and generated."""
+    """Tokens that were read, and those of all spans that were generated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -259,7 +260,11 @@ class Completion:
             for sample, choice in enumerate(self._choices(filled))
         ]
         return CompletionAnswer(
-            id=self._id, created=self._created, model=self._service.name, choices=choices, usage=_usage(results)
+            id=self._id,
+            created=self._created,
+            model=self._service.name,
+            choices=choices,
+            usage=_usage(self._service.infiller, results),
         )
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -276,7 +281,7 @@ class Completion:
                 one = {"index": first + change.sample, "text": text, "finish_reason": None, "logprobs": None}
                 yield self._chunk([one])
         if self._asked.stream_options and self._asked.stream_options.include_usage:
-            yield self._chunk([], usage=_usage(results).model_dump())
+            yield self._chunk([], usage=_usage(self._service.infiller, results).model_dump())
         yield event("[DONE]")
 
     @property
@@ -311,7 +316,8 @@ class Completion:
         return event({**head, "choices": list(choices), "usage": usage})
 
 
-def _usage(results: list[Filled]) -> CompletionUsage:
-    tokens = usage_of(results)
-    read, generated = tokens["input_tokens"], tokens["output_tokens"]
+def _usage(infiller: Infiller, results: list[Filled]) -> CompletionUsage:
+    """Tokens that were read, and those of the spans, which `max_tokens` limits: neither sentinels nor end."""
+    read = usage_of(results)["input_tokens"]
+    generated = sum(len(span_logprobs(infiller, one)) for filled in results for one in filled.generations)
     return CompletionUsage(prompt_tokens=read, completion_tokens=generated, total_tokens=read + generated)

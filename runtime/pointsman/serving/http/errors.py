@@ -7,7 +7,7 @@ An error that nobody foresaw is answered with its request's id, and its tracebac
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -27,6 +27,7 @@ from pointsman.errors import (
     TokenizerError,
     UnavailableError,
 )
+from pointsman.serving.http.problems import problems_of, sentence_of
 from pointsman.wording import as_text
 
 _TYPES: Final = {
@@ -37,7 +38,6 @@ _TYPES: Final = {
     503: "unavailable_error",
     504: "timeout_error",
 }
-_MOST_NAMED: Final = 3
 _LONGEST: Final = 500  # characters of a sentence
 
 
@@ -153,17 +153,10 @@ async def _of_fields(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     if not _is_json(request.headers.get("content-type", "")):
         return refusal(request.url.path, 415, "send the body as JSON, with Content-Type: application/json")
-    problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
-    return refusal(
-        request.url.path, 400, sentence_of(problems), param=_named(problems[0])[0] or None, code="OptionsError"
-    )
-
-
-def sentence_of(problems: Sequence[Mapping[str, Any]]) -> str:
-    """What Pydantic has to say of fields, in a sentence that names the first few; without their values."""
-    named = [_named(problem) for problem in problems[:_MOST_NAMED]]
-    more = f" and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
-    return "; ".join(f"{place}: {what}" if place else what for place, what in named) + more
+    found = [{**one, "loc": one["loc"][1:]} for one in error.errors()]
+    field = getattr(request.scope.get("route"), "body_field", None)
+    problems = problems_of(found, field.field_info.annotation if field is not None else None)
+    return refusal(request.url.path, 400, sentence_of(problems), param=problems[0].place or None, code="OptionsError")
 
 
 def _is_json(content_type: str) -> bool:
@@ -171,15 +164,12 @@ def _is_json(content_type: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def _named(problem: Mapping[str, Any]) -> tuple[str, str]:
-    """Where, and what; never the value, which may be anything."""
-    place: Sequence[object] = problem["loc"]
-    where = "" if problem["type"] == "json_invalid" else ".".join(str(part)[:40] for part in place[:4])
-    return where, str(problem["msg"])[:200]
-
-
 async def _of_routing(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    sentences = {404: "there is no such page; /openapi.json lists them", 405: "this page has no such method"}
+    allowed = (error.headers or {}).get("Allow")
+    sentences = {
+        404: "there is no such page; /openapi.json lists them",
+        405: "this page has no such method" + (f"; it has {allowed}" if allowed else ""),
+    }
     message = sentences.get(error.status_code, str(error.detail))
     return refusal(request.url.path, error.status_code, message, headers=error.headers)

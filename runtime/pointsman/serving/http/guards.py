@@ -22,6 +22,7 @@ from pointsman.serving.metrics import Metrics
 _LOG: Final = logging.getLogger("pointsman.serving")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _OPEN_TO_ALL: Final = re.compile(r"/|/page/[\w.-]+|/v2/health/(live|ready)")
+_WRONG_KEY: Final = "this service does not know the key that was sent; ask who runs it for one"
 _GONE: Final = "gone"
 
 
@@ -236,10 +237,17 @@ class Keys:
             await self.app(scope, receive, send)
             return
         headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-        sentence = "this service asks for a key: Authorization: Bearer KEY"
+        is_shown = _bearer(scope) is not None
+        sentence = _WRONG_KEY if is_shown else "this service asks for a key: Authorization: Bearer KEY"
         await refusal(scope["path"], 401, sentence, headers=headers)(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = given.decode("latin-1").partition(" ")
-        return kind.lower() == "bearer" and key.strip() in self._keys
+        key = _bearer(scope)
+        return key is not None and key in self._keys
+
+
+def _bearer(scope: Scope) -> str | None:
+    """The key that a request shows."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    kind, _, key = given.decode("latin-1").partition(" ")
+    return key.strip() or None if kind.lower() == "bearer" else None

@@ -16,10 +16,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pointsman.serving import outputs
 from pointsman.serving.http.document import inlined
-from pointsman.serving.http.errors import INFERENCE_RESPONSES, RefusedError, sentence_of
+from pointsman.serving.http.errors import INFERENCE_RESPONSES, RefusedError
 from pointsman.serving.http.events import event, stream_of
 from pointsman.serving.http.fields import Strict
 from pointsman.serving.http.infill import SpanAnswer
+from pointsman.serving.http.problems import problems_of, sentence_of
 from pointsman.serving.http.services import Services
 from pointsman.serving.http.tensors import InferParameters, InferRequest, OutputTensor, texts_of
 from pointsman.serving.service import Filled, Filling, Service
@@ -166,7 +167,8 @@ def _read(body: bytes, header_length: str | None) -> tuple[InferRequest, bytes]:
     try:
         return InferRequest.model_validate_json(body[:length]), body[length:]
     except ValidationError as error:
-        raise RefusedError(sentence_of(error.errors(include_url=False, include_context=False))) from None
+        problems = problems_of(error.errors(include_url=False), InferRequest)
+        raise RefusedError(sentence_of(problems)) from None
 
 
 def _texts(asked: InferRequest, binary: bytes) -> list[str]:

@@ -124,6 +124,9 @@ class ScoreAnswer(BaseModel):
 
     model: str
     scores: list[float]
+    spans: list[list[float]] = Field(
+        description="For each candidate the summed log-probabilities of each span's tokens, given those before them."
+    )
 
 
 _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -160,8 +163,10 @@ def infill_routes(services: Services) -> APIRouter:
     async def score(asked: ScoreRequest) -> ScoreAnswer:
         """Score candidates."""
         service = services.named(asked.model)
-        scores = await service.score(asked.text, asked.candidates, asked.timeout)
-        return ScoreAnswer(model=service.name, scores=scores)
+        scored = await service.score(asked.text, asked.candidates, asked.timeout)
+        return ScoreAnswer(
+            model=service.name, scores=[one.score for one in scored], spans=[one.spans for one in scored]
+        )
 
     return router
 

@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no more requests, and stop when what was taken is answered; at the second SIGINT at once."""
         if self.stopped_by is None:
-            _LOG.info("stopping", extra={"waiting": sum(one.scheduler.waiting for one in self._services)})
+            _LOG.info("stopping", extra=_at_work(self._services))
             self.stopped_by = sig
             self._draining = [
                 asyncio.ensure_future(one.scheduler.drain(self._limits.drain_seconds)) for one in self._services
@@ -123,7 +123,15 @@ def serve(
     )
     server = Server(config, services, limits)
     server.run(sockets=[listening])
+    left = sum(_at_work(services).values())  # after a second SIGINT
+    _LOG.info("stopped", extra={"unanswered": left + sum(one.scheduler.unanswered for one in services)})
     return server.stopped_by
+
+
+def _at_work(services: Sequence[Service]) -> dict[str, int]:
+    """Texts that wait, and texts that are worked on."""
+    schedulers = [one.scheduler for one in services]
+    return {"waiting": sum(one.waiting for one in schedulers), "running": sum(one.running for one in schedulers)}
 
 
 def listen(host: str, port: int) -> socket.socket:

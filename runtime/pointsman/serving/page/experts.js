@@ -5,8 +5,7 @@ const GOLDEN_ANGLE = 137.508; // degrees: neighbours in number are far apart in 
 /** Fill an element with the choices of one stack: `{tokens, layers: [{block, experts}]}`. */
 export function showExperts(element, title, routing) {
   const table = document.createElement("table");
-  table.createCaption().className = "faint";
-  table.caption.textContent = `${title}: the expert of each token, layer by layer`;
+  table.createCaption().textContent = `${title}: the expert of each token, layer by layer`;
   const head = table.createTHead().insertRow();
   head.append(heading("Layer", "col"), ...routing.tokens.map((token) => heading(token, "col")));
   const body = table.createTBody();
@@ -19,9 +18,7 @@ export function showExperts(element, title, routing) {
   frame.setAttribute("role", "region");
   frame.setAttribute("aria-label", table.caption.textContent);
   frame.append(table);
-  const heading3 = document.createElement("h3");
-  heading3.textContent = title;
-  element.replaceChildren(heading3, frame);
+  element.replaceChildren(frame);
 }
 
 function heading(text, scope) {

@@ -2,10 +2,9 @@
 
 import { showExperts } from "./experts.js";
 import { ask, Refused, stream } from "./service.js";
-import { withBlanks, Words } from "./words.js";
+import { SENTINEL, withBlanks, Words } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const SENTINEL = /<extra_id_(\d+)>/;
 
 const words = new Words(at("words"), () => say(counted()));
 let running = null;
@@ -38,21 +37,30 @@ async function listModels() {
 
 async function fill() {
   const { text, blanks } = withBlanks(words.words);
-  if (!blanks) return say("There is no blank: choose a word first.", true);
   running?.abort();
+  hideResult();
+  if (!blanks) return say("There is no blank: choose a word first.", true);
   running = new AbortController();
   const { signal } = running;
   at("stop").disabled = false;
   say("Filling …");
   try {
-    await filled(new Asked(text, signal));
+    const asked = new Asked(text, signal);
+    await showAlternatives(asked, await showBest(asked));
     say(`Done: ${at("filled").textContent}`);
   } catch (error) {
-    if (signal.aborted) say("Stopped.");
-    else say(error instanceof Refused ? error.message : "The service cannot be reached.", true);
+    if (running?.signal !== signal) return;
+    if (signal.aborted) return say("Stopped.");
+    if (!at("filled").dataset.complete) hideResult();
+    say(error instanceof Refused ? error.message : "The service cannot be reached.", true);
   } finally {
     if (running?.signal === signal) at("stop").disabled = true;
   }
+}
+
+function hideResult() {
+  at("result").hidden = at("experts").hidden = true;
+  delete at("filled").dataset.complete;
 }
 
 /** A text that was asked for, and what all requests for it have in common. */
@@ -76,9 +84,10 @@ class Asked {
   }
 }
 
-async function filled(asked) {
+/** The fill of greedy search, as its spans grow; gives them by number. */
+async function showBest(asked) {
   at("result").hidden = false;
-  at("experts").hidden = true;
+  at("alternatives-hint").hidden = true;
   at("spans").replaceChildren();
   const spans = new Map();
   showFilled(asked, spans);
@@ -90,8 +99,9 @@ async function filled(asked) {
   }
   for (const span of best.fills[0].spans) spans.set(span.index, span);
   showFilled(asked, spans);
+  at("filled").dataset.complete = true;
   if (best.routing) showRouting(best.routing);
-  await showAlternatives(asked, spans);
+  return spans;
 }
 
 function showFilled(asked, spans) {
@@ -106,7 +116,7 @@ function showFilled(asked, spans) {
   at("filled").replaceChildren(...parts);
 }
 
-/** For each span the texts that beam search finds, and how likely each is beside the others. */
+/** For each blank the texts that beam search finds, each with its probability in the fill that is shown. */
 async function showAlternatives(asked, spans) {
   const count = Math.max(1, Number(at("alternatives").value) || 1);
   if (count === 1) return;
@@ -117,22 +127,14 @@ async function showAlternatives(asked, spans) {
     return [...new Set([chosen[place], ...texts])].slice(0, count);
   });
   const candidates = found.flatMap((texts, place) => texts.map((text) => chosen.with(place, text)));
-  const { scores } = await asked.ask("v1/score", { candidates });
+  const { spans: scores } = await asked.ask("v1/score", { candidates });
   let next = 0;
   const shown = found.map((texts, place) => {
-    const own = scores.slice(next, (next += texts.length));
-    return choices(asked, spans, place, likelihoods(texts, own));
+    const alternatives = texts.map((text) => ({ text, probability: Math.exp(scores[next++][place]) }));
+    return choices(asked, spans, place, alternatives.sort((a, b) => b.probability - a.probability));
   });
   at("spans").replaceChildren(...shown);
-}
-
-/** Texts with their share of the likelihood of all of them, likeliest first. */
-function likelihoods(texts, scores) {
-  const highest = Math.max(...scores);
-  const weights = scores.map((score) => Math.exp(score - highest));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const pairs = texts.map((text, place) => ({ text, share: weights[place] / total }));
-  return pairs.sort((a, b) => b.share - a.share);
+  at("alternatives-hint").hidden = false;
 }
 
 function choices(asked, spans, place, alternatives) {
@@ -140,7 +142,7 @@ function choices(asked, spans, place, alternatives) {
   const group = document.createElement("fieldset");
   const legend = document.createElement("legend");
   legend.textContent = `Blank ${place + 1}`;
-  group.append(legend, ...alternatives.map(({ text, share }) => {
+  group.append(legend, ...alternatives.map(({ text, probability }) => {
     const span = spans.get(index);
     const radio = Object.assign(document.createElement("input"), { type: "radio", name: `blank-${index}` });
     radio.checked = text === span.text;
@@ -149,25 +151,29 @@ function choices(asked, spans, place, alternatives) {
       showFilled(asked, spans);
       say(at("filled").textContent);
     });
-    return alternative(radio, text, share);
+    return alternative(radio, text, probability);
   }));
   return group;
 }
 
-function alternative(radio, text, share) {
+function alternative(radio, text, probability) {
   const label = Object.assign(document.createElement("label"), { className: "alternative" });
   const shown = Object.assign(document.createElement("span"), { textContent: text });
-  const percent = `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-  const number = Object.assign(document.createElement("span"), { className: "percent", textContent: percent });
-  const meter = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: share });
+  const number = Object.assign(document.createElement("span"), { className: "percent", textContent: percent(probability) });
+  const meter = Object.assign(document.createElement("meter"), { min: 0, max: 1, value: probability });
   meter.setAttribute("aria-hidden", "true");
   label.append(radio, shown, number, meter);
   return label;
 }
 
+function percent(probability) {
+  if (probability < 0.001) return "< 0.1 %";
+  return `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)} %`;
+}
+
 function showRouting(routing) {
   at("experts").hidden = false;
-  at("experts-hint").textContent = `Each token goes to one of ${routing.num_experts} experts in each sparse layer.`;
+  at("experts-hint").textContent = `Each token goes to one of ${routing.num_experts} experts in each sparse layer; a cell has its number.`;
   showExperts(at("encoder-experts"), "Encoder", routing.encoder);
   showExperts(at("decoder-experts"), "Decoder", routing.decoder);
 }
