@@ -117,7 +117,7 @@ $(DEMO)/variants/float32/weights.bin: $(DEMO)/manifest.json
 	@:
 
 $(VENV)/.packages: $(VENV)/.python pyproject.toml constraints.txt
-	@echo 'Installing PyTorch and the rest into $(VENV): a minute or more, and 1.1 GB or more, without a sign of life.'
+	@echo 'Installing PyTorch and the rest into $(VENV): a minute or more, and 1.2 GB or more, without a sign of life.'
 	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[cpu,export,calib,serve,client]'
 	touch $@
 

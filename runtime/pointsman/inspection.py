@@ -22,7 +22,7 @@ from pointsman.bundle import (
 )
 from pointsman.bundle.records import to_json
 from pointsman.errors import BundleError, DeviceError
-from pointsman.wording import first_few
+from pointsman.wording import counted, first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _FEW = 8  # ids
@@ -148,7 +148,8 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     for plan in manifest.engines:
         yield _plan_line(plan, current=manifest.is_current(plan))
     if choice:
-        yield f"would run     {choice.variant} on {choice.device} with {choice.engine}: {choice.reason}"
+        yield f"would run     {choice.variant} on {choice.device} with {choice.engine}"
+        yield f"              because {choice.reason}"
         yield from _product_lines(manifest.variants[choice.variant], choice)
     else:
         yield f"cannot run    {inspection.refusal}"
@@ -167,10 +168,10 @@ def _product_lines(variant: Variant, choice: Choice) -> Iterator[str]:
 def _source_lines(manifest: Manifest) -> Iterator[str]:
     source = manifest.source
     yield f"source        {source.name} (sha256 {source.sha256[:12]}…)"
-    names = f": {first_few(source.unused)}" if source.unused else ""
-    yield f"              {counted(len(source.unused), 'tensor')} of it unused{names}"
+    left_out = f"all but {counted(len(source.unused), 'tensor')}: {first_few(source.unused)}"
+    yield f"              tensors used: {left_out if source.unused else 'all'}"
     if not source.disagreements:
-        yield "              nothing that it says contradicts its tensors"
+        yield "              its configuration agrees with its tensors"
     for sentence in source.disagreements:
         yield f"              disagreement: {sentence}"
 
@@ -222,7 +223,7 @@ def _quantization_lines(quantization: Quantization) -> Iterator[str]:
         return
     reached = sensitivity.reached
     yield (
-        f"              on that text the loss changed by {reached.loss_increase:+.3%}; "
+        f"              on that text the loss changed by {reached.loss_increase:+z.3%}; "
         f"{reached.agreement:.2%} of tokens agree, {reached.expert_agreement:.2%} go to the same expert"
     )
 
@@ -236,11 +237,6 @@ def _plan_line(plan: PlanRecord, *, current: bool) -> str:
 
 def _stack(stack: Stack) -> str:
     return f"{counted(stack.layers, 'block')} ({len(stack.sparse_layers)} sparse)"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and its noun, such as `1 block` or `2 blocks`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _bytes(records: Iterable[FileRecord]) -> int:

@@ -29,6 +29,11 @@ def first_few(items: Iterable[object], limit: int = 4) -> str:
     return f"{', '.join(words[:limit])} and {len(words) - limit} more"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, such as `1 block` or `2,000 blocks`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Which of the names that are known was meant, where that can be guessed."""
     found = difflib.get_close_matches(name.lower(), [*known], 1, _ALIKE)

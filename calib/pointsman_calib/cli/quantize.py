@@ -9,6 +9,7 @@ from typing import Final
 
 from pointsman.bundle import Fidelity, Quantization, Scheme, Variant
 from pointsman.errors import OptionsError
+from pointsman.wording import counted
 from pointsman_calib.cli import corpus_arguments, summary
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
 from pointsman_calib.quantization import RECIPES, SCHEMES, prepare, quantize
@@ -108,10 +109,11 @@ def run(parsed: argparse.Namespace) -> int:
         bundle, scheme, ranges=table, method=method, force=parsed.force, has_corpus=bool(parsed.corpus)
     )
     _refuse_unused(parsed)
+    corpus = corpus_arguments.read(parsed) if parsed.corpus else None
     variant = quantize(
         bundle,
         scheme,
-        corpus=corpus_arguments.read(parsed) if parsed.corpus else None,
+        corpus=corpus,
         limits=limits,
         coverage=coverage,
         ranges=table,
@@ -120,10 +122,13 @@ def run(parsed: argparse.Namespace) -> int:
         device=parsed.device,
     )
     print(f"{recipe.name}: {_size(variant) / 1e6:,.1f} MB")
+    if corpus is not None:
+        print(f"corpus: {corpus_arguments.used(parsed, corpus)}")
     if variant.quantization is not None:
         _print_calibration(variant.quantization)
         print(summary.weights(variant.quantization))
-        _warn_of_float(variant.quantization)
+        _warn(summary.mostly_float(variant.quantization))
+        _warn(summary.few_labels(variant.quantization))
     _warn_of_size(recipe.name, variant, source, manifest.variants[source])
     print(*summary.next_commands(bundle, recipe.name), sep="\n")
     return 0
@@ -143,8 +148,8 @@ def _refuse_unused(parsed: argparse.Namespace) -> None:
         raise OptionsError(f"without a corpus, {unused[0]} has no effect; name one with --corpus, or leave it out")
 
 
-def _warn_of_float(quantization: Quantization) -> None:
-    if (sentence := summary.mostly_float(quantization)) is not None:
+def _warn(sentence: str | None) -> None:
+    if sentence is not None:
         print(f"pointsman-calib: {sentence}", file=sys.stderr)
 
 
@@ -171,7 +176,8 @@ def _print_calibration(quantization: Quantization) -> None:
         print(f"experts with fewer than {coverage.fewest_tokens} tokens, and so {instead}: {thin} of {given}")
     if sensitivity is not None:
         print(
-            f"on the corpus: {sensitivity.labels} labels, span loss {sensitivity.loss:.4f} "
+            f"on the corpus: {counted(sensitivity.labels, 'span token')} (of the words that were hidden), "
+            f"loss {sensitivity.loss:.4f} "
             f"{_beside_float(sensitivity.reached)}"
         )
         print(f"rounded to nearest, it would be {_beside_float(sensitivity.nearest)}")
@@ -183,7 +189,7 @@ def _count(layers: Iterable[tuple[int, ...]]) -> int:
 
 def _beside_float(fidelity: Fidelity) -> str:
     return (
-        f"{fidelity.loss_increase:+.3%}, {fidelity.agreement:.2%} of tokens agree, "
+        f"{fidelity.loss_increase:+z.3%}, {fidelity.agreement:.2%} of tokens agree, "
         f"{fidelity.expert_agreement:.2%} go to the same expert"
     )
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from pointsman.bundle import Quantization
+from pointsman_calib.corpus import few
+from pointsman_calib.settle.calibration_text import JUDGED_DOCUMENTS
 
 _SENTENCE: Final = "The <extra_id_0> walks in <extra_id_1> park."
 _MOST: Final = 0.5  # share of the weights from which on it is a warning that they stay in float
@@ -43,6 +45,14 @@ def mostly_float(quantization: Quantization) -> str | None:
         f"most weights stay in float ({kept} of {total}), so little is saved; calibrate on more text "
         "(--corpus, --documents), or loosen --max-loss-increase, --min-agreement or --min-expert-agreement"
     )
+
+
+def few_labels(quantization: Quantization) -> str | None:
+    """That what was measured on the corpus says little, as comparisons have it; None where it was enough."""
+    if quantization.sensitivity is None or quantization.calibration is None:
+        return None
+    documents = min(len(quantization.calibration.documents), JUDGED_DOCUMENTS)
+    return few.few_labels(documents, quantization.sensitivity.labels, "span token")
 
 
 def next_commands(bundle: Path, variant: str) -> list[str]:

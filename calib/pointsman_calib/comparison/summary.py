@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from pointsman_calib.comparison.records import CandidateResult, Comparison, Interval, VariantResult
+from pointsman_calib.corpus.few import few_labels
+from pointsman_calib.settle import Limits
 
-FEW_DOCUMENTS: Final = 100
-FEW_LABELS: Final = 2000
-"""Of that many, a share of 99 % has a standard error of 0.2 points."""
 FEW_GENERATIONS: Final = 20
 _ALIKE: Final = 1.05  # a ratio below it is not worth a decimal
+_TIMES: Final = 1.5  # and one below this is said in percent
 
 
 def headline(candidate: CandidateResult, baseline: VariantResult) -> str:
@@ -28,7 +28,9 @@ def _size(variant: VariantResult, baseline: VariantResult) -> str:
     ratio = baseline.bytes / variant.bytes
     if max(ratio, 1 / ratio) < _ALIKE:
         return "of the same size"
-    return f"{ratio:.1f} times smaller" if ratio > 1 else f"{1 / ratio:.1f} times larger"
+    if max(ratio, 1 / ratio) < _TIMES:
+        return f"{abs(1 - 1 / ratio):.0%} {'smaller' if ratio > 1 else 'larger'}"
+    return f"{ratio:.1f} times smaller" if ratio > 1 else f"{1 / ratio:.1f} times as large"
 
 
 def _speed(variant: VariantResult, baseline: VariantResult) -> str:
@@ -55,23 +57,19 @@ def speed_ratios(variant: VariantResult, baseline: VariantResult) -> list[float]
 def _loss(increase: Interval | None) -> str:
     if increase is None:
         return ""
-    shown = f"loss {increase.value:+.2f} %"
+    shown = f"loss {increase.value:+z.2f} %"
     if increase.low is None or increase.high is None:
         return f"{shown} (too few documents to say how sure that is)"
     if increase.low <= 0 <= increase.high:
         return f"{shown} (cannot be told from 0)"
-    return f"{shown} ({increase.low:+.2f} to {increase.high:+.2f})"
+    return f"{shown} ({increase.low:+z.2f} to {increase.high:+z.2f})"
 
 
 def doubts(comparison: Comparison) -> Iterator[str]:
     """Sentences on why not to decide by these figures alone."""
     evaluation = comparison.evaluation
-    if evaluation.documents < FEW_DOCUMENTS or evaluation.label_tokens < FEW_LABELS:
-        yield (
-            f"Few labels: {evaluation.documents} documents with {evaluation.label_tokens:,} labels, the tokens that "
-            f"were to be found. One of them is {100 / evaluation.label_tokens:.2f} points of every share; take "
-            f"{FEW_DOCUMENTS} documents or more."
-        )
+    if (few := few_labels(evaluation.documents, evaluation.label_tokens)) is not None:
+        yield few
     counts = [found.documents for one in comparison.candidates for found in one.generations]
     if comparison.baseline.speed is None:
         yield "Nothing was generated, so there is no speed, no memory and no fills."
@@ -80,3 +78,15 @@ def doubts(comparison: Comparison) -> Iterator[str]:
             f"Few generations: {documents}. Greedy and 4 beams say little of so few; read the fills, or generate from "
             f"{FEW_GENERATIONS} documents or more."
         )
+
+
+def limits_asked(limits: Limits) -> Iterator[str]:
+    """The limits that are set, in words."""
+    for words, limit in (
+        ("the loss at most {:g} % above the baseline's", limits.max_loss_increase),
+        ("at least {:g} % of tokens the baseline's", limits.min_agreement),
+        ("at least {:g} % of tokens at the baseline's expert", limits.min_expert_agreement),
+        ("logits at least {:g} dB above their error", limits.min_sqnr),
+    ):
+        if limit is not None:
+            yield words.format(limit)

@@ -12,7 +12,7 @@ from pointsman_calib.comparison.records import (
     TensorErrors,
     VariantResult,
 )
-from pointsman_calib.comparison.summary import doubts, headline
+from pointsman_calib.comparison.summary import doubts, headline, limits_asked
 
 COST: Final = ("variant", "size", "memory", "ms/token", "loss (95 % interval)", "increase (95 % interval)")
 QUANTIZATION: Final = (
@@ -22,9 +22,8 @@ QUANTIZATION: Final = (
     "inputs in two parts",
     "in float",
     "thin experts",
-    "on the calibration text: loss, tokens, experts",
-    "all rounded to nearest",
 )
+REACHED: Final = ("on the calibration text", "loss, tokens, experts", "all rounded to nearest")
 AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", names.LOGITS, "worst of encoder")
 _NONE: Final = "-"
 
@@ -40,7 +39,8 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     evaluation, candidates = comparison.evaluation, comparison.candidates
     yield (
         f"{evaluation.documents} documents (sha256 {evaluation.sha256[:12]}), {evaluation.source_tokens:,} tokens in, "
-        f"{evaluation.span_tokens:,} span tokens; loss in nats per span token"
+        f"{evaluation.label_tokens:,} labels, {evaluation.span_tokens:,} of them span tokens; loss in nats per "
+        "span token"
     )
     for candidate in candidates:
         if (used := candidate.variant.calibration) is not None:
@@ -52,6 +52,9 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     if quantizations := list(quantization_rows(comparison)):
         yield ""
         yield from _aligned([QUANTIZATION, *quantizations])
+    if reached := list(_reached_rows(comparison)):
+        yield ""
+        yield from _aligned([REACHED, *reached])
     yield from _costliest(comparison)
     if any(candidate.layers for candidate in candidates):
         yield ""
@@ -70,6 +73,8 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     for candidate in candidates:
         for sentence in candidate.failures:
             yield f"FAILED {candidate.variant.name}: {sentence}"
+    if comparison.passed and (asked := list(limits_asked(comparison.limits))):
+        yield f"all limits hold: {'; '.join(asked)}"
 
 
 def cost_rows(comparison: Comparison) -> Iterator[Row]:
@@ -81,7 +86,7 @@ def cost_rows(comparison: Comparison) -> Iterator[Row]:
 
 
 def _cost_row(variant: VariantResult, baseline: VariantResult, increase: str) -> Row:
-    ratio = "" if variant is baseline else f" ({variant.bytes / baseline.bytes:.3f}x)"
+    ratio = "" if variant is baseline else f" ({variant.bytes / baseline.bytes:.2f}x)"
     speed = _NONE if variant.speed is None else f"{variant.speed.ms_per_token:.2f}"
     memory = _NONE if variant.footprint is None else megabytes(variant.footprint.peak_bytes)
     return (variant.name, f"{megabytes(variant.bytes)}{ratio}", memory, speed, loss_interval(variant.loss), increase)
@@ -112,7 +117,7 @@ def quantized_variants(comparison: Comparison) -> Iterator[VariantResult]:
 
 
 def quantization_rows(comparison: Comparison) -> Iterator[Row]:
-    """How each quantized variant came to be: what was kept more precise, what was thin, what was measured."""
+    """How each quantized variant came to be: what was kept more precise, and what was thin."""
     for variant in quantized_variants(comparison):
         found = variant.sensitivity
         yield (
@@ -122,9 +127,14 @@ def quantization_rows(comparison: Comparison) -> Iterator[Row]:
             str(len(found.fine_inputs)) if found else _NONE,
             str(len(variant.kept)),
             experts_seen(variant) or _NONE,
-            _fidelity(found.reached) if found else _NONE,
-            _fidelity(found.nearest) if found else _NONE,
         )
+
+
+def _reached_rows(comparison: Comparison) -> Iterator[Row]:
+    """What was measured of quantized variants when they were made."""
+    for variant in quantized_variants(comparison):
+        if (found := variant.sensitivity) is not None:
+            yield variant.name, _fidelity(found.reached), _fidelity(found.nearest)
 
 
 def experts_seen(variant: VariantResult) -> str | None:
@@ -135,7 +145,7 @@ def experts_seen(variant: VariantResult) -> str | None:
 
 
 def _fidelity(fidelity: Fidelity) -> str:
-    return f"{fidelity.loss_increase:+.2%}, {fidelity.agreement:.2%}, {fidelity.expert_agreement:.2%}"
+    return f"{fidelity.loss_increase:+z.2%}, {fidelity.agreement:.2%}, {fidelity.expert_agreement:.2%}"
 
 
 def _costliest(comparison: Comparison) -> Iterator[str]:
@@ -164,7 +174,7 @@ def _layer_rows(candidates: Sequence[CandidateResult]) -> Iterator[Row]:
 
 
 def _share(generation: GenerationAgreement) -> str:
-    return f"{generation.prefix:.1%}"
+    return percent(generation.prefix)
 
 
 def megabytes(number_of_bytes: int) -> str:
@@ -179,7 +189,7 @@ def loss_interval(value: Interval | None) -> str:
 
 def percent_interval(value: Interval | None) -> str:
     """A change in percent such as `+0.21 % (+0.10 to +0.33)`."""
-    return _NONE if value is None else f"{value.value:+.2f} %{_ends(value, '+.2f')}"
+    return _NONE if value is None else f"{value.value:+z.2f} %{_ends(value, '+z.2f')}"
 
 
 def _ends(value: Interval, form: str) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pointsman.bundle import Role
 from pointsman.errors import CorpusError, OptionsError
 from pointsman.text.tokenizer import Tokenizer
+from pointsman.wording import counted
 from pointsman_calib.corpus import corruption
 from pointsman_calib.corpus.c4 import Document
 
@@ -166,10 +167,21 @@ def _examples(
             if used == limit:
                 return
     if not used:
-        raise CorpusError(
-            f"none of {read} documents can be used: {skipped} are longer than {longest} tokens, "
-            f"{read - skipped} too short or spell special tokens; use a longer window, cut long ones, or give more"
-        )
+        raise CorpusError(_none_usable(read, skipped, longest))
+
+
+def _none_usable(read: int, skipped: int, longest: int) -> str:
+    """Why no document could be used, and what to do."""
+    reasons, advice = [], []
+    if skipped:
+        reasons.append(f"{skipped} of them longer than {longest} tokens")
+        advice.append("use a longer `window`, or cut long ones with `too_long='cut'`")
+    if read > skipped:
+        reasons.append(f"{read - skipped} of them too short, or with special tokens such as <extra_id_0> or </s>")
+        advice.append("give other text")
+    if read == 1:
+        reasons = [reason.removeprefix("1 of them ") for reason in reasons]
+    return f"of {counted(read, 'document')} none can be used: {', '.join(reasons)}; {', or '.join(advice)}"
 
 
 def _example(document: Document, ids: NDArray[np.int64], tokenizer: Tokenizer, seed: int) -> Example | None:

@@ -8,6 +8,7 @@ stream comes to them.
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from pointsman_calib.corpus import hub
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _LONGEST_LINE: Final = 1 << 26  # bytes; C4's longest documents have about a million characters
-_FORM: Final = 'a corpus has one {"text": ...} record a line'
+_FORM: Final = 'a corpus has one JSON object a line, such as {"text": "Once upon a time."}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,36 @@ def read_documents(sources: Iterable[str | Path], *, split: hub.Split = "train")
     """
     files = list(dict.fromkeys(file for source in sources for file in _files_of(source, split)))
     if not files:
-        raise CorpusError("no corpus was named; give C4 files, patterns, or allenai/c4")
+        raise CorpusError("no corpus was named; give files of JSON lines, patterns, or allenai/c4")
     return _documents(files)
+
+
+def count_documents(sources: Iterable[str | Path], most: int) -> int | None:
+    """How many lines with a document the files of a corpus have.
+
+    Args:
+        sources: as for `read_documents`.
+        most: counting ends behind so many, at ``most + 1``.
+
+    Returns:
+        the number; None where files lie on the hub, from which no more than is used is fetched.
+
+    Raises:
+        CorpusError: as `read_documents`.
+    """
+    files = dict.fromkeys(file for source in sources for file in _local_files(source))
+    if None in files:
+        return None
+    lines = (line for file in files if file is not None for line in _lines(file) if line.strip())
+    return sum(1 for _ in itertools.islice(lines, most + 1))
+
+
+def _local_files(source: str | Path) -> list[Path] | list[None]:
+    """The files of a source that was read; None for those on the hub."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    return _matches(str(source)) if glob.has_magic(str(source)) else [None]
 
 
 def _files_of(source: str | Path, split: hub.Split) -> list[Path | hub.HubFile]:
@@ -69,7 +98,9 @@ def _files_of(source: str | Path, split: hub.Split) -> list[Path | hub.HubFile]:
         return [*_matches(str(source))]
     if hub.is_dataset_id(source):
         return [*hub.list_files(str(source), split)]
-    raise CorpusError(f"there is no file {source}; give C4 files, patterns, or a dataset on the hub such as allenai/c4")
+    raise CorpusError(
+        f"there is no file {source}; give files of JSON lines, patterns, or a dataset such as allenai/c4 on the hub"
+    )
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -94,14 +125,29 @@ def _documents(files: list[Path | hub.HubFile]) -> Iterator[Document]:
 def _document(line: bytes, place: str) -> Document:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{place} is not JSON ({error}); {_FORM}") from error
-    text = record.get("text") if isinstance(record, dict) else None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{place} is not UTF-8 (byte 0x{error.object[error.start]:02X}); {_FORM}") from error
+    except RecursionError as error:
+        raise CorpusError(f"{place} is nested too deeply; {_FORM}") from error
+    except ValueError as error:
+        raise CorpusError(f"{place} is {_no_json(line, error)}; {_FORM}") from error
+    if not isinstance(record, dict):
+        raise CorpusError(f"{place} is no JSON object; {_FORM}")
+    if "text" not in record:
+        raise CorpusError(f'{place} has no "text"; {_FORM}')
+    text = record["text"]
     if not isinstance(text, str):
-        raise CorpusError(f'{place} is no C4 record, it has no "text"; {_FORM}')
+        raise CorpusError(f'the "text" of {place} is no string; {_FORM}')
     if not _is_unicode(text):
         raise CorpusError(f"{place} holds half of a surrogate pair, so it is not Unicode text; repair or drop the line")
     return Document(text, place)
+
+
+def _no_json(line: bytes, error: ValueError) -> str:
+    """What a line is that cannot be parsed: most are of a file of plain text."""
+    if line.lstrip().startswith(b"{"):
+        return f"broken JSON ({str(error).partition(':')[0]})"
+    return "plain text, no JSON"
 
 
 def _is_unicode(text: str) -> bool:

@@ -102,7 +102,7 @@ def _one_sentence(dataset: str) -> Iterator[None]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CorpusError(
             f"there is no file {dataset}, and fetching it from the hub failed ({reason}); "
-            "check the network, or download C4 files and name them"
+            "check the network, or download files and name them"
         ) from error
 
 

@@ -19,8 +19,8 @@ def passages(comparison: Comparison) -> Iterator[Markup]:
         "p",
         "The first blanks of some documents, filled by each variant with 4 beams; the model read the whole document. "
         f"Fills that are not {comparison.baseline.name}'s are marked; they need not be worse. Blanks may begin and "
-        "end within a word, where … stands. A dash: the blank was "
-        f"not reached within {MAX_NEW_TOKENS} tokens, or left empty.",
+        "end within a word: … stands for the rest of the word, which is in the text beside the blank. A dash: the "
+        f"blank was not reached within {MAX_NEW_TOKENS} tokens, or left empty.",
     )
     yield from (_passage(passage, comparison.baseline.name) for passage in comparison.passages)
 

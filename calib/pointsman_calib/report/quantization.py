@@ -75,7 +75,7 @@ def _beside_nearest(variants: Sequence[VariantResult]) -> Iterator[Markup]:
 
 
 def _shares(fidelity: Fidelity) -> tuple[str, str, str]:
-    return f"{fidelity.loss_increase:+.2%}", f"{fidelity.agreement:.2%}", f"{fidelity.expert_agreement:.2%}"
+    return f"{fidelity.loss_increase:+z.2%}", f"{fidelity.agreement:.2%}", f"{fidelity.expert_agreement:.2%}"
 
 
 def _seems_worse(variant: VariantResult) -> bool:
@@ -92,8 +92,8 @@ def _nearer(variant: VariantResult) -> str:
         return variant.name
     ours, nearest = found.reached, found.nearest
     sentence = (
-        f"{variant.name}: loss {ours.loss_increase:+.2%}, to nearest {nearest.loss_increase:+.2%}; the float variant's "
-        f"token at {ours.agreement:.2%} of places, to nearest at {nearest.agreement:.2%}."
+        f"{variant.name}: loss {ours.loss_increase:+z.2%}, to nearest {nearest.loss_increase:+z.2%}; the float "
+        f"variant's token at {ours.agreement:.2%} of places, to nearest at {nearest.agreement:.2%}."
     )
     if ours.agreement >= nearest.agreement:
         return sentence

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from pointsman_calib.comparison.records import CandidateResult, Comparison
-from pointsman_calib.comparison.summary import doubts, headline
+from pointsman_calib.comparison.summary import doubts, headline, limits_asked
 from pointsman_calib.report.markup import Markup, element
 
 
 def verdict(comparison: Comparison) -> Markup:
     """A box: neutral where no limits are set and all values are finite."""
-    asked = list(_limits(comparison))
+    asked = list(limits_asked(comparison.limits))
     kind = "failed" if not comparison.passed else "held" if asked else "neutral"
     lines = (_line(candidate, comparison) for candidate in comparison.candidates)
     return element(
@@ -40,15 +40,3 @@ def _judgement(comparison: Comparison, asked: list[str]) -> Iterator[Markup]:
         yield element("p", f"All limits hold: {'; '.join(asked)}.")
     else:
         yield element("p", "No limits were set, so nothing is judged here.", class_="faint")
-
-
-def _limits(comparison: Comparison) -> Iterator[str]:
-    limits = comparison.limits
-    for words, limit in (
-        ("the loss at most {:g} % above the baseline's", limits.max_loss_increase),
-        ("at least {:g} % of tokens the baseline's", limits.min_agreement),
-        ("at least {:g} % of tokens at the baseline's expert", limits.min_expert_agreement),
-        ("logits at least {:g} dB above their error", limits.min_sqnr),
-    ):
-        if limit is not None:
-            yield words.format(limit)

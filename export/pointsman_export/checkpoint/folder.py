@@ -245,7 +245,9 @@ def _config(folder: Path) -> dict[str, object]:
         present = [file.name for file in folder.iterdir()]
         if layout.preferred(present) is None and (error := layout.left_by_trainers(folder, present)):
             raise error
-        raise CheckpointError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint")
+        inside = sorted(each for each in folder.iterdir() if (each / _CONFIG).is_file())
+        hint = f", such as {inside[0]}" if inside else ""
+        raise CheckpointError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint{hint}")
     config = layout.load_json(path)
     model_type = config.get("model_type", MODEL_TYPE)
     if model_type != MODEL_TYPE:

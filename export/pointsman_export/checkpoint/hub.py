@@ -144,4 +144,5 @@ def _one_sentence(model_id: str, revision: str | None) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Without what a library that tries again puts before it (`Got: `)."""
+    return next(iter(str(error).splitlines()), type(error).__name__).removeprefix("Got: ")

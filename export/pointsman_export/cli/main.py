@@ -1,6 +1,7 @@
 """`pointsman-export`: checkpoints to bundles, and bundles to plans."""
 
 import argparse
+import shlex
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from pointsman_export.cli.triton import add_triton
 if TYPE_CHECKING:
     from pointsman_export.bundle import Capacity
 
+_SENTENCE = "The <extra_id_0> walks in <extra_id_1> park."
 FORMS: dict[str, tuple[Form, ...]] = {"fused": ("fused",), "portable": ("portable",), "both": ("fused", "portable")}
 
 
@@ -89,7 +91,8 @@ def _add_bundle(commands: Any) -> None:  # noqa: ANN401 - argparse's type for th
         help="the most tokens of a text, and of its answer; requests for more are refused (default: 2048)",
     )
     bundle.add_argument(
-        "--tokenizer", help="the vocabulary: spiece.model, a folder or a hub id (default: the checkpoint's folder)"
+        "--tokenizer",
+        help="the vocabulary: spiece.model, tokenizer.json, a folder or a hub id (default: the checkpoint's folder)",
     )
     bundle.add_argument(
         "--force",
@@ -152,6 +155,11 @@ def _bundle(parsed: argparse.Namespace) -> int:
     )
     for name, variant in manifest.variants.items():
         size = sum(file.bytes for file in variant.files)
-        print(f"{name}: {size / 1e6:,.1f} MB, parity {variant.parity.max_error:.1e} at {variant.parity.worst}")
+        parity = variant.parity
+        print(
+            f"{name}: {size / 1e6:,.1f} MB, parity {parity.max_error:.1e} of {parity.tolerance:.1e} allowed, "
+            f"worst at {parity.worst}"
+        )
     print(f"wrote {parsed.output}")
+    print(f"fill with it: pointsman infill {shlex.quote(parsed.output)} {shlex.quote(_SENTENCE)}")
     return 0

@@ -19,9 +19,8 @@ from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError, TextError
 from pointsman.infill import DecodingFields, Fill, Span
-from pointsman.inspection import counted
 from pointsman.model import decoding_defaults
-from pointsman.wording import as_text
+from pointsman.wording import as_text, counted
 
 _TEXTS_AT_ONCE: Final = 8
 _LINES_AT_ONCE: Final = 32

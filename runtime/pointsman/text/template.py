@@ -12,6 +12,7 @@ from itertools import chain, zip_longest
 from typing import Final, Self
 
 from pointsman.errors import TextError
+from pointsman.wording import counted
 
 # No leading zeros: the tokenizer takes "<extra_id_007>" for plain text.
 _BLANK: Final = re.compile(r"<extra_id_(0|[1-9][0-9]*)>")
@@ -103,7 +104,8 @@ class Template:
 
     def _check_count(self, spans: Sequence[str]) -> None:
         if len(spans) != len(self.sentinels):
-            raise TextError(f"{len(spans)} spans for {len(self.sentinels)} blanks: give one for each blank, in order")
+            given, blanks = counted(len(spans), "span"), counted(len(self.sentinels), "blank")
+            raise TextError(f"{given} for {blanks}: give one for each blank, in order")
 
 
 def _check_sentinels(sentinels: Sequence[int], extra_ids: int) -> None:

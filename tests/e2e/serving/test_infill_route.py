@@ -141,7 +141,7 @@ def test_what_cannot_be_filled(http, body, sentence):
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({"text": TEXT, "candidates": [["man"]]}, "candidate 0: 1 spans for 2 blanks"),
+        ({"text": TEXT, "candidates": [["man"]]}, "candidate 0: 1 span for 2 blanks"),
         ({"text": TEXT, "candidates": [["a", "b"]] * 257}, "257 candidates are too many; this service scores 256"),
         ({"text": TEXT, "candidates": [["a", "b" * 40000]]}, "a span has 40000 characters"),
         ({"text": TEXT, "candidates": [["a", "b " * 15000]]}, "candidate 0 has 1"),

@@ -21,7 +21,7 @@ def test_inspect_for_people(small_bundle, capsys):
     assert err == ""
     for sentence in (
         "tiny (sha256 000000000000…)",
-        "1 tensor of it unused: old",
+        "tensors used: all but 1 tensor: old",
         "disagreement: config.json says 9 experts",
         "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
         "8 experts of capacity 64 in each sparse block",
@@ -30,7 +30,7 @@ def test_inspect_for_people(small_bundle, capsys):
         "all sizes and hashes are right",
         "fused-float32  4.7 kB, capacity 64",
         "2.5e-07 of 1.0e-04 allowed, worst at decoder.block.1; 100.00% of tokens go to the same expert",
-        "would run     fused-float32 on cpu with onnxruntime: device cpu was asked for",
+        "would run     fused-float32 on cpu with onnxruntime\n              because device cpu was asked for",
     ):
         assert sentence in out
 

@@ -62,7 +62,7 @@ def test_fills_can_be_scored_as_they_are(infiller, tokenizer):
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [
-        ([["a", "b"], ["a"]], "candidate 1: 1 spans for 2 blanks: give one for each blank, in order"),
+        ([["a", "b"], ["a"]], "candidate 1: 1 span for 2 blanks: give one for each blank, in order"),
         ([["a", "b", "c"]], "candidate 0: 3 spans for 2 blanks"),
         ([["a", "b <extra_id_3>"]], "candidate 0: a span is plain text and cannot hold <extra_id_3>"),
         ([["</s>", "b"]], "candidate 0: a span is plain text and cannot hold </s>"),
@@ -106,5 +106,5 @@ def test_unfit_gives_back_the_spaces(text, spans, whole):
 
 
 def test_unfit_needs_a_span_for_each_blank():
-    with pytest.raises(TextError, match="2 spans for 1 blanks"):
+    with pytest.raises(TextError, match="2 spans for 1 blank:"):
         Template.parse("<extra_id_0>").unfit(["a", "b"])

@@ -1,6 +1,7 @@
 """`pointsman-calib quantize`: what it prints, and the one line for each thing that a person can get wrong."""
 
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,8 @@ from text import corpus as corpus_of
 from conftest import installed
 from places import EXAMPLES
 from pointsman.bundle import read_manifest
-from pointsman_calib.cli.main import main
+from pointsman_calib.cli import corpus_arguments
+from pointsman_calib.cli.main import _parser, main
 from pointsman_calib.ranges import corpus_pass
 
 LENIENT = ("--min-agreement", 0, "--min-expert-agreement", 0, "--max-loss-increase", 100, "--window", WINDOW)
@@ -78,6 +80,15 @@ def without_text(path: Path) -> Path:
     return path
 
 
+def plain_text(path: Path) -> Path:
+    path.write_text("My sister waits in Xanten.\n")
+    return path
+
+
+def too_long(path: Path) -> Path:
+    return write_c4(path, [" ".join(["zebras"] * 400)])
+
+
 def unusable(path: Path) -> Path:
     path.write_text('{"text": ""}\n{"text": "</s> waits in Xanten."}\n')
     return path
@@ -99,24 +110,38 @@ def absent(path: Path) -> Path:
         (
             not_json,
             (
-                "{path}:2 is not JSON (Expecting value: line 2 column 1 (char 10)); "
-                'a corpus has one {{"text": ...}} record a line'
+                "{path}:2 is broken JSON (Expecting value); "
+                'a corpus has one JSON object a line, such as {{"text": "Once upon a time."}}'
             ),
         ),
         (
             without_text,
-            '{path}:1 is no C4 record, it has no "text"; a corpus has one {{"text": ...}} record a line',
+            '{path}:1 has no "text"; a corpus has one JSON object a line, such as {{"text": "Once upon a time."}}',
+        ),
+        (
+            plain_text,
+            (
+                "{path}:1 is plain text, no JSON; a corpus has one JSON object a line, such as "
+                '{{"text": "Once upon a time."}}'
+            ),
         ),
         (
             unusable,
             (
-                "none of 2 documents can be used: 0 are longer than 141 tokens, 2 too short or spell special tokens; "
-                "use a longer window, cut long ones, or give more"
+                "of 2 documents none can be used: 2 of them too short, or with special tokens such as <extra_id_0> or "
+                "</s>; give other text"
+            ),
+        ),
+        (
+            too_long,
+            (
+                "of 1 document none can be used: longer than 141 tokens; use a longer --window, or cut long ones with "
+                "--too-long cut"
             ),
         ),
         (
             absent,
-            "there is no file {path}; give C4 files, patterns, or a dataset on the hub such as allenai/c4",
+            "there is no file {path}; give files of JSON lines, patterns, or a dataset such as allenai/c4 on the hub",
         ),
     ],
 )
@@ -346,13 +371,17 @@ def test_a_variant_that_exists(bundle, capsys):
 def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
-    size, experts, losses, nearest, weights, fill, measure = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    size, used, experts, losses, nearest, weights, fill, measure = printed.out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
     thin = sum(map(len, quantization.coverage.thin.values()))
     assert experts == f"experts with fewer than 64 tokens, and so rounded to nearest: {thin} of 32"
-    assert losses.startswith(f"on the corpus: {quantization.sensitivity.labels} labels, span loss ")
+    assert used == "corpus: 16 of 48 documents; --documents takes more"
+    labels = quantization.sensitivity.labels
+    assert losses.startswith(f"on the corpus: {labels} span tokens (of the words that were hidden), loss ")
+    assert f"pointsman-calib: Few labels: 16 documents with {labels} span tokens, the tokens that " in printed.err
     assert f" {quantization.sensitivity.reached.agreement:.2%} of tokens agree, " in losses
     assert nearest.startswith(
         f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
@@ -377,3 +406,29 @@ def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
     once, again = map(state, copies)
     assert once == again
     assert read_manifest(copies[0]).variants["fused-int8"].quantization.sensitivity.costs  # something was kept in float
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "all 48 documents"),
+        (("--documents", 7), "7 of 48 documents; --documents takes more"),
+        (("--window", 32), "of 48 documents; the others are too long (--too-long cut), too short or spell special"),
+    ],
+)
+def test_how_much_of_a_corpus_is_used(bundle, tmp_path, options, said):
+    path = write_c4(tmp_path / "c4.json")
+    if "--window" in options:
+        whole = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join([json.dumps({"text": "My sister waits. " * 40}), *whole[1:]]) + "\n\n")
+    arguments = ["quantize", bundle, "--scheme", "int8", "--corpus", path, "--window", WINDOW, *options]
+    parsed = _parser().parse_args([*map(str, arguments)])
+    assert said in corpus_arguments.used(parsed, corpus_arguments.read(parsed))
+
+
+def test_how_much_of_a_large_corpus_is_used(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_arguments, "_MOST_COUNTED", 20)
+    arguments = ["quantize", bundle, "--scheme", "int8", "--corpus", write_c4(tmp_path / "c4.json"), "--documents", 7]
+    parsed = _parser().parse_args([*map(str, [*arguments, "--window", WINDOW])])
+    said = corpus_arguments.used(parsed, corpus_arguments.read(parsed))
+    assert said == "7 of more than 20 documents; --documents takes more"

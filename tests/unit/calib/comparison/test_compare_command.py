@@ -28,6 +28,7 @@ def test_tables_for_people_and_a_report(compare, tmp_path):
     costs, *_ = out.split("\n\n")[1:]
     assert [row.split()[0] for row in costs.splitlines()[1:]] == ["fused-float32", "fused-int8", "fused-int4"]
     assert "residual after" in out
+    assert "all limits hold" not in out  # none were set
     assert report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert error == f"pointsman-calib: wrote {report}\n"
 
@@ -46,12 +47,17 @@ def test_one_json_document_of_limits_that_hold(compare):
     assert document["evaluation"]["documents"] == 3
     assert "increase (95 % interval)" in error
     assert "FAILED" not in error
+    assert error.endswith(
+        "\nall limits hold: the loss at most 1000 % above the baseline's; at least 1 % of tokens the baseline's; "
+        "at least 1 % of tokens at the baseline's expert; logits at least 1 dB above their error\n"
+    )
 
 
 def test_limits_that_do_not(compare):
     limits = ("--min-agreement", 100, "--min-expert-agreement", 100, "--min-sqnr", 90)
     code, out, _ = compare("--candidate", "fused-int4", *limits)
     assert code == 1
+    assert "all limits hold" not in out
     failed = [line for line in out.splitlines() if line.startswith("FAILED fused-int4: ")]
     assert [line.rpartition("; ")[2] for line in failed] == [
         "at least 100 % must be so", "at least 100 % must be so", "it must be 90 dB at least"
@@ -122,9 +128,9 @@ def test_no_bundle(tmp_path, evaluation_file, capsys):
     [
         (None, "there is no file "),
         ("", "no documents; a corpus has one"),
-        ("not json\n", ":1 is not JSON"),
-        ('{"url": "x"}\n', ':1 is no C4 record, it has no "text"'),
-        ('{"text": "a"}\n', "none of 1 documents can be used"),
+        ("not json\n", ":1 is plain text, no JSON"),
+        ('{"url": "x"}\n', ':1 has no "text"'),
+        ('{"text": "a"}\n', "of 1 document none can be used: too short, "),
     ],
 )
 def test_a_corpus_that_is_none(compare, tmp_path, content, line):

@@ -35,7 +35,14 @@ def test_all_of_it(baseline, int8):
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(3500, "of the same size"), (3400, "of the same size"), (7000, "2.0 times larger"), (700, "5.0 times smaller")],
+    [
+        (3500, "of the same size"),
+        (3400, "of the same size"),
+        (7000, "2.0 times as large"),
+        (700, "5.0 times smaller"),
+        (3150, "10% smaller"),
+        (4000, "14% larger"),
+    ],
 )
 def test_size(baseline, int8, size, words):
     assert headline(replace(int8, variant=replace(int8.variant, bytes=size)), baseline).startswith(f"{words}, ")
@@ -58,6 +65,7 @@ def test_speed(baseline, int8, rounds, words):
     ("increase", "words"),
     [
         (interval(0.5, 0.1, 0.9), "loss +0.50 % (+0.10 to +0.90)"),
+        (interval(-0.001, -0.003, 0.002), "loss +0.00 % (cannot be told from 0)"),  # no minus before a zero
         (interval(-0.5, -0.9, -0.1), "loss -0.50 % (-0.90 to -0.10)"),
         (interval(0.5, None, None), "loss +0.50 % (too few documents to say how sure that is)"),
     ],

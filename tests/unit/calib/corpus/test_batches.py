@@ -163,8 +163,9 @@ def test_no_document_can_be_used(tokenizer):
     with pytest.raises(CorpusError) as raised:
         list(examples(documents("", long, long), tokenizer, seed=0, window=32))
     assert str(raised.value) == (
-        "none of 3 documents can be used: 2 are longer than 34 tokens, 1 too short or spell special tokens; "
-        "use a longer window, cut long ones, or give more"
+        "of 3 documents none can be used: 2 of them longer than 34 tokens, 1 of them too short, or with special tokens "
+        "such as <extra_id_0> or </s>; use a longer `window`, or cut long ones with `too_long='cut'`, or give other "
+        "text"
     )
 
 

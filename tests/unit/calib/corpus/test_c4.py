@@ -137,14 +137,17 @@ def test_damaged_gzip(tmp_path, damage, sentence):
 
 
 LINE_FAULTS = {
-    "not JSON": (b"once upon a time\n", r"c4\.json:2 is not JSON \(Expecting value.*; a corpus has one"),
-    "cut off": (record("abc")[:9], r"c4\.json:2 is not JSON"),
-    "a JSON array": (b'[{"text": "a"}]\n', r'c4\.json:2 is no C4 record, it has no "text"'),
-    "no text": (b'{"content": "a"}\n', r'c4\.json:2 is no C4 record, it has no "text"; a corpus has one \{"text": '),
-    "text is no string": (b'{"text": null}\n', r'c4\.json:2 is no C4 record, it has no "text"'),
-    "not UTF-8": (b'{"text": "caf\xe9"}\n', r"c4\.json:2 is not JSON \('utf-8' codec can't decode"),
+    "not JSON": (b"once upon a time\n", r"c4\.json:2 is plain text, no JSON; a corpus has one"),
+    "cut off": (record("abc")[:9], r"c4\.json:2 is broken JSON \("),
+    "a JSON array": (b'[{"text": "a"}]\n', r"c4\.json:2 is no JSON object; "),
+    "no text": (
+        b'{"content": "a"}\n',
+        r'c4\.json:2 has no "text"; a corpus has one JSON object a line, such as \{"text": ',
+    ),
+    "text is no string": (b'{"text": null}\n', r'the "text" of .*c4\.json:2 is no string; '),
+    "not UTF-8": (b'{"text": "caf\xe9"}\n', r"c4\.json:2 is not UTF-8 \(byte 0xE9\); "),
     "half a surrogate pair": (b'{"text": "\\ud83d"}\n', r"c4\.json:2 holds half of a surrogate pair"),
-    "nested too deeply": (b"[" * 200_000, r"c4\.json:2 is not JSON \(maximum recursion depth"),
+    "nested too deeply": (b"[" * 200_000, r"c4\.json:2 is nested too deeply; "),
 }
 
 
@@ -162,9 +165,15 @@ def test_a_line_without_end(tmp_path):
 
 
 SOURCE_FAULTS = {
-    "nothing named": ([], r"^no corpus was named; give C4 files, patterns, or allenai/c4$"),
-    "no such file": (["c4-train.json.gz"], r"^there is no file c4-train\.json\.gz; give C4 files, patterns, or"),
-    "no such file in a folder": (["c4/train.json.gz"], r"^there is no file c4/train\.json\.gz; give C4 files"),
+    "nothing named": ([], r"^no corpus was named; give files of JSON lines, patterns, or allenai/c4$"),
+    "no such file": (
+        ["c4-train.json.gz"],
+        r"^there is no file c4-train\.json\.gz; give files of JSON lines, patterns, or",
+    ),
+    "no such file in a folder": (
+        ["c4/train.json.gz"],
+        r"^there is no file c4/train\.json\.gz; give files of JSON lines",
+    ),
     "a path of that form": ([Path("allenai/c4")], r"^there is no file allenai/c4; give"),
     "no match": (["c4-*.json.gz"], r"^no file matches c4-\*\.json\.gz; check the folder and the pattern$"),
     "a folder": (["."], r"^\. is a folder; name its files, for example \./c4-train\.\*\.json\.gz$"),

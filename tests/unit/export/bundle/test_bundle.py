@@ -206,5 +206,8 @@ def test_what_is_not_used_stops_the_export_unless_it_is_ignored(tmp_path, capsys
 def test_done_exits_with_0_and_says_what_was_written(checkpoint, tmp_path, capsys):
     assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--form", "fused"]) == 0
     output = capsys.readouterr().out.splitlines()
-    assert fits(output[0], "fused-float32: * MB, parity *e-0* at *")
-    assert output[1:] == [f"wrote {tmp_path / 'bundle'}"]
+    assert fits(output[0], "fused-float32: * MB, parity *e-0* of *e-0* allowed, worst at *")
+    assert output[1:] == [
+        f"wrote {tmp_path / 'bundle'}",
+        f"fill with it: pointsman infill {tmp_path / 'bundle'} 'The <extra_id_0> walks in <extra_id_1> park.'",
+    ]

@@ -42,6 +42,11 @@ MISTAKES = {
         lambda folder: (folder / "config.json").unlink(),
         "{folder} has no config.json; give the folder of a Hugging Face checkpoint",
     ),
+    "a folder above": (
+        {},
+        lambda folder: (folder / "mine").mkdir() or (folder / "config.json").rename(folder / "mine/config.json"),
+        "{folder} has no config.json; give the folder of a Hugging Face checkpoint, such as {folder}/mine",
+    ),
     "not Switch": (
         {},
         in_config(model_type="t5"),
