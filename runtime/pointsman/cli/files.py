@@ -1,11 +1,14 @@
 """`pointsman fill-files`: files with a column of texts, filled by actors of Ray."""
 
 import argparse
+import time
+from dataclasses import dataclass, field
 
 from pointsman.cli.arguments import Parser, add_max_memory, positive
 from pointsman.cli.infill import add_decoding, decoding_of
 from pointsman.cli.output import report, write
 from pointsman.errors import DependencyError
+from pointsman.inspection import counted
 from pointsman.wording import install
 
 
@@ -13,7 +16,8 @@ def add_files(parser: Parser) -> None:
     """Its arguments."""
     parser.description = (
         "Fill a column of texts of Parquet files or JSON lines, with actors of Ray that keep their model. Each output "
-        "file is a shard; those that are there stay, so that a run that was stopped goes on."
+        "file is a shard, with the columns of its rows, the best fill and its score; those that are there stay, so "
+        "that a run that was stopped goes on."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export, or a URL of one")
     parser.add_argument("files", metavar="FILE", nargs="+", help="Parquet, or .jsonl with an object a line")
@@ -30,6 +34,20 @@ def add_files(parser: Parser) -> None:
     parser.add_argument("--actors", metavar="N", type=positive, default=1, help="models at work (default: 1)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=32, help="texts at a time (default: 32)")
     parser.add_argument("--rows", metavar="N", type=positive, default=10_000, help="rows of a shard (default: 10000)")
+    parser.add_argument(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what a row that cannot be filled does: end the run, or get no fill, and the reason in a further column "
+        "(default: fail)",
+    )
+    parser.add_argument(
+        "--on-change",
+        choices=("fail", "redo"),
+        default="fail",
+        help="what rows that have changed since their shard was written do: end the run, or have it written again "
+        "(default: fail)",
+    )
     parser.add_argument("--address", help="of a Ray cluster (default: one of this machine)")
     add_decoding(parser.add_argument_group("decoding"))
     parser.examples = ("pointsman fill-files build/demo texts.parquet -o filled --column text --actors 4",)
@@ -38,8 +56,9 @@ def add_files(parser: Parser) -> None:
 
 def _fill(parsed: argparse.Namespace) -> int:
     try:
+        from pointsman.ray.files import plan_files
         from pointsman.ray.resumable import connect
-        from pointsman.ray.shards import Filling, fill_files
+        from pointsman.ray.shards import Filling
     except ModuleNotFoundError as error:
         raise DependencyError(f"{error.name} is not installed; {install('ray')}") from error
     filling = Filling(
@@ -51,12 +70,56 @@ def _fill(parsed: argparse.Namespace) -> int:
         max_memory=parsed.max_memory,
         batch_size=parsed.batch_size,
         rows=parsed.rows,
+        on_error=parsed.on_error,
         fields=decoding_of(parsed),
     )
-    connect(parsed.address)
-    count = 0
-    for shard in fill_files(parsed.files, parsed.output, filling, actors=parsed.actors):
-        write(f"{shard.target}\n")
-        count += 1
-    report(f"{count} shards written; those that were there stayed")
+    work = plan_files(parsed.files, parsed.output, filling, on_change=parsed.on_change)
+    rows = sum(shard.part.rows for shard in work.shards)
+    kept = f"; {counted(work.kept, 'shard')} had been there" if work.kept else ""
+    if work.shards:
+        report(f"{counted(len(work.shards), 'shard')} to write, {counted(rows, 'row')}{kept}")
+        connect(parsed.address)
+    progress = _Progress(len(work.shards), rows)
+    try:
+        for shard in work.done(actors=parsed.actors):
+            write(f"{shard.target}\n")
+            progress.count(shard.part.rows, shard.bad)
+    except KeyboardInterrupt:
+        report(f"interrupted after {counted(progress.shards, 'shard')}; the same command goes on")
+        raise
+    without = (
+        f"; {counted(progress.bad, 'row')} without a fill ({parsed.filled}_error says why)" if progress.bad else ""
+    )
+    report(f"{counted(progress.shards, 'shard')} written{kept}{without}")
     return 0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a run is.
+
+    Attributes:
+        all_shards: To be written.
+        all_rows: Of these.
+        shards: Written.
+        rows: Of these.
+        bad: Rows among them without a fill.
+        began: When.
+    """
+
+    all_shards: int
+    all_rows: int
+    shards: int = 0
+    rows: int = 0
+    bad: int = 0
+    began: float = field(default_factory=time.perf_counter)
+
+    def count(self, rows: int, bad: int) -> None:
+        """Count a shard, and say how far the run is unless it is the last."""
+        self.shards, self.rows, self.bad = self.shards + 1, self.rows + rows, self.bad + bad
+        if self.shards < self.all_shards:
+            speed = self.rows / max(time.perf_counter() - self.began, 1e-9)
+            report(
+                f"{self.shards:,} of {counted(self.all_shards, 'shard')}, {speed:,.1f} rows a second, "
+                f"{(self.all_rows - self.rows) / speed:,.0f} s left"
+            )

@@ -3,12 +3,16 @@
 bundles.py      a bundle by path or by URL, fetched once for each machine
 deployment.py   `application`: the service on Ray Serve
 filling.py      `fill`: a column of a Ray dataset
-shards.py       `fill_files`: files into shards, resumable
+files.py        `fill_files`: files into shards, resumable
+shards.py       how a shard is filled
+sources.py      what each shard was made from
+rows.py         rows of Parquet and of JSON lines
 resumable.py    shards that actors make, and what is left of them after a stop
 """
 
 from pointsman.ray.deployment import application
+from pointsman.ray.files import fill_files
 from pointsman.ray.filling import fill
-from pointsman.ray.shards import Filling, Shard, fill_files
+from pointsman.ray.shards import Filling, Shard
 
 __all__ = ["Filling", "Shard", "application", "fill", "fill_files"]

@@ -1,6 +1,7 @@
 """Work in shards, each a file that an actor makes; a run that was stopped goes on where it was."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -11,6 +12,7 @@ from pointsman.bundle.writing import one_sentence, whole_file
 from pointsman.errors import OutputError, PointsmanError
 
 _SETTINGS: Final = "settings.json"
+_TOKENS: Final = "ray._private.authentication.authentication_token_setup"
 _RETRIES: Final = 3  # of a shard whose actor died
 
 
@@ -33,17 +35,32 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: As JSON has them.
 
     Raises:
-        OutputError: Those that are there were made otherwise, or the folder cannot be written.
+        OutputError: Those that are there were made otherwise, or the folder cannot be written. Where none is there yet,
+            since a first run was refused, what it had written down is replaced.
     """
     path, said = folder / _SETTINGS, json.dumps(settings, indent=1)
     with one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not path.exists() or not _begun(folder):
             with whole_file(path) as partial:
                 partial.write_text(said, encoding="utf-8")
         written = path.read_text(encoding="utf-8")
     if written != said:
         raise OutputError(f"{folder} has shards of other settings ({path.name} says which); choose another folder")
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is more in a folder than settings, and what a killed process has left of them."""
+    return any(path.name != _SETTINGS and not path.name.startswith(".") for path in folder.iterdir())
+
+
+def settled(folder: Path) -> dict[str, Any]:
+    """What `settle` has written there; nothing where it has not, or where that is damaged, which `settle` then says."""
+    try:
+        written = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
 
 
 def missing(shards: Sequence[SomeShard]) -> list[SomeShard]:
@@ -57,7 +74,8 @@ def made(
     """Make shards, and give each when it is written, in whatever order.
 
     Args:
-        worker: A class whose `make` writes a shard's file, whole or not at all, and returns the shard.
+        worker: A class whose `make` writes a shard's file, whole or not at all, and returns the shard. What may be
+            refused belongs there: what an actor's constructor raises ends as an actor that died.
         arguments: To make one of.
         shards: What is to be made.
         actors: How many; one that dies is replaced and its shard begun again.
@@ -67,6 +85,8 @@ def made(
     Raises:
         PointsmanError: What `make` raises.
     """
+    if not shards:
+        return  # Ray need not even run
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(worker)
     pool = ray.util.ActorPool([remote.remote(*arguments) for _ in range(min(actors, len(shards)))])
     try:
@@ -80,4 +100,10 @@ def made(
 def connect(address: str | None) -> None:
     """Join a cluster, or start one on this machine where there is no address, unless this was done before."""
     if not ray.is_initialized():
+        logging.getLogger(_TOKENS).addFilter(_is_no_reassurance)
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+
+
+def _is_no_reassurance(record: logging.LogRecord) -> bool:
+    """Ray warns where a cluster asks for tokens, as it does by itself, and where it does not; only that is worth it."""
+    return not record.getMessage().startswith("Token authentication is enabled")

@@ -1,23 +1,22 @@
-"""Files with a column of texts, filled by actors into shards; a run that was stopped goes on where it was."""
+"""How files are filled: an actor's work, which is a shard of a file's rows."""
 
-import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet
-
-from pointsman.bundle.writing import whole_file
-from pointsman.decoding import DecodingFields, DecodingOptions
-from pointsman.errors import OptionsError, TextError
-from pointsman.infill import Infiller
+from pointsman.decoding import DecodingFields
+from pointsman.errors import PointsmanError, TextError
+from pointsman.infill import Fill, Infiller
+from pointsman.infill.requests import Request
 from pointsman.ray.bundles import local_bundle
-from pointsman.ray.resumable import made, missing, settle
+from pointsman.ray.rows import Column, NoText, Part, read_rows
+from pointsman.ray.sources import Origin, remember
 
-_KINDS: Final = (".parquet", ".jsonl")
+Outcome = Fill | str | None
+Given = TypeVar("Given", Request | None, Fill)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +26,16 @@ class Filling:
     Attributes:
         bundle: Its folder, which every machine must have, or a URL that fsspec knows.
         column: Where the texts are.
-        filled: The column for the best fill; `<filled>_score` gets its score.
+        filled: The column for the best fill; `<filled>_score` gets its score. Both are null where the text is empty.
         variant: Which variant runs.
         threads: CPU threads of an actor; the engine's default where None.
         max_memory: Bytes of resident memory that an actor may have; see `SwitchModel.load`.
         batch_size: Texts at a time.
         rows: Of a file that make a shard.
-        fields: Decoding options; samples follow from a row's number in its file.
+        on_error: What a row that cannot be filled does: end the run, or get no fill, and the reason in a further column
+            `<filled>_error`, which is there only then.
+        fields: Decoding options; samples follow from a row's number in its file, and from a seed that is drawn where
+            none is given.
     """
 
     bundle: str
@@ -44,12 +46,13 @@ class Filling:
     max_memory: int | None = None
     batch_size: int = 32
     rows: int = 10_000
+    on_error: Literal["fail", "skip"] = "fail"
     fields: DecodingFields
 
     def written(self) -> dict[str, Any]:
         """What a later run must have in common with this one."""
         said = ("bundle", "column", "filled", "variant", "rows")
-        return {**{name: getattr(self, name) for name in said}, "fields": dict(self.fields)}
+        return {**{name: getattr(self, name) for name in said}, "fields": dict(sorted(self.fields.items()))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,128 +60,108 @@ class Shard:
     """Some rows of a file, and where they go.
 
     Attributes:
-        source: The file.
-        first: Number of the first row.
+        part: The rows.
         target: The shard's own file.
+        bad: How many of the rows could not be filled, once it is written.
     """
 
-    source: Path
-    first: int
+    part: Part
     target: Path
+    bad: int = 0
 
 
-def fill_files(
-    sources: Sequence[str | Path],
-    output: str | Path,
-    filling: Filling,
-    *,
-    actors: int = 1,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-) -> Iterator[Shard]:
-    """Fill files, and give each shard when it is written.
-
-    Args:
-        sources: Parquet files, or `.jsonl` with an object a line, where every machine finds them.
-        output: A folder, likewise; shards are Parquet or JSON lines as their file is. Those that are there stay.
-        filling: How.
-        actors: How many; each keeps its model, and one that dies is replaced and its shard begun again.
-        cpus: That an actor takes of its machine.
-        gpus: Likewise.
-
-    Raises:
-        TextError: A file is missing, of another kind, or lacks the column; or as `Infiller.infill`.
-        OptionsError: The options cannot be.
-        OutputError: The folder has shards of a run with other settings, or cannot be written.
-    """
-    DecodingOptions.over({}, filling.fields)
-    paths, folder = [Path(source).absolute() for source in sources], Path(output).absolute()
-    shards = [shard for path in _distinct(paths) for shard in _shards(path, folder, filling)]
-    settle(folder, filling.written())
-    return made(_Filler, [filling], missing(shards), actors=actors, cpus=cpus, gpus=gpus)
-
-
-def _distinct(paths: Sequence[Path]) -> Sequence[Path]:
-    stems = [path.stem for path in paths]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice is not None:
-        raise OptionsError(f"two files are called {twice}; their shards would be, too")
-    return paths
-
-
-def _shards(path: Path, folder: Path, filling: Filling) -> Iterator[Shard]:
-    if path.suffix not in _KINDS:
-        raise TextError(f"{path} is neither {' nor '.join(_KINDS)}")
-    if not path.is_file():
-        raise TextError(f"{path} is not there; check the path")
-    rows = pa.parquet.read_metadata(path).num_rows if path.suffix == ".parquet" else _lines(path)
-    for number, first in enumerate(range(0, rows, filling.rows)):
-        yield Shard(path, first, folder / f"{path.stem}-{number:05}{path.suffix}")
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
-
-
-class _Filler:
-    """An actor's model."""
+class Filler:
+    """An actor, which loads its model once."""
 
     def __init__(self, filling: Filling) -> None:
+        """Keep what is asked for."""
         self._filling = filling
-        self._infiller = Infiller.load(
+
+    def make(self, shard: Shard) -> Shard:
+        """Fill a shard, whole or not at all.
+
+        Raises:
+            TextError: A row cannot be filled, unless such rows are skipped; the file cannot be read; or it has a column
+                of a name that the fills are to get.
+            BundleError: The bundle cannot be loaded; or another error, as `Infiller.load`.
+            OutputError: The shard cannot be written.
+        """
+        # The model first: were it loaded for a row, what is wrong with it would seem to be wrong with the row.
+        infiller, filling, rows = self._infiller, self._filling, read_rows(shard.part)
+        names = (filling.filled, f"{filling.filled}_score", f"{filling.filled}_error")
+        if taken := rows.taken(names[: 3 if filling.on_error == "skip" else 2]):
+            raise TextError(f"{shard.part.source} has a column {taken} already; choose another name with `filled`")
+        outcomes = list(self._outcomes(infiller, rows.texts(filling.column), shard.part))
+        rows.write(shard.target, list(self._columns(names, outcomes)))
+        bad = sum(isinstance(outcome, str) for outcome in outcomes)
+        remember(shard.target, Origin(len(outcomes), rows.digest(), bad))
+        return replace(shard, bad=bad)
+
+    @cached_property
+    def _infiller(self) -> Infiller:
+        """Loaded here and not when the actor is made: what that raises reaches nobody."""
+        filling = self._filling
+        return Infiller.load(
             local_bundle(filling.bundle),
             variant=filling.variant,
             threads=filling.threads,
             max_memory=filling.max_memory,
         )
 
-    def make(self, shard: Shard) -> Shard:
-        """Fill a shard, whole or not at all."""
-        table = _read(shard, self._filling)
-        texts = table.column(self._filling.column).to_pylist()
-        infiller, fields = self._infiller, self._filling.fields
-        requests = [infiller.request(text, number=shard.first + row, **fields) for row, text in enumerate(texts)]
-        best = [fills[0] for fills in infiller.fill_requests(requests, self._filling.batch_size)]
-        name = self._filling.filled
-        table = table.append_column(name, pa.array([fill.text for fill in best], pa.string()))
-        table = table.append_column(f"{name}_score", pa.array([fill.score for fill in best], pa.float64()))
-        _write(table, shard.target)
-        return shard
+    def _columns(self, names: Sequence[str], outcomes: Sequence[Outcome]) -> Iterator[Column]:
+        fills = [outcome if isinstance(outcome, Fill) else None for outcome in outcomes]
+        yield Column(names[0], str, [fill.text if fill else None for fill in fills])
+        yield Column(names[1], float, [fill.score if fill else None for fill in fills])
+        if self._filling.on_error == "skip":
+            yield Column(names[2], str, [outcome if isinstance(outcome, str) else None for outcome in outcomes])
+
+    def _outcomes(self, infiller: Infiller, texts: Sequence[str | NoText], part: Part) -> Iterator[Outcome]:
+        """The best fill of each text, why there is none, or None where the text is empty."""
+        asked = []
+        for row, text in enumerate(texts):
+            asked.append(self._checked(self._asked(infiller, text, part.first + row), part, row))
+        filled = self._filled(infiller, [request for request in asked if isinstance(request, Request)])
+        for row, request in enumerate(asked):
+            yield self._checked(next(filled), part, row) if isinstance(request, Request) else request
+
+    def _checked(self, given: Given | str, part: Part, row: int) -> Given | str:
+        """What is given, unless it says why a row is bad and no row may be."""
+        if isinstance(given, str) and self._filling.on_error == "fail":
+            raise TextError(
+                f"{part.source}, row {part.first + row + 1}: {given}; mend the row, or go on past such rows with "
+                "`on_error='skip'`"
+            )
+        return given
+
+    def _asked(self, infiller: Infiller, text: str | NoText, number: int) -> Request | str | None:
+        if isinstance(text, NoText):
+            return text.reason
+        if not text:
+            return None
+        try:
+            return infiller.request(text, number=number, **self._filling.fields)
+        except PointsmanError as error:
+            return _of_row(error)
+
+    def _filled(self, infiller: Infiller, requests: Sequence[Request]) -> Iterator[Fill | str]:
+        done = 0
+        try:
+            for fills in infiller.fill_requests(requests, self._filling.batch_size):
+                done += 1
+                yield fills[0]
+        except PointsmanError:
+            # One of them failed, and must not take the others along.
+            yield from (_alone(infiller, request) for request in requests[done:])
 
 
-def _read(shard: Shard, filling: Filling) -> "pa.Table":
-    """The shard's rows."""
-    read = _read_parquet if shard.source.suffix == ".parquet" else _read_lines
-    table = read(shard.source, shard.first, filling.rows)
-    if filling.column not in table.column_names:
-        raise TextError(f"{shard.source} has no column {filling.column}; it has {', '.join(table.column_names)}")
-    return table
+def _alone(infiller: Infiller, request: Request) -> Fill | str:
+    try:
+        (fills,) = infiller.fill_requests([request], 1)
+    except PointsmanError as error:
+        return _of_row(error)
+    return fills[0]
 
 
-def _read_parquet(path: Path, first: int, rows: int) -> "pa.Table":
-    """Rows of a file, of which only the row groups are read that have any of them."""
-    file = pa.parquet.ParquetFile(path)
-    groups: list[int] = []
-    before = start = 0
-    for group in range(file.num_row_groups):
-        after = before + file.metadata.row_group(group).num_rows
-        if after > first and before < first + rows:
-            start = start if groups else before
-            groups.append(group)
-        before = after
-    return file.read_row_groups(groups).slice(first - start, rows)
-
-
-def _read_lines(path: Path, first: int, rows: int) -> "pa.Table":
-    with path.open(encoding="utf-8") as file:
-        return pa.Table.from_pylist([json.loads(line) for line in islice(file, first, first + rows)])
-
-
-def _write(table: "pa.Table", target: Path) -> None:
-    with whole_file(target) as partial:
-        if target.suffix == ".parquet":
-            pa.parquet.write_table(table, partial)
-        else:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
-            partial.write_text("".join(lines), encoding="utf-8")
+def _of_row(error: PointsmanError) -> str:
+    """What is wrong, without the number that the text had where it was refused: the row's number is said."""
+    return re.sub(r"\binput \d+\b", "the text", str(error))

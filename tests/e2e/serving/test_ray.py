@@ -1,9 +1,7 @@
-"""Ray: two replicas of which one is killed under load, a column of a dataset, and files in shards."""
+"""Ray: two replicas of which one is killed under load, and a column of a dataset."""
 
 import collections
-import json
 import signal
-import subprocess
 import threading
 import time
 
@@ -11,8 +9,7 @@ import httpx2
 import psutil
 import pytest
 
-from conftest import installed
-from pointsman import Client, OptionsError, OutputError, TextError, UnavailableError
+from pointsman import Client, OptionsError, TextError, UnavailableError
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
 pytestmark = [
@@ -96,79 +93,3 @@ def test_a_column_of_a_dataset(cluster, bundle, library):
     assert all(row["filled_score"] < 0 for row in rows)
     with pytest.raises(OptionsError, match="leave out seed"):
         fill(dataset, str(bundle), do_sample=True, seed=1)
-
-
-@pytest.fixture(params=["parquet", "jsonl"])
-def source(request, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    path = tmp_path / f"texts.{request.param}"
-    rows = [{"number": number, "text": text} for number, text in enumerate(TEXTS)]
-    if request.param == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        pa.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
-    return path
-
-
-def rows_of(folder, kind):
-    import pyarrow.parquet
-
-    for path in sorted(folder.glob(f"texts-*.{kind}")):
-        if kind == "parquet":
-            yield from pyarrow.parquet.read_table(path).to_pylist()
-        else:
-            yield from map(json.loads, path.read_text().splitlines())
-
-
-def test_files_in_shards_that_a_stopped_run_goes_on_with(cluster, bundle, library, source, tmp_path):
-    from pointsman.ray import Filling, fill_files
-
-    fields = {"do_sample": True, "seed": 2}
-    filling = Filling(bundle=str(bundle), variant="fused-float32", threads=1, rows=5, fields=fields)
-    shards = fill_files([source], tmp_path / "out", filling, actors=2)
-    next(shards)
-    del shards  # stopped
-    left = len(list(fill_files([source], tmp_path / "out", filling)))
-    assert left < 5
-    rows = list(rows_of(tmp_path / "out", source.suffix[1:]))
-    requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
-    assert [row["number"] for row in rows] == list(range(len(TEXTS)))
-    assert [row["filled"] for row in rows] == [fills[0].text for fills in library.fill_requests(requests, 1)]
-    assert list(fill_files([source], tmp_path / "out", filling)) == []
-    other = Filling(bundle=str(bundle), variant="fused-float32", rows=6, fields=fields)
-    with pytest.raises(OutputError, match="has shards of other settings"):
-        fill_files([source], tmp_path / "out", other)
-
-
-def test_files_that_cannot_be_filled(cluster, bundle, tmp_path):
-    from pointsman.ray import Filling, fill_files
-
-    filling = Filling(bundle=str(bundle), fields={})
-    (tmp_path / "x.csv").write_text("text\n")
-    with pytest.raises(TextError, match="is neither"):
-        fill_files([tmp_path / "x.csv"], tmp_path / "out", filling)
-    with pytest.raises(TextError, match="is not there; check the path"):
-        fill_files([tmp_path / "y.jsonl"], tmp_path / "out", filling)
-    (tmp_path / "z.jsonl").write_text('{"texts": "A <extra_id_0>."}\n')
-    with pytest.raises(TextError) as raised:
-        list(fill_files([tmp_path / "z.jsonl"], tmp_path / "out", filling))
-    assert str(raised.value) == f"{tmp_path / 'z.jsonl'} has no column text; it has texts"
-
-
-def test_the_command(bundle, tmp_path):
-    (tmp_path / "t.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
-    command = [
-        installed("pointsman"),
-        "fill-files",
-        bundle,
-        tmp_path / "t.jsonl",
-        "-o",
-        tmp_path / "out",
-        "--num-beams",
-        "2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{tmp_path / 'out/t-00000.jsonl'}\n"
-    assert json.loads((tmp_path / "out/t-00000.jsonl").read_text())["filled"]

@@ -1,0 +1,295 @@
+"""Files filled by actors of Ray into shards: stopped runs, bad rows, rows that change, and the command."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from conftest import installed
+from pointsman import BundleError, BundleNotFoundError, OptionsError, OutputError, TextError
+
+ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+]
+TEXT = "The <extra_id_0> walks in <extra_id_1> park."
+TEXTS = [TEXT, "Once upon a <extra_id_0>.", "A <extra_id_0> day."] * 7
+GOOD = [{"number": number, "text": text} for number, text in enumerate(TEXTS[:3])]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def filling(bundle):
+    from pointsman.ray import Filling
+
+    return Filling(bundle=str(bundle), variant="fused-float32", threads=1, rows=5, fields={})
+
+
+@pytest.fixture
+def fill(filling, tmp_path):
+    """Fill files into `out`, and name the shards that were written: an actor's work, in this process."""
+    from pointsman.ray.files import plan_files
+    from pointsman.ray.shards import Filler
+
+    def run(*sources, on_change="fail", **settings):
+        work = plan_files(sources, tmp_path / "out", replace(filling, **settings), on_change=on_change)
+        filler = Filler(work.filling)
+        return sorted(filler.make(shard).target.name for shard in work.shards)
+
+    return run
+
+
+def as_lines(rows):
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def write_rows(path, rows):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if path.suffix == ".jsonl":
+        path.write_text(as_lines(rows))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
+    return path
+
+
+@pytest.fixture(params=["parquet", "jsonl"])
+def source(request, tmp_path):
+    return write_rows(
+        tmp_path / f"texts.{request.param}", [{"number": number, "text": text} for number, text in enumerate(TEXTS)]
+    )
+
+
+def rows_of(folder, kind):
+    import pyarrow.parquet
+
+    for path in sorted(folder.glob(f"texts-*.{kind}")):
+        if kind == "parquet":
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+        else:
+            yield from map(json.loads, path.read_text().splitlines())
+
+
+def test_files_in_shards_that_a_stopped_run_goes_on_with(cluster, filling, library, source, tmp_path):
+    from pointsman.ray import fill_files
+
+    fields = {"do_sample": True, "seed": 2}
+    filling = replace(filling, fields=fields)
+    shards = fill_files([source], tmp_path / "out", filling, actors=2)
+    next(shards)
+    del shards  # stopped
+    left = len(list(fill_files([source], tmp_path / "out", filling)))
+    assert left < 5
+    rows = list(rows_of(tmp_path / "out", source.suffix[1:]))
+    requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
+    assert [row["number"] for row in rows] == list(range(len(TEXTS)))
+    assert [row["filled"] for row in rows] == [fills[0].text for fills in library.fill_requests(requests, 1)]
+    assert list(rows[0]) == ["number", "text", "filled", "filled_score"]
+    assert list(fill_files([source], tmp_path / "out", filling)) == []
+    with pytest.raises(OutputError, match="has shards of other settings"):
+        fill_files([source], tmp_path / "out", replace(filling, rows=6))
+
+
+def test_a_seed_that_is_drawn_is_that_of_the_runs_that_follow(fill, library, source, tmp_path):
+    fill(source, fields={"do_sample": True})
+    fields = json.loads((tmp_path / "out/settings.json").read_text())["fields"]
+    first = list(rows_of(tmp_path / "out", source.suffix[1:]))
+    requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
+    assert [row["filled"] for row in first] == [fills[0].text for fills in library.fill_requests(requests, 32)]
+    (tmp_path / "out" / f"texts-00002{source.suffix}").unlink()
+    assert fill(source, fields={"do_sample": True}) == [f"texts-00002{source.suffix}"]
+    assert list(rows_of(tmp_path / "out", source.suffix[1:])) == first
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"number": 3, "te', "the line is no JSON object"),
+        ('["a"]', "the line is no JSON object"),
+        ({"number": 3, "text": float("nan")}, "the line is no JSON object"),
+        ({"number": 3}, "the object has no text"),
+        ({"number": 3, "text": 4}, "its text is no text but of type int"),
+        ({"number": 3, "text": "no blank"}, "the text has no blank"),
+        ({"number": 3, "text": "\ud800 <extra_id_0>"}, "the text "),
+    ],
+)
+def test_a_bad_line(fill, library, tmp_path, row, reason):
+    path = write_rows(tmp_path / "texts.jsonl", [*GOOD, row, GOOD[0]])
+    with pytest.raises(TextError) as raised:
+        fill(path)
+    assert str(raised.value).startswith(f"{path}, row 4: {reason}")
+    assert str(raised.value).endswith("; mend the row, or go on past such rows with `on_error='skip'`")
+    assert "\n" not in str(raised.value)
+    assert fill(path, on_error="skip") == ["texts-00000.jsonl"]
+    rows = list(rows_of(tmp_path / "out", "jsonl"))
+    assert [row["filled"] for row in rows] == [
+        library.infill(text)[0].text if text else None for text in [*TEXTS[:3], None, TEXT]
+    ]
+    assert [row["filled_error"] is None for row in rows] == [True, True, True, False, True]
+    assert rows[3]["filled_error"].startswith(reason)
+    assert rows[3]["filled_score"] is None
+    assert rows[3].get("number") == (3 if isinstance(row, dict) and row.get("text") == row.get("text") else None)
+    with pytest.raises(TextError, match="row 4: "):
+        fill(path)
+
+
+def test_bad_rows_of_parquet(fill, tmp_path):
+    rows = [*GOOD, {"number": 3, "text": None}, {"number": 4, "text": "no blank"}, {"number": 5, "text": ""}]
+    path = write_rows(tmp_path / "texts.parquet", rows)
+    with pytest.raises(TextError, match=r"texts\.parquet, row 4: the row has no text; mend the row, or"):
+        fill(path, rows=3)
+    fill(path, rows=3, on_error="skip")
+    filled = list(rows_of(tmp_path / "out", "parquet"))
+    assert [bool(row["filled"]) for row in filled] == [True] * 3 + [False] * 3
+    assert [row.get("filled_error", "")[:22] for row in filled[3:5]] == [
+        "the row has no text",
+        "the text has no blank:",
+    ]
+    assert filled[5]["filled_error"] is None
+
+
+def test_an_empty_text_has_no_fill(fill, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", [*GOOD, "", {"number": 4, "text": ""}])
+    fill(path)
+    *_, line, text = rows_of(tmp_path / "out", "jsonl")
+    assert line == {"filled": None, "filled_score": None}
+    assert text == {"number": 4, "text": "", "filled": None, "filled_score": None}
+
+
+def test_objects_of_a_file_may_differ(fill, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", [GOOD[0], {"more": {"a": ["ß"]}, "number": "x", "text": TEXT}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    fill(path)
+    first, second = rows_of(tmp_path / "out", "jsonl")
+    assert (first["number"], second["number"], second["more"]) == (0, "x", {"a": ["ß"]})
+
+
+def edited(rows):
+    return [*rows[:6], rows[6] | {"text": "An <extra_id_0>."}, *rows[7:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "shards"),
+    [(edited, [1]), (lambda rows: rows[:14], [2, 3, 4]), (lambda rows: [*edited(rows), *rows[:2]], [1])],
+    ids=["edited", "cut", "edited and grown"],
+)
+def test_rows_that_have_changed(fill, source, tmp_path, change, shards):
+    rows = [{"number": number, "text": text} for number, text in enumerate(TEXTS)]
+    fill(source)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("texts-*")}
+    write_rows(source, change(rows))
+    names = [f"texts-{number:05}{source.suffix}" for number in shards]
+    with pytest.raises(OutputError) as raised:
+        fill(source)
+    assert str(raised.value) == (
+        f"{source} has changed since {', '.join(names)} of {tmp_path / 'out'} had its rows; choose another folder, or "
+        "have such shards made again with `on_change='redo'`"
+    )
+    written = fill(source, on_change="redo")
+    wanted = change(rows)
+    assert [row["text"] for row in rows_of(tmp_path / "out", source.suffix[1:])] == [row["text"] for row in wanted]
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("texts-*")}
+    assert sorted(name for name, moment in after.items() if moment != before.get(name)) == written
+    assert fill(source) == []
+
+
+def test_a_file_that_has_grown(fill, source, tmp_path):
+    """Its last shard is made again, and that alone; how lines end and rows are stored changes nothing."""
+    fill(source)
+    write_rows(source, [{"number": number, "text": text} for number, text in enumerate([*TEXTS, *TEXTS[:6]])])
+    if source.suffix == ".jsonl":
+        source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
+    assert fill(source) == [f"texts-{number:05}{source.suffix}" for number in (4, 5)]
+    assert [row["number"] for row in rows_of(tmp_path / "out", source.suffix[1:])] == list(range(27))
+
+
+def test_a_shard_whose_record_is_missing_was_not_finished(fill, source, tmp_path):
+    fill(source)
+    (tmp_path / "out/made-from" / f"texts-00003{source.suffix}.json").unlink()
+    assert fill(source) == [f"texts-00003{source.suffix}"]
+
+
+def test_files_that_cannot_be_filled(fill, tmp_path):
+    (tmp_path / "x.txt").write_text("text\n")
+    with pytest.raises(TextError) as raised:
+        fill(tmp_path / "x.txt")
+    assert str(raised.value) == (
+        f"{tmp_path / 'x.txt'} is neither .parquet nor .jsonl; write it as one of them, or fill a file of lines with "
+        "`pointsman infill BUNDLE --input x.txt --jsonl`"
+    )
+    with pytest.raises(TextError, match="is not there; check the path"):
+        fill(tmp_path / "y.jsonl")
+    (tmp_path / "y.parquet").write_text("text\n")
+    with pytest.raises(TextError, match=r"y\.parquet cannot be read \(.*\); check the file"):
+        fill(tmp_path / "y.parquet")
+    path = write_rows(tmp_path / "z.jsonl", [{"texts": "A <extra_id_0>."}])
+    with pytest.raises(TextError) as raised:
+        fill(path)
+    assert str(raised.value) == f"{path} has no column text; it has texts; say which with `column`"
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(OptionsError, match="two files are called z"):
+        fill(path, path)
+
+
+def test_a_name_that_is_taken(fill, source, tmp_path):
+    """Nothing was written under it, so that the next run may choose another."""
+    with pytest.raises(TextError, match="has a column number already; choose another name with `filled`"):
+        fill(source, filled="number")
+    assert len(fill(source)) == 5
+
+
+def test_a_bundle_that_cannot_be_loaded(cluster, filling, source, bundle, tmp_path):
+    """An actor says so in one sentence, of the bundle and not of a row, and no row is skipped for it."""
+    from pointsman.ray import fill_files
+
+    nothing = replace(filling, bundle=str(tmp_path / "nothing"))
+    with pytest.raises(BundleNotFoundError, match="is not a bundle"):
+        fill_files([source], tmp_path / "out", nothing)
+    shutil.copytree(bundle, tmp_path / "damaged")
+    with (tmp_path / "damaged/variants/float32/weights.bin").open("rb+") as file:
+        file.write(b"damaged")
+    damaged = replace(filling, bundle=str(tmp_path / "damaged"), on_error="skip")
+    with pytest.raises(BundleError) as raised:
+        list(fill_files([source], tmp_path / "out", damaged))
+    assert re.fullmatch(r"\S+/damaged is damaged: \S+/weights\.bin was changed .*", str(raised.value))
+
+
+def run_command(bundle, *arguments):
+    command = [installed("pointsman"), "fill-files", bundle, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command(bundle, tmp_path):
+    path = write_rows(tmp_path / "t.jsonl", [*GOOD, {"number": 3}])
+    arguments = (path, "-o", tmp_path / "out", "--num-beams", "2", "--rows", "3")
+    failed = run_command(bundle, *arguments)
+    assert failed.returncode == 2
+    assert failed.stdout == f"{tmp_path / 'out/t-00000.jsonl'}\n"
+    first, second, last = failed.stderr.splitlines()
+    assert first == "pointsman: 2 shards to write, 4 rows"
+    assert re.fullmatch(r"pointsman: 1 of 2 shards, [\d.]+ rows a second, \d+ s left", second)
+    assert last == (
+        f"pointsman: {path}, row 4: the object has no text; mend the row, or go on past such rows with --on-error skip"
+    )
+    done = run_command(bundle, *arguments, "--on-error", "skip")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out/t-00001.jsonl'}\n")
+    assert done.stderr.splitlines()[-1] == (
+        "pointsman: 1 shard written; 1 shard had been there; 1 row without a fill (filled_error says why)"
+    )
+    assert json.loads((tmp_path / "out/t-00000.jsonl").read_text().splitlines()[0])["filled"]
+    path.write_text(as_lines(GOOD[:2]))
+    changed = run_command(bundle, *arguments)
+    assert (changed.returncode, changed.stdout) == (2, "")
+    assert changed.stderr.endswith("or have such shards made again with --on-change redo\n")
+    assert changed.stderr.count("\n") == 1
