@@ -8,8 +8,7 @@ from pointsman.cli.arguments import Parser, add_max_memory, positive
 from pointsman.cli.infill import add_decoding, decoding_of
 from pointsman.cli.output import report, write
 from pointsman.errors import DependencyError
-from pointsman.inspection import counted
-from pointsman.wording import install
+from pointsman.wording import counted, install
 
 
 def add_files(parser: Parser) -> None:
