@@ -242,6 +242,27 @@ def test_an_interrupt_is_one_line(tiny_bundle):
     assert (process.returncode, errors) == (130, b"pointsman: interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["pointsman.errors", "pointsman.cli.main", "onnxruntime"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(tiny_bundle, module):
+    """The signal comes just when a module is looked for, in its package's first moments or a library's."""
+    code = f"""if True:
+        import signal, sys
+        import pointsman_commands
+
+        class Interrupting:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        sys.exit(pointsman_commands.runtime())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, "infill", tiny_bundle, TEXT], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pointsman: interrupted\n")
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 4, "num_return_sequences": 4}], ids=["greedy", "beams"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_unconstrained_ids_are_those_of_transformers(infiller, network, text, options):
