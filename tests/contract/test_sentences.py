@@ -53,7 +53,7 @@ def test_no_command_line():
 def raised():
     """Each sentence that is raised outside the commands, with `…` for what is put into it."""
     for path in sorted(path for folder in ("runtime", "export", "calib") for path in (ROOT / folder).rglob("*.py")):
-        if path.parent.name != "cli":
+        if "cli" not in path.relative_to(ROOT).parts:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Raise) and node.exc is not None:
                     yield path.relative_to(ROOT), "".join(words(node.exc))

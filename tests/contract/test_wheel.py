@@ -22,7 +22,12 @@ RUNTIME_TESTS = {
 }
 TEXT = "The <extra_id_0> waits by <extra_id_1> box."
 
-PACKAGES = {"pointsman": "runtime", "pointsman_export": "export", "pointsman_calib": "calib"}
+PACKAGES = {
+    "pointsman": "runtime",
+    "pointsman_commands": "runtime",
+    "pointsman_export": "export",
+    "pointsman_calib": "calib",
+}
 # Modules, the source of GPU kernels, a product to try, the report's style, the page.
 KINDS = (".py", ".cu", ".onnx", ".css", ".html", ".js")
 METADATA = {f"{DIST_INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}

@@ -18,7 +18,7 @@ def ran(demo, tmp_path_factory) -> tuple[Path, list[str]]:
 
 def test_records(ran):
     folder, printed = ran
-    records = [json.loads(line) for line in (folder / "fills.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     assert [record["line"] for record in records] == [1, 2, 3, 4]
     assert printed[1].split() == ["1", "1", "0", "1"]
     assert [len(record["fills"][0]["spans"]) for record in records if record["fills"]] == [1, 2, 1]
@@ -31,13 +31,19 @@ def test_objects(ran):
     assert second["error"].startswith("the text has no blank")
 
 
-def test_the_program_gives_what_the_command_gives(ran):
+def test_the_program_draws_what_the_command_draws(ran):
     folder, printed = ran
-    records = [json.loads(line) for line in (folder / "fills.jsonl").read_text().splitlines()]
-    assert printed[4].splitlines() == [record["fills"][0]["text"] for record in records if record["fills"]]
+    drawn = [json.loads(line) for line in printed[5].splitlines()]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [sample["line"] for sample in samples] == [1, 2, 4]
+    assert samples == [
+        {"line": record["line"], "fills": [fill["text"] for fill in record["fills"]]}
+        for record in drawn
+        if record["fills"]
+    ]
 
 
 def test_scores(ran):
-    scores = [float(line.split()[0]) for line in ran[1][5].splitlines()]
+    scores = [float(line.split()[0]) for line in ran[1][6].splitlines()]
     assert len(scores) == 2
     assert all(score < 0 for score in scores)

@@ -1,6 +1,7 @@
 """From a checkpoint on disk to filled blanks, through the installed commands and the library, on a real engine."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -57,25 +58,125 @@ def test_the_command_without_json(tiny_bundle, infiller):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_file_of_lines_whose_run_is_killed_and_resumed(tiny_bundle, tmp_path):
-    """After SIGKILL in the middle of a record, too, the output is that of one run."""
-    texts, output, whole = tmp_path / "texts", tmp_path / "records", tmp_path / "whole"
-    texts.write_text("".join(f"{TEXT} {'word ' * (number % 7)}\n" for number in range(400)))
-    job = ("infill", tiny_bundle, "--input", texts, "--jsonl", "--batch-size", 2)
-    assert pointsman(*job, "--output", whole).returncode == 0
-    process = subprocess.Popen([COMMAND, *map(str, job), "--output", output], stderr=subprocess.DEVNULL)
-    while not output.exists() or output.stat().st_size < 10_000:
+@pytest.fixture(scope="module")
+def job(tiny_bundle, tmp_path_factory):
+    """A command without its output, its input, and what one run of it writes."""
+    folder = tmp_path_factory.mktemp("job")
+    texts, whole = folder / "texts", folder / "whole"
+    texts.write_text("".join(f"{TEXT} {'word ' * (number % 7)}\n" for number in range(200)))
+    command = [COMMAND, "infill", str(tiny_bundle), "--input", str(texts), "--jsonl", "--batch-size", "2", "--output"]
+    assert subprocess.run([*command, str(whole)], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    return command, texts, whole.read_bytes()
+
+
+def begun(command, output, more=0):
+    """A run that has written some records."""
+    process = subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True)
+    enough = (output.stat().st_size if output.exists() else 0) + 3000 + more
+    while not output.exists() or output.stat().st_size < enough:
         assert process.poll() is None
+    return process
+
+
+def resumed(command, output, *options):
+    return subprocess.run([*command, str(output), "--resume", *options], capture_output=True, text=True, check=False)
+
+
+def last(done):
+    """What was said at the end; where a machine is slow, there is progress before."""
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_file_of_lines_whose_run_is_killed_and_resumed(job, tmp_path):
+    """After SIGKILL in the middle of a record, too, the output is that of one run."""
+    (command, _, whole), output = job, tmp_path / "records"
+    process = begun(command, output)
     process.kill()
-    process.wait()
+    process.communicate()
     left = output.read_bytes()
-    assert whole.read_bytes().startswith(left)
-    assert left != whole.read_bytes()
+    assert whole.startswith(left)
+    assert left != whole
     output.write_bytes(left[:-7])
-    done = pointsman(*job, "--output", output, "--resume")
-    assert done.returncode == 0
-    assert output.read_bytes() == whole.read_bytes()
-    assert done.stderr.startswith("pointsman: 400 of 400 lines, ")
+    done = resumed(command, output)
+    assert (done.returncode, output.read_bytes()) == (0, whole)
+    assert last(done).startswith(f"pointsman: 200 of 200 lines ({left.count(10) - (left[-1] == 10)} there already), ")
+    assert resumed(command, output).stderr == "pointsman: 200 of 200 lines, all there already: done\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_file_of_lines_whose_run_is_stopped_says_how_many_records_there_are(job, tmp_path, number, code):
+    """Wherever the signal comes: again and again, until all is done."""
+    (command, _, whole), output = job, tmp_path / "records"
+    for more in (0, 777, 10_000):
+        process = begun([*command[:-1], "--resume", "--output"] if output.exists() else command, output, more)
+        process.send_signal(number)
+        said = process.communicate()[1].splitlines()[-1]
+        assert process.returncode == code
+        assert said == f"pointsman: interrupted after {output.read_bytes().count(10)} lines; go on with --resume"
+    assert resumed(command, output).returncode == 0
+    assert output.read_bytes() == whole
+
+
+def test_an_output_that_another_process_writes(job, tmp_path):
+    (command, _, whole), output = job, tmp_path / "records"
+    process = begun(command, output)
+    process.send_signal(signal.SIGSTOP)
+    second = resumed(command, output)
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"pointsman: another process is writing {output}; wait for it")
+    assert (process.returncode, output.read_bytes()) == (0, whole)
+
+
+def test_a_job_that_was_killed_does_not_go_on_with_other_lines_or_options(job, tmp_path):
+    """Far before the last line that it had answered; a line that it has not answered may be another."""
+    (command, texts, _), output, other = job, tmp_path / "records", tmp_path / "texts"
+    process = begun(command, output, 20_000)
+    process.kill()
+    process.communicate()
+    left = output.read_bytes()
+    content = texts.read_text().splitlines(keepends=True)
+    other.write_text("".join([content[0], "Another <extra_id_0>.\n", *content[2:]]))
+    done = resumed([str(other) if part == str(texts) else part for part in command], output)
+    assert (done.returncode, output.read_bytes()) == (2, left)
+    assert done.stderr.startswith(f"pointsman: line 2 of the input has changed since {output} answered it; ")
+    done = resumed(command, output, "--num-beams", "2")
+    assert (done.returncode, output.read_bytes()) == (2, left)
+    assert "was begun with --num-beams 1, and this run has --num-beams 2; " in done.stderr
+    other.write_text("".join([*content[:-1], "Another <extra_id_0>.\n", "And <extra_id_0>.\n"]))
+    done = resumed([str(other) if part == str(texts) else part for part in command], output)
+    assert last(done).startswith("pointsman: 201 of 201 lines (")
+
+
+def test_a_disk_that_is_full(job, tmp_path):
+    """The record that did not fit is cut off, and the same command goes on."""
+    (command, _, whole), output = job, tmp_path / "records"
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
+
+    done = subprocess.run([*command, str(output)], capture_output=True, text=True, check=False, preexec_fn=little_room)
+    assert (done.returncode, output.stat().st_size) == (2, 8000)
+    assert last(done) == (
+        f"pointsman: cannot write {output} (File too large); free some space, then go on with --resume"
+    )
+    assert resumed(command, output).returncode == 0
+    assert output.read_bytes() == whole
+
+
+def test_a_pipe_without_reading_ahead(tiny_bundle):
+    with subprocess.Popen(
+        [COMMAND, "infill", tiny_bundle, "--input", "-", "--jsonl", "--batch-size", "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    ) as process:
+        for number in (1, 2):
+            process.stdin.write(f"{TEXT}\n")
+            assert json.loads(process.stdout.readline())["line"] == number
 
 
 def test_lines_from_a_pipe(tiny_bundle):
@@ -131,14 +232,35 @@ def test_a_reader_that_goes_away_is_no_error(tiny_bundle):
     assert (process.returncode, errors) == (141, "")
 
 
-def test_an_interrupt_is_quiet(tiny_bundle):
+def test_an_interrupt_is_one_line(tiny_bundle):
     with subprocess.Popen(
         [COMMAND, "infill", tiny_bundle, "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
         process.stdin.write(b"\n" * (1 << 20))  # more than a pipe holds: returns once the command is reading
         process.send_signal(signal.SIGINT)
         errors = process.stderr.read()
-    assert (process.returncode, errors) == (130, b"")
+    assert (process.returncode, errors) == (130, b"pointsman: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["pointsman.errors", "pointsman.cli.main", "onnxruntime"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(tiny_bundle, module):
+    """The signal comes just when a module is looked for, in its package's first moments or a library's."""
+    code = f"""if True:
+        import signal, sys
+        import pointsman_commands
+
+        class Interrupting:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        sys.exit(pointsman_commands.runtime())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, "infill", tiny_bundle, TEXT], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pointsman: interrupted\n")
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 4, "num_return_sequences": 4}], ids=["greedy", "beams"])

@@ -217,24 +217,25 @@ def _made(folder: Path) -> Iterator[Path]:
         with contextlib.ExitStack() as stack:
             # File systems that lock no folders leave what a killed process wrote; all else goes well on them.
             with contextlib.suppress(OSError):
-                stack.enter_context(_locked(folder))
+                stack.enter_context(locked(folder))
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends.
+def locked(place: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder; it ends with this process, however that ends.
 
     Raises:
-        OSError: another process holds it, or the file system knows none.
+        BlockingIOError: another process holds it.
+        OSError: the file system knows none.
     """
     try:
         import fcntl
     except ModuleNotFoundError as error:
         raise OSError(errno.ENOSYS, "no locks on this platform") from error
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -261,5 +262,5 @@ def _remove_leftovers(place: Path, kind: str, *, inside: bool = False) -> None:
     """Remove what no process holds any more, beside a folder or inside it."""
     pattern = f".{kind}-*" if inside else f".{glob.escape(place.name)}.{kind}-*"
     for left in (place if inside else place.parent).glob(pattern):
-        with contextlib.suppress(OSError), _locked(left):
+        with contextlib.suppress(OSError), locked(left):
             _remove(left)

@@ -1,29 +1,28 @@
 """`pointsman infill`: texts from the command line, or the lines of a file."""
 
 import argparse
-import contextlib
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TextIO
+from typing import Any, Final
 
 from pointsman.bundle import read_manifest
-from pointsman.bundle.writing import one_sentence
-from pointsman.cli import lines
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, in_flags, positive
+from pointsman.cli.batch.command import infill_lines
+from pointsman.cli.batch.options import LINES_AT_ONCE, add_lines
+from pointsman.cli.batch.reading import stdin
 from pointsman.cli.loading import loaded
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
-from pointsman.errors import OptionsError, PointsmanError, TextError
+from pointsman.errors import OptionsError, PointsmanError
 from pointsman.infill import DecodingFields, Fill, Span
 from pointsman.model import decoding_defaults
-from pointsman.wording import as_text, counted
+from pointsman.wording import counted
 
 _TEXTS_AT_ONCE: Final = 8
-_LINES_AT_ONCE: Final = 32
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
@@ -38,9 +37,9 @@ def add_infill(parser: Parser) -> None:
         "--batch-size",
         metavar="N",
         type=positive,
-        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {_LINES_AT_ONCE})",
+        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {LINES_AT_ONCE})",
     )
-    _add_lines(parser.add_argument_group("lines of a file"))
+    add_lines(parser.add_argument_group("lines of a file"))
     add_decoding(parser.add_argument_group("decoding"))
     parser.rest = "texts"
     parser.examples = (
@@ -48,28 +47,6 @@ def add_infill(parser: Parser) -> None:
         "pointsman infill build/demo --input texts.txt --jsonl --output fills.jsonl --resume",
     )
     parser.set_defaults(run=_infill)
-
-
-def _add_lines(group: argparse._ArgumentGroup) -> None:
-    group.description = (
-        "Every line is a text with blanks or, where the first one is, a JSON object with a text and, if it has one, an "
-        "id. Each gives one JSON object, in order: its line from 1, its id, its fills. Lines are read ahead, 16 times "
-        "as many as are decoded together, to find texts of one length."
-    )
-    group.add_argument(
-        "--input",
-        metavar="FILE",
-        help="where the texts are, one a line; - is stdin (default: the texts of the command line)",
-    )
-    group.add_argument("--jsonl", action="store_true", help="print one JSON object for each line")
-    group.add_argument("--output", metavar="FILE", help="where the objects go (default: stdout)")
-    group.add_argument("--resume", action="store_true", help="go on where an interrupted run has left --output")
-    group.add_argument(
-        "--on-error",
-        choices=("fail", "skip"),
-        default="fail",
-        help="what a line that cannot be filled does: end the run, or give an object that says why (default: fail)",
-    )
 
 
 def add_decoding(group: argparse._ArgumentGroup) -> None:
@@ -118,9 +95,11 @@ def _flag(field: str) -> str:
 def _infill(parsed: argparse.Namespace) -> int:
     decoding = decoding_of(parsed)
     if parsed.input is not None or parsed.jsonl:
-        return _infill_lines(parsed, decoding)
-    if parsed.output or parsed.resume or parsed.on_error != "fail":
-        raise OptionsError("--output, --resume and --on-error are for the lines of a file; use them with --jsonl")
+        return infill_lines(parsed, decoding)
+    if parsed.output or parsed.resume or parsed.plain or parsed.on_error != "fail":
+        raise OptionsError(
+            "--output, --resume, --plain and --on-error are for the lines of a file; add --input FILE --jsonl"
+        )
     if not parsed.texts:
         raise OptionsError("there is no text; give one, or a file of them with --input; see pointsman infill --help")
     texts = list(_texts(parsed.texts))
@@ -142,60 +121,6 @@ def _infill(parsed: argparse.Namespace) -> int:
     seconds = time.perf_counter() - began
     report(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
     return 0
-
-
-def _infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
-    """Fill the lines of a file.
-
-    Raises:
-        KeyboardInterrupt: Interrupted, after it was said how far the run came.
-    """
-    if parsed.input is None or not parsed.jsonl or parsed.texts or parsed.json:
-        raise OptionsError("lines of a file are filled with --input FILE --jsonl, and without other texts or --json")
-    path, size = None if parsed.output is None else Path(parsed.output), parsed.batch_size or _LINES_AT_ONCE
-    if path is not None and path.exists() and Path(parsed.input).exists() and path.samefile(parsed.input):
-        raise OptionsError("--output is the input; choose another")
-    answered = lines.answered_in(path, resume=parsed.resume, most=lines.BATCHES_AHEAD * size)
-    with contextlib.ExitStack() as stack:
-        source = _stdin() if parsed.input == "-" else stack.enter_context(_opened(parsed.input))
-        job = lines.Job(loaded(parsed), size, decoding, skip=parsed.on_error == "skip")
-        output = None if path is None else stack.enter_context(_appended(path))
-        progress = lines.Progress(_line_count(parsed.input), answered.count, sys.stderr)
-        try:
-            for record in job.records(lines.read_lines(source), answered):
-                write(json.dumps(record) + "\n", output)
-                progress.count()
-        except KeyboardInterrupt:
-            progress.close()
-            again = "; go on with --resume" if parsed.output else ""
-            report(f"interrupted after {counted(answered.count + progress.answered, 'line')}{again}")
-            raise
-        finally:
-            progress.close()
-    report(f"{progress.sentence}: done")
-    return 0
-
-
-def _appended(path: Path) -> TextIO:
-    with one_sentence(path):
-        return path.open("a", encoding="utf-8")
-
-
-def _opened(path: str) -> BinaryIO:
-    try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise TextError(
-            f"{as_text(path)} cannot be read ({error.strerror}); check the path and its permissions"
-        ) from error
-
-
-def _line_count(path: str) -> int | None:
-    """Lines of a file that can be read twice; counting them takes a moment for a gigabyte."""
-    if not Path(path).is_file():
-        return None
-    with _opened(path) as file:
-        return sum(1 for _ in file)
 
 
 def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
@@ -227,15 +152,9 @@ def _texts(arguments: Sequence[str]) -> Iterator[str]:
         if argument != "-":
             yield argument
             continue
-        for line in _stdin():
+        for line in stdin():
             # Bytes that are not UTF-8 become lone surrogates, which the tokenizer refuses with a sentence.
             yield line.decode("utf-8", errors="surrogateescape").removesuffix("\n").removesuffix("\r")
-
-
-def _stdin() -> BinaryIO:
-    if sys.stdin is None:
-        raise TextError("stdin is closed; send the texts to it as lines, or give them in place of -")
-    return sys.stdin.buffer
 
 
 def _shown(fill: Fill) -> str:

@@ -3,6 +3,7 @@
 import argparse
 
 from pointsman.infill import Infiller
+from pointsman_commands import at_once
 
 
 def loaded(parsed: argparse.Namespace) -> Infiller:
@@ -11,11 +12,12 @@ def loaded(parsed: argparse.Namespace) -> Infiller:
     Raises:
         PointsmanError: As `Infiller.load`.
     """
-    return Infiller.load(
-        parsed.bundle,
-        parsed.device,
-        parsed.variant,
-        engine=parsed.engine,
-        threads=parsed.threads,
-        max_memory=parsed.max_memory,
-    )
+    with at_once("pointsman"):
+        return Infiller.load(
+            parsed.bundle,
+            parsed.device,
+            parsed.variant,
+            engine=parsed.engine,
+            threads=parsed.threads,
+            max_memory=parsed.max_memory,
+        )

@@ -1,24 +1,25 @@
 """The command `pointsman`: fill blanks, score candidates for them, and look into bundles.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one
-line that says what to do), 130 interrupted, 141 the reader of stdout went away; anything else is a bug and shows its
-traceback.
+line that says what to do), 130 interrupted, 141 the reader of stdout went away, 143 lines of a file that SIGTERM has
+ended; anything else is a bug and shows its traceback.
 """
 
 import argparse
+import signal
 from collections.abc import Sequence
 from typing import Final
 
 from pointsman.cli.arguments import Parser, add_bundle, sentence_of
 from pointsman.cli.files import add_files
 from pointsman.cli.infill import add_infill
-from pointsman.cli.output import give_up_stdout, open_stdout, report, write, write_json
+from pointsman.cli.output import Interrupted, give_up_stdout, open_stdout, report, write, write_json
 from pointsman.cli.score import add_score
 from pointsman.cli.serve import add_serve
 from pointsman.errors import BundleError, PointsmanError
 from pointsman.inspection import as_json, as_text, inspect_bundle
 
-INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+SIGNALLED: Final = 128  # and the number of the signal, as shells have it
 PIPE_BROKEN: Final = 141  # 128 + SIGPIPE
 
 
@@ -36,8 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PointsmanError as error:
         report(sentence_of(error, parsed))
         return error.exit_code
+    except Interrupted as stop:
+        report(str(stop))
+        return SIGNALLED + stop.number
     except KeyboardInterrupt:
-        return INTERRUPTED
+        report("interrupted")
+        return SIGNALLED + signal.SIGINT
     except BrokenPipeError:
         give_up_stdout()
         return PIPE_BROKEN

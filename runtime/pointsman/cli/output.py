@@ -4,10 +4,24 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from pointsman.errors import OutputError
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the command.
+
+    Attributes:
+        number: The signal's.
+    """
+
+    def __init__(self, sentence: str = "interrupted", *, number: int = signal.SIGINT) -> None:
+        """Say how far it came."""
+        super().__init__(sentence)
+        self.number = number
 
 
 def write_json(document: dict[str, Any]) -> None:
@@ -27,27 +41,35 @@ def open_stdout() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
-def write(results: str, file: TextIO | None = None) -> None:
+def write(results: str) -> None:
     """Print results.
 
     Args:
         results: Written with one call, and flushed.
-        file: Where; stdout where None.
 
     Raises:
         OutputError: They cannot be written.
     """
-    output = sys.stdout if file is None else file
     try:
-        output.write(results)
-        output.flush()
+        sys.stdout.write(results)
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        if output is sys.stdout:
-            give_up_stdout()
+        give_up_stdout()
         advice = "free some space or send them elsewhere" if error.errno == errno.ENOSPC else "send them elsewhere"
         raise OutputError(f"cannot write the results ({error.strerror}); {advice}") from error
+
+
+def write_whole(file: BinaryIO, content: bytes | bytearray) -> None:
+    """Write all of it to a file without a buffer, so that nothing is left to be written when it is closed.
+
+    Raises:
+        OSError: The disk refuses; a part may be written.
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def give_up_stdout() -> None:

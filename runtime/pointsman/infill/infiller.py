@@ -137,7 +137,8 @@ class Infiller:
 
         Args:
             texts: As for `infill`; errors number them from 0.
-            batch_size: The most texts to fill at once. Only neighbours with the same room are filled together.
+            batch_size: The most texts to fill at once. Only neighbours with the same `max_new_tokens` are filled
+                together; where it is not given, it follows from the number of blanks.
             options: As for `infill`.
             fields: As for `infill`.
 

@@ -333,19 +333,33 @@ def test_bytes_on_stdin_that_are_no_text(loaded, monkeypatch, capsys):
     assert "decode the input as UTF-8" in capsys.readouterr().err
 
 
-def test_other_exit_codes(loaded, monkeypatch):
+def test_other_exit_codes(loaded, monkeypatch, capsys):
     def raising(error):
         def load(*arguments, **keywords):
             raise error
 
         return load
 
-    for error, code in ((KeyboardInterrupt(), 130), (ParityError("off"), 1)):
+    for error, code, said in ((KeyboardInterrupt(), 130, "interrupted"), (ParityError("off"), 1, "off")):
         monkeypatch.setattr(Infiller, "load", raising(error))
         assert cli.main(["infill", "b", TEXT]) == code
+        assert capsys.readouterr().err == f"pointsman: {said}\n"
     monkeypatch.setattr(Infiller, "load", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["infill", "b", TEXT])
+
+
+def test_score(loaded, capsys):
+    infiller = loaded(wandering(VOCAB))
+    assert cli.main(["score", "b", TEXT, "--spans", "dog", "the", "--spans", "cat", "a"]) == 0
+    expected = infiller.score(TEXT, [["dog", "the"], ["cat", "a"]])
+    out = capsys.readouterr().out
+    assert out == "".join(
+        f"{score:10.3f}  {spans}\n" for score, spans in zip(expected, ["dog | the", "cat | a"], strict=True)
+    )
+    assert cli.main(["score", "b", TEXT, "--spans", "dog", "the", "--json"]) == 0
+    (candidate,) = json.loads(capsys.readouterr().out)["candidates"]
+    assert candidate == {"spans": ["dog", "the"], "score": expected[0]}
 
 
 @pytest.mark.parametrize("line", [["--help"], ["infill", "--help"], ["inspect", "--help"], ["--version"]])

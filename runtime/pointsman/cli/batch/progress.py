@@ -1,0 +1,104 @@
+"""How far a run is, on stderr: redrawn in one line on a terminal, and a line every ten seconds where it is none."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self, TextIO
+
+_SECONDS_ON_A_TERMINAL: Final = 0.5
+_SECONDS_BETWEEN_LINES: Final = 10.0
+_SECONDS_TO_ESTIMATE: Final = 5.0  # the first batch brings caches and threads into being
+_MINUTE, _HOUR = 60, 3600
+
+
+class Progress:
+    """From `with` on, a thread of its own says it, so that nothing is late where a batch takes long.
+
+    Attributes:
+        total: Lines in all, where that can be known.
+        before: Lines that had records before.
+        answered: Lines that this run has answered.
+        failed: Lines in all whose record says why they cannot be filled.
+    """
+
+    def __init__(self, total: int | None, stream: TextIO, *, before: int = 0, failed: int = 0, window: int = 1) -> None:
+        """Say nothing yet.
+
+        Args:
+            total: As the attribute.
+            stream: Where it is said.
+            before: As the attribute.
+            failed: Of those.
+            window: Lines that are answered together, fewer of which tell nothing of the speed.
+        """
+        self.total, self.before, self.answered, self.failed = total, before, 0, failed
+        self._stream, self._window = stream, window
+        self._ended = threading.Event()
+        self._said = threading.Thread(target=self._say, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._said.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._said.join()
+
+    def count(self, *, failed: bool) -> None:
+        """Count a line that was answered."""
+        self.answered += 1
+        self.failed += failed
+
+    @property
+    def done(self) -> int:
+        """Lines that have records."""
+        return self.before + self.answered
+
+    @property
+    def now(self) -> str:
+        """How far the run is, how fast, and how long the rest will take, as far as that is known."""
+        seconds = time.monotonic() - self._began
+        if self.answered < self._window or seconds < _SECONDS_TO_ESTIMATE:
+            return self._lines
+        rate = self.answered / seconds
+        left = "" if self.total is None else f", about {duration((self.total - self.done) / rate)} left"
+        return f"{self._lines}, {rate:,.1f} a second{left}"
+
+    @property
+    def end(self) -> str:
+        """What came of it."""
+        if self.before and not self.answered:
+            return f"{self._lines}, all there already{self._errors}: done"
+        there = f" ({self.before:,} there already)" if self.before else ""
+        rate = self.answered / max(time.monotonic() - self._began, 1e-9)
+        return f"{self._lines}{there}, {rate:,.1f} a second{self._errors}: done"
+
+    @property
+    def _lines(self) -> str:
+        return f"{self.done:,}" + (" lines" if self.total is None else f" of {self.total:,} lines")
+
+    @property
+    def _errors(self) -> str:
+        return f", {self.failed:,} with an error" if self.failed else ""
+
+    def _say(self) -> None:
+        terminal = self._stream.isatty()
+        begin, end = ("\r", "\x1b[K") if terminal else ("pointsman: ", "\n")
+        while not self._ended.wait(_SECONDS_ON_A_TERMINAL if terminal else _SECONDS_BETWEEN_LINES):
+            self._stream.write(f"{begin}{self.now}{end}")
+            self._stream.flush()
+        if terminal:
+            self._stream.write("\r\x1b[K")  # leave the line to what is said next
+            self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """A time that is estimated: seconds up to two minutes, minutes up to two hours."""
+    if seconds < 2 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.1f} h"

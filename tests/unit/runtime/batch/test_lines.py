@@ -1,0 +1,261 @@
+"""`pointsman infill --input`: a record for each line, in order."""
+
+import gzip
+import io
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from batch_texts import TEXTS, lines
+
+from pointsman.cli import main as cli
+from pointsman.errors import OptionsError
+
+
+def test_records_are_those_of_each_text_alone_and_in_order(run, infiller):
+    code, records, err = run(lines(), "--batch-size", "4")
+    assert code == 0
+    assert [record["line"] for record in records] == list(range(1, 41))
+    for text, record in zip(TEXTS, records, strict=True):
+        (fill,), (alone,) = record["fills"], infiller.infill(text)
+        assert (fill["text"], fill["score"]) == (alone.text, pytest.approx(alone.score, abs=1e-5))
+    assert re.fullmatch(r"pointsman: 40 of 40 lines, [\d,.]+ a second: done\n", err)
+
+
+def test_samples_follow_from_the_number_of_the_line(run, infiller):
+    options = ("--do-sample", "--seed", "3", "--batch-size")
+    one, many = (run(lines(), *options, size)[1] for size in ("1", "7"))
+    assert one == many
+    expected = [fill.text for (fill,) in infiller.infill_batch(TEXTS, do_sample=True, seed=3)]
+    assert [record["fills"][0]["text"] for record in many] == expected
+
+
+def test_objects_with_a_text_and_an_id(run):
+    objects = [
+        {"text": TEXTS[0], "id": "a"},
+        {"id": 7, "text": TEXTS[1]},
+        {"text": TEXTS[2], "other": 1},
+        {"text": TEXTS[3], "id": None},
+    ]
+    _, records, _ = run("".join(json.dumps(each) + "\n" for each in objects))
+    assert [record.get("id", "none") for record in records] == ["a", 7, "none", None]
+
+
+@pytest.mark.parametrize("one", [TEXTS[0], '{"text": "<extra_id_0>"}'])
+def test_empty_lines_keep_their_place(run, one):
+    _, records, _ = run(f"\n{one}\r\n\n{one}")
+    assert [len(record["fills"]) for record in records] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t \r", "\ufeff"])
+def test_lines_of_white_space_are_empty(run, blank):
+    _, records, _ = run(f"{blank}\n{TEXTS[0]}\n{blank.strip(chr(0xFEFF))}\n", "--plain")
+    assert [len(record["fills"]) for record in records] == [0, 1, 0]
+
+
+def test_an_object_whose_text_is_white_space(run):
+    _, records, _ = run('{"text": " ", "id": 1}\n')
+    assert records == [{"line": 1, "id": 1, "fills": []}]
+
+
+@pytest.mark.parametrize("first", ['{"txt": 1}', "{<extra_id_0>}", '{"text": "cut', ' {"text": 5}'])
+def test_the_first_line_begins_as_an_object_and_is_none(run, first):
+    """It is not taken as a text in silence, and with it all the others."""
+    code, records, err = run(f"\n{first}\n{TEXTS[0]}\n")
+    assert (code, [record["line"] for record in records]) == (2, [1])
+    assert err.startswith("pointsman: line 2: ")
+    code, records, _ = run(f'{first}\n{{"text": "{TEXTS[0]}"}}\n', "--on-error", "skip")
+    assert (code, [sorted(record) for record in records]) == (0, [["error", "line"], ["fills", "line"]])
+
+
+def test_plain_texts_may_begin_with_a_brace(run):
+    texts = ["{<extra_id_0>}", '{"text": "<extra_id_0>"}']
+    _, records, _ = run(lines(texts), "--plain")
+    assert [record["fills"][0]["text"][:1] for record in records] == ["{", "{"]
+    assert records[1]["fills"][0]["text"].endswith('"}')
+
+
+def test_a_gzipped_file(run):
+    plain = run(lines(TEXTS[:5]))[1]
+    code, records, err = run(gzip.compress(lines(TEXTS[:5]).encode()))
+    assert (code, records) == (0, plain)
+    assert err.startswith("pointsman: 5 of 5 lines, ")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (gzip.compress(lines([f"{number} {TEXTS[0]}" for number in range(400)]).encode())[:-100], "is cut off after"),
+        (gzip.compress(lines().encode())[:-8] + bytes(8), "cannot be read after line 40 (CRC check failed"),
+        (b"\x89PNG\0\0<extra_id_0>\n", "line 1 of the input has zero bytes, so it is no UTF-8 text"),
+    ],
+)
+def test_files_that_are_no_whole_texts(run, content, sentence):
+    code, _, err = run(content, "--on-error", "skip")
+    assert (code, err.count("\n")) == (2, 1)
+    assert sentence in err
+
+
+def test_a_name_that_promises_gzip(infiller, tmp_path, capsys):
+    path = tmp_path / "texts.gz"
+    path.write_text(lines())
+    assert cli.main(["infill", "b", "--input", str(path), "--jsonl"]) == 2
+    assert "texts.gz is not gzip, though its name says so" in capsys.readouterr().err
+
+
+BAD = [
+    ("nothing missing\n", "has no blank"),
+    ("<extra_id_0> \udcff\n", "byte 0xFF at 14 is not UTF-8; save the file as UTF-8"),
+    ("word " * 3000 + "<extra_id_0>\n", "tokens"),
+]
+
+
+@pytest.mark.parametrize(("line", "why"), BAD)
+def test_a_bad_line_ends_the_run_after_those_before_it(run, line, why):
+    code, records, err = run((lines(TEXTS[:3]) + line + lines(TEXTS[:1])).encode(errors="surrogateescape"))
+    assert code == 2
+    assert [record["line"] for record in records] == [1, 2, 3]
+    assert err.splitlines()[-1].startswith("pointsman: line 4: ")
+    assert why in err
+    assert err.endswith("; to go on after such lines, add --on-error skip\n")
+
+
+@pytest.mark.parametrize(("line", "why"), BAD)
+def test_a_bad_line_is_skipped_with_a_record_that_says_why(run, line, why):
+    content = (lines(TEXTS[:3]) + line + lines(TEXTS[:1])).encode(errors="surrogateescape")
+    code, records, err = run(content, "--on-error", "skip")
+    assert code == 0
+    assert err.endswith(" a second, 1 with an error: done\n")
+    assert [sorted(record) for record in records] == [["fills", "line"]] * 3 + [["error", "line"], ["fills", "line"]]
+    assert why in records[3]["error"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("[1]", "it is no JSON object (it is other JSON)"),
+        ('{"text": 5, "id": 9}', "its text is no string but 5; put it in quotes"),
+        ('{"id": 9}', "the object has no text; every object needs one"),
+        ('{"text": "a" "id"}', "it is no JSON object (Expecting ',' delimiter at 14)"),
+        ('{"text": "\udce9"}', "byte 0xE9 at 11 is not UTF-8"),
+        ("[" * 100_000, "it is no JSON object ("),
+        ('{"text": "", "id": NaN}', "it is no JSON object (NaN is no JSON)"),
+    ],
+)
+def test_objects_that_are_none(run, bad, why):
+    content = f"{json.dumps({'text': TEXTS[0]})}\n{bad}\n".encode(errors="surrogateescape")
+    _, records, _ = run(content, "--on-error", "skip")
+    assert records[1]["error"].startswith(why)
+    assert records[1].get("id") == (9 if "9" in bad else None)
+
+
+def test_a_request_that_fails_while_it_is_filled_does_not_take_its_neighbours_along(run, infiller, monkeypatch):
+    fill = infiller.fill_requests
+
+    def failing(requests, batch_size):
+        if any(request.number == 2 for request in requests):
+            raise OptionsError("input 0: there is no possible token")
+        return fill(requests, batch_size)
+
+    monkeypatch.setattr(infiller, "fill_requests", failing)
+    code, records, _ = run(lines(TEXTS[:5]), "--on-error", "skip")
+    assert code == 0
+    assert ["error" in record for record in records] == [False, False, True, False, False]
+
+
+def test_the_input_is_no_output(run, tmp_path):
+    code, _, err = run(lines(), "--output", str(tmp_path / "texts"), "--resume")
+    assert (code, err) == (2, "pointsman: --output is the input; choose another\n")
+    assert (tmp_path / "texts").read_text() == lines()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--output", "nowhere/records"], "there is no folder nowhere; make it, or choose another --output"),
+        (["--output", "records", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
+        (["--output", "."], ". is a folder; name a file in it"),
+        (["--output", "/dev/full"], "/dev/full is no file; choose a file, or leave out --output to write to stdout"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_output(run, tmp_path, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(lines(), *options)
+    assert (code, err.count("\n")) == (2, 1)
+    assert sentence in err
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def test_a_byte_order_mark(run):
+    _, records, _ = run("\ufeff" + json.dumps({"id": 1, "text": TEXTS[0]}) + "\n")
+    assert records[0]["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--jsonl"], "--jsonl fills the lines of a file; say which with --input FILE, where - is stdin"),
+        (["--input", "texts"], "--input gives one JSON object for each line; add --jsonl"),
+        (["another text", "--input", "texts", "--jsonl"], "leave out --input and --jsonl, or the other texts"),
+        (["--json", "--input", "texts", "--jsonl"], "leave out --json"),
+        (["a <extra_id_0>", "--resume"], "are for the lines of a file; add --input FILE --jsonl"),
+        (["a <extra_id_0>", "--plain"], "are for the lines of a file; add --input FILE --jsonl"),
+        (["--input", ".", "--jsonl"], ". is a folder; name a file in it"),
+        (["--input", "texts", "--jsonl", "--resume"], "--resume goes on with a file; say which with --output"),
+        (["--input", "nowhere", "--jsonl"], "nowhere cannot be read (No such file or directory)"),
+    ],
+)
+def test_mistakes(infiller, capsys, monkeypatch, tmp_path, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").write_text(lines())
+    assert cli.main(["infill", "b", *options]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_stdin_and_an_interrupt(infiller, monkeypatch, capsys, tmp_path):
+    class Interrupted(io.BytesIO):
+        def __next__(self):
+            line = super().__next__()
+            if b"stop" in line:
+                raise KeyboardInterrupt
+            return line
+
+    content = lines(TEXTS[:20]) + "stop\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Interrupted(content.encode())))
+    output = tmp_path / "records"
+    code = cli.main(["infill", "b", "--input", "-", "--jsonl", "--batch-size", "1", "--output", str(output)])
+    assert code == 130
+    assert capsys.readouterr().err == "pointsman: interrupted after 20 lines; go on with --resume\n"
+    assert len(output.read_text().splitlines()) == 20
+
+
+def test_records_come_as_soon_as_their_turn_has_come(infiller, monkeypatch, capsys):
+    """The first of a group of lines is not kept until the last is filled."""
+    fill, printed = infiller.model.generate_unchecked, []
+
+    def slow(*arguments, **keywords):
+        printed.append(capsys.readouterr().out.count("\n"))
+        return fill(*arguments, **keywords)
+
+    monkeypatch.setattr(infiller.model, "generate_unchecked", slow)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines([TEXTS[0]] * 6).encode())))
+    assert cli.main(["infill", "b", "--input", "-", "--jsonl", "--batch-size", "2"]) == 0
+    assert printed == [0, 2, 2]
+
+
+def test_a_line_alone_waits_for_no_others(infiller, monkeypatch, capsys):
+    """With one text at a time there is nothing to put together, so nothing is read ahead."""
+    seen = []
+
+    def slowly():
+        for text in TEXTS[:3]:
+            seen.append(capsys.readouterr().out.count("\n"))
+            yield f"{text}\n".encode()
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=slowly()))
+    assert cli.main(["infill", "b", "--input", "-", "--jsonl", "--batch-size", "1"]) == 0
+    assert seen == [0, 1, 1]
