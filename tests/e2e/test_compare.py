@@ -61,7 +61,7 @@ def test_the_figures(compared):
 
 def test_the_tables_are_beside_them(compared):
     assert "documents (sha256 " in compared.stderr
-    assert re.search(r"^fused-int8 +\d+\.\d MB \(0\.\d{3}x\)", compared.stderr, re.MULTILINE)
+    assert re.search(r"^fused-int8 +\d+\.\d MB \(0\.\d{2}x\)", compared.stderr, re.MULTILINE)
 
 
 def test_the_page(compared, folder):

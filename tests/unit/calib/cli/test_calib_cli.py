@@ -409,18 +409,17 @@ def test_the_same_command_gives_the_same_bytes(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("longest", "options", "said"),
     [
-        ((), "all 48 documents"),
-        (("--documents", 7), "7 of 48 documents; --documents takes more"),
-        (("--window", 32), "of 48 documents; the others are too long (--too-long cut), too short or spell special"),
+        (1, (), "all 48 documents"),
+        (1, ("--documents", 7), "7 of 48 documents; --documents takes more"),
+        (400, (), "47 of 48 documents; the others are too long (--too-long cut), too short or spell special"),
     ],
 )
-def test_how_much_of_a_corpus_is_used(bundle, tmp_path, options, said):
+def test_how_much_of_a_corpus_is_used(bundle, tmp_path, longest, options, said):
     path = write_c4(tmp_path / "c4.json")
-    if "--window" in options:
-        whole = path.read_text(encoding="utf-8").splitlines()
-        path.write_text("\n".join([json.dumps({"text": "My sister waits. " * 40}), *whole[1:]]) + "\n\n")
+    first, *others = (json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines())
+    write_c4(path, [" ".join([first] * longest), *others])
     arguments = ["quantize", bundle, "--scheme", "int8", "--corpus", path, "--window", WINDOW, *options]
     parsed = _parser().parse_args([*map(str, arguments)])
     assert said in corpus_arguments.used(parsed, corpus_arguments.read(parsed))
