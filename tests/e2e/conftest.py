@@ -4,6 +4,7 @@ Nobody changes these folders; a test that does copies the bundle first.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,12 @@ def _next(factory: pytest.TempPathFactory, name: str, before: Path, program: str
         follow(folder, of(program))
 
     return made_once(factory, name, make)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray with room for four actors, on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()

@@ -26,13 +26,6 @@ OPTIONS = {"candidates": ["portable-float32", "fused-int8"], "layers": True, "ge
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def bundle(quantized):
     return quantized / "build/demo"
 

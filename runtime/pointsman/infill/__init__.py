@@ -4,6 +4,7 @@
     requests.py   what goes in, checked once: texts and options to ids, room and batches
     spans.py      generated ids to spans, token by token
     infiller.py   `Infiller`: fills, streams, scores
+    outcomes.py   many texts of which some cannot be filled
 
 A text's blanks go to the model as they are written, whatever their numbers and order; the answer is taken apart by
 its ids, each span is detokenised by itself, and the text outside the blanks comes back character for character.

@@ -1,6 +1,5 @@
 """How files are filled: an actor's work, which is a shard of a file's rows."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pointsman.decoding import DecodingFields
-from pointsman.errors import PointsmanError, TextError
+from pointsman.errors import TextError
 from pointsman.infill import Fill, Infiller
+from pointsman.infill.outcomes import outcomes_of, request_of
 from pointsman.infill.requests import Request
 from pointsman.ray.bundles import local_bundle
 from pointsman.ray.rows import Column, NoText, Part, read_rows
@@ -120,9 +120,10 @@ class Filler:
         asked = []
         for row, text in enumerate(texts):
             asked.append(self._checked(self._asked(infiller, text, part.first + row), part, row))
-        filled = self._filled(infiller, [request for request in asked if isinstance(request, Request)])
+        requests = [request for request in asked if isinstance(request, Request)]
+        filled = outcomes_of(infiller, requests, self._filling.batch_size)
         for row, request in enumerate(asked):
-            yield self._checked(next(filled), part, row) if isinstance(request, Request) else request
+            yield self._checked(_best(next(filled)), part, row) if isinstance(request, Request) else request
 
     def _checked(self, given: Given | str, part: Part, row: int) -> Given | str:
         """What is given, unless it says why a row is bad and no row may be."""
@@ -136,32 +137,8 @@ class Filler:
     def _asked(self, infiller: Infiller, text: str | NoText, number: int) -> Request | str | None:
         if isinstance(text, NoText):
             return text.reason
-        if not text:
-            return None
-        try:
-            return infiller.request(text, number=number, **self._filling.fields)
-        except PointsmanError as error:
-            return _of_row(error)
-
-    def _filled(self, infiller: Infiller, requests: Sequence[Request]) -> Iterator[Fill | str]:
-        done = 0
-        try:
-            for fills in infiller.fill_requests(requests, self._filling.batch_size):
-                done += 1
-                yield fills[0]
-        except PointsmanError:
-            # One of them failed, and must not take the others along.
-            yield from (_alone(infiller, request) for request in requests[done:])
+        return request_of(infiller, text, number, self._filling.fields)
 
 
-def _alone(infiller: Infiller, request: Request) -> Fill | str:
-    try:
-        (fills,) = infiller.fill_requests([request], 1)
-    except PointsmanError as error:
-        return _of_row(error)
-    return fills[0]
-
-
-def _of_row(error: PointsmanError) -> str:
-    """What is wrong, without the number that the text had where it was refused: the row's number is said."""
-    return re.sub(r"\binput \d+\b", "the text", str(error))
+def _best(outcome: list[Fill] | str) -> Fill | str:
+    return outcome if isinstance(outcome, str) else outcome[0]

@@ -22,13 +22,6 @@ URL = "http://127.0.0.1:8765"
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def replicas(cluster, bundle):
     from ray import serve
 

@@ -21,13 +21,6 @@ TEXTS = [TEXT, "Once upon a <extra_id_0>.", "A <extra_id_0> day."] * 7
 GOOD = [{"number": number, "text": text} for number, text in enumerate(TEXTS[:3])]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def filling(bundle):
     from pointsman.ray import Filling

@@ -22,6 +22,7 @@ from pointsman.decoding import DecodingFields, DecodingOptions
 from pointsman.errors import OptionsError
 from pointsman.infill import Infiller
 from pointsman.model import decoding_defaults
+from pointsman.wording import counted
 
 
 def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
@@ -67,8 +68,7 @@ def _fill(
                     progress.count(failed="error" in record)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else Interrupted().number
-        noun = "line" if progress.done == 1 else "lines"
-        raise Interrupted(f"interrupted after {progress.done:,} {noun}{again}", number=number) from None
+        raise Interrupted(f"interrupted after {counted(progress.done, 'line')}{again}", number=number) from None
 
 
 def _printed(record: Record) -> None:

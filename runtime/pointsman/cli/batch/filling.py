@@ -1,6 +1,5 @@
 """Lines to records: filled with others of about their length, and answered in order, each when all before it are."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -9,8 +8,9 @@ from typing import Final
 from pointsman.cli.batch.job import Record
 from pointsman.cli.batch.reading import Line
 from pointsman.decoding import DecodingFields
-from pointsman.errors import PointsmanError, TextError
+from pointsman.errors import TextError
 from pointsman.infill import Fill, Infiller
+from pointsman.infill.outcomes import outcomes_of, request_of
 from pointsman.infill.requests import Request
 
 _BATCHES_AHEAD: Final = 16
@@ -64,41 +64,12 @@ class Filling:
         raise TextError(f"line {line.number}: {outcome}; to go on after such lines, add --on-error skip")
 
     def _outcomes(self, window: Sequence[Line]) -> Iterator[list[Fill] | str]:
-        """Fills, or why there are none."""
+        """Fills, none of an empty text; or why there are none."""
         asked = [self._asked(line) for line in window]
-        filled = self._filled([request for request in asked if isinstance(request, Request)])
+        requests = [request for request in asked if isinstance(request, Request)]
+        filled = outcomes_of(self.infiller, requests, self.batch_size)
         for request in asked:
-            yield next(filled) if isinstance(request, Request) else request
+            yield next(filled) if isinstance(request, Request) else request or []
 
-    def _filled(self, requests: Sequence[Request]) -> Iterator[list[Fill] | str]:
-        done = 0
-        try:
-            for fills in self.infiller.fill_requests(requests, self.batch_size):
-                done += 1
-                yield fills
-        except PointsmanError:
-            # One of them failed, and must not take the others along.
-            yield from (self._alone(request) for request in requests[done:])
-
-    def _asked(self, line: Line) -> Request | list[Fill] | str:
-        """A request; no fills of an empty text; or why the line is no request."""
-        if line.error is not None:
-            return line.error
-        if not line.text.strip():
-            return []
-        try:
-            return self.infiller.request(line.text, number=line.number - 1, **self.decoding)
-        except PointsmanError as error:
-            return _of_line(error)
-
-    def _alone(self, request: Request) -> list[Fill] | str:
-        try:
-            (fills,) = self.infiller.fill_requests([request], 1)
-        except PointsmanError as error:
-            return _of_line(error)
-        return fills
-
-
-def _of_line(error: PointsmanError) -> str:
-    """What is wrong, without the number that the text had where it was refused: the line's number is said."""
-    return re.sub(r"\binput \d+\b", "the text", str(error))
+    def _asked(self, line: Line) -> Request | str | None:
+        return line.error or request_of(self.infiller, line.text, line.number - 1, self.decoding)
