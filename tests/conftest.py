@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Matrices are small here, and processes that share the tests out have a core each: threads would wait for each other.
-# Set before NumPy and torch are loaded; the commands that tests start inherit it.
+# Set before NumPy and torch are loaded; the commands that tests start inherit both.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
 
 import pytest
 

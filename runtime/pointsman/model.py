@@ -77,7 +77,7 @@ class SwitchModel:
             device: `auto`, `cpu` or `cuda`.
             variant: `auto` or a variant's name; `choice` says what was taken.
             engine: `auto`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
-            threads: CPU threads; the engine's default where None.
+            threads: CPU threads; one for each core that the process may use where None.
             verify: whether to check the files' hashes first.
             routing: whether `routes` shall be possible; only with ONNX Runtime on the CPU.
             max_memory: bytes of resident memory that the process may have. Experts stay in their file until a token

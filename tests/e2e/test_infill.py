@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def begun(command, output, more=0):
     enough = (output.stat().st_size if output.exists() else 0) + 3000 + more
     while not output.exists() or output.stat().st_size < enough:
         assert process.poll() is None
+        time.sleep(0.01)
     return process
 
 

@@ -80,7 +80,10 @@ def _add_actors(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument("--actors", metavar="N", type=_at_least(1), help="how many run at once (default: 1)")
     group.add_argument(
-        "--threads", metavar="N", type=_at_least(1), help="CPU threads of an actor (default: the engine's)"
+        "--threads",
+        metavar="N",
+        type=_at_least(1),
+        help="CPU threads of an actor (default: one for each core that it may use)",
     )
     group.add_argument("--address", help="of a Ray cluster (default: one of this machine)")
 

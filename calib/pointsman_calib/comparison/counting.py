@@ -21,7 +21,7 @@ class Reading:
         layers: whether the residual stream after each block is compared too.
         batch_size: documents run together.
         device: where variants run.
-        threads: of the CPU; the engine's default where None.
+        threads: of the CPU; one for each core that the process may use where None.
     """
 
     subject: Subject

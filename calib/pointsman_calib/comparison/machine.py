@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pointsman.processors import restricted
+from pointsman.wording import counted
+
 _CPUS: Final = Path("/proc/cpuinfo")
 
 
@@ -23,6 +26,8 @@ def _processor(described: str) -> str:
 
 def _threads(described: str) -> str:
     """ONNX Runtime takes one for each physical core where nobody says otherwise; not all systems tell these apart."""
+    if (threads := restricted()) is not None:
+        return f"{counted(threads, 'thread')}, as many as this process may use of {os.cpu_count()} logical cores"
     identified = r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$"
     cores = len({*re.findall(identified, described, re.MULTILINE | re.DOTALL)})
     if cores:

@@ -13,6 +13,7 @@ from pointsman.backends.onnxruntime.session import PROVIDERS, Device, load_cuda,
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.bundle import ROLES, names
 from pointsman.errors import BundleError, DeviceError
+from pointsman.processors import restricted
 from pointsman_calib.graphs.scan import gather_by_token
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ class GraphPieces:
             most_bytes: of a piece's weights, unless a sublayer has more.
             streams: where to cut whatever pieces weigh, in order; the last is what the final norm reads.
             device: where pieces run.
-            threads: of the CPU; the engine's default where None.
+            threads: of the CPU; one for each core that the process may use where None.
 
         Raises:
             BundleError: a value at which to cut is not in the graph.
@@ -135,7 +136,7 @@ class Piece:
             model: the part; its outputs are what it hands out.
             path: of the whole graph, beside which the weights lie.
             device: where it runs.
-            threads: of the CPU; the engine's default where None.
+            threads: of the CPU; one for each core that the process may use where None.
 
         Raises:
             BundleError: ONNX Runtime refuses it.
@@ -169,14 +170,12 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
 
     The engine's warnings are left out: it has one for every cache that it copies, and here none is bound in place.
     """
-    options = _options(path)
+    options = _options(path, None)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _session(model: bytes, path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
-    options = _options(path)
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = _options(path, threads)
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
@@ -190,9 +189,10 @@ def _session(model: bytes, path: Path, device: Device, threads: int | None) -> o
     return session
 
 
-def _options(path: Path) -> onnxruntime.SessionOptions:
+def _options(path: Path, threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     if path.name in {names.graph_name("fused", role) for role in ROLES}:
         make_exact(options)
     return options

@@ -55,7 +55,7 @@ class PiecewiseRun:
             piece_bytes: of the weights of a piece, unless a single sublayer has more.
             cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
             device: where pieces run.
-            threads: of the CPU; the engine's default where None.
+            threads: of the CPU; one for each core that the process may use where None.
             progress: see the attribute; `work` and `work_for` say how much it is given in all.
 
         Raises:

@@ -31,7 +31,7 @@ class Shards:
         folder: where shards go, a JSON file each, which every machine must find; those that are there stay.
         documents_per_shard: a multiple of the documents that are run together.
         actors: how many; one that dies is replaced and its shard begun again.
-        threads: of the CPU, of an actor; the engine's default where None.
+        threads: of the CPU, of an actor; one for each core that the process may use where None.
         address: of a cluster; one of this machine where None. Where Ray runs already, that one is used.
     """
 

@@ -5,7 +5,6 @@ unsigned codes where it is given no zero points. Its inputs are B uint8 [out, bl
 block with the first in the low bits, and scales [out, blocks] (schema of com.microsoft.MatMulNBits).
 """
 
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import OptionsError
+from pointsman.processors import usable
 from pointsman_calib.rounding.finite import require_finite
 
 # Symmetric codes reach one step further below zero than above, so the best step may also be a little wider than the
@@ -122,7 +122,7 @@ def round_blocks(weight: NDArray[np.floating[Any]], form: BlockFormat) -> BlockQ
         codes[part] = nearest(blocks, scales[part][..., None], form)
 
     # NumPy lets the interpreter go while it computes, so each core has a slab of its own.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable()) as pool:
         deque(pool.map(fill, range(0, out, slab)), maxlen=0)
     return BlockQuantized(format=form, inputs=inputs, codes=codes, scales=scales)
 

@@ -5,7 +5,6 @@ Transformers" (2022), Algorithm 1: inputs are rounded one after another, and eac
 the inputs not yet rounded, as the inverse Hessian of the squared output error says.
 """
 
-import os
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import OptionsError
+from pointsman.processors import usable
 from pointsman_calib.rounding.blocks import (
     BlockFormat,
     BlockQuantized,
@@ -125,7 +125,7 @@ class _State:
 
     def round_all(self, factor: Floats) -> None:
         """Round in batches."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable()) as pool:
             for start in range(0, len(self.rest), _BATCH):
                 stop = min(start + _BATCH, len(self.rest))
                 errors = self.round_batch(factor, start, stop, pool)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pointsman.bundle import Dtype, names
+from pointsman.processors import restricted
 from pointsman_export.verify.few_experts import multiplied, pruned, restrict
 from pointsman_export.verify.widening import widen
 
@@ -69,6 +70,7 @@ class Pieces:
             widen(piece)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = restricted() or 0  # 0: the engine chooses
         # Weights stay in the mapped file: only the experts that are hit are read, and none is kept in another dtype.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False

@@ -204,7 +204,7 @@ def open_backend(
         bundle: its folder.
         manifest: its manifest.
         choice: what `choose` said.
-        threads: CPU threads; the engine's default where None.
+        threads: CPU threads; one for each core that the process may use where None.
         verify: whether to check the hashes of what is loaded first.
         routing: whether it shall be a `RoutingBackend`.
         max_memory: bytes of the process's resident memory that experts may fill; None loads them all.

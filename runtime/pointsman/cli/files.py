@@ -28,7 +28,12 @@ def add_files(parser: Parser) -> None:
         default="auto",
         help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
     )
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads of an actor (default: the engine's)")
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=positive,
+        help="CPU threads of an actor (default: one for each core that it may use)",
+    )
     add_max_memory(parser)
     parser.add_argument("--actors", metavar="N", type=positive, default=1, help="models at work (default: 1)")
     parser.add_argument("--batch-size", metavar="N", type=positive, default=32, help="texts at a time (default: 32)")

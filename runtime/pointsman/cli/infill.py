@@ -31,7 +31,9 @@ def add_infill(parser: Parser) -> None:
     parser.description = "Fill the blanks of texts. Write <extra_id_0>, <extra_id_1>, ... where something is missing."
     add_bundle(parser)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text with blanks, or - for each line of stdin")
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument(
+        "--threads", metavar="N", type=positive, help="CPU threads (default: one for each core that it may use)"
+    )
     add_max_memory(parser)
     parser.add_argument(
         "--batch-size",

@@ -22,7 +22,9 @@ def add_score(parser: Parser) -> None:
         required=True,
         help="one span for each blank, in the order of the text; give it once for each candidate",
     )
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument(
+        "--threads", metavar="N", type=positive, help="CPU threads (default: one for each core that it may use)"
+    )
     add_max_memory(parser)
     parser.examples = (
         "pointsman score build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --spans man the --spans dog a",

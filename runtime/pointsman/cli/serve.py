@@ -41,7 +41,9 @@ def add_serve(parser: Parser) -> None:
     )
     parser.hints["--variant"] = "write it behind the bundle, as in build/demo@fused-int8"
     add_place(parser)
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: the engine's)")
+    parser.add_argument(
+        "--threads", metavar="N", type=positive, help="CPU threads (default: one for each core that it may use)"
+    )
     add_max_memory(parser)
     parser.add_argument("--with-routing", action="store_true", help="let clients see which expert each token went to")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: this machine alone)")

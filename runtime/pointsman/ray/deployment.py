@@ -36,7 +36,7 @@ def application(
         bundle: Its folder, which every machine must have, or a URL that fsspec knows.
         name: What clients call the model.
         variant: Which variant runs.
-        threads: CPU threads of a replica; the engine's default where None.
+        threads: CPU threads of a replica; one for each core that the process may use where None.
         replicas: How many; or the fewest and the most, between which Ray scales by load.
         cpus: That a replica takes of its machine.
         gpus: Likewise.

@@ -36,7 +36,7 @@ def fill(
         column: Where the texts are.
         filled: The column for the best fill; `<filled>_score` gets its score.
         variant: Which variant runs.
-        threads: CPU threads of an actor; the engine's default where None.
+        threads: CPU threads of an actor; one for each core that the process may use where None.
         actors: How many; or the fewest and the most.
         cpus: That an actor takes of its machine.
         gpus: Likewise.

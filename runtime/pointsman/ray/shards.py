@@ -28,7 +28,7 @@ class Filling:
         column: Where the texts are.
         filled: The column for the best fill; `<filled>_score` gets its score. Both are null where the text is empty.
         variant: Which variant runs.
-        threads: CPU threads of an actor; the engine's default where None.
+        threads: CPU threads of an actor; one for each core that the process may use where None.
         max_memory: Bytes of resident memory that an actor may have; see `SwitchModel.load`.
         batch_size: Texts at a time.
         rows: Of a file that make a shard.

@@ -71,7 +71,7 @@ class Reader:
             batches: the text, the same anew at each call.
             cuts: after which blocks to cut each graph.
             device: where it runs.
-            threads: of the CPU; the engine's default where None.
+            threads: of the CPU; one for each core that the process may use where None.
 
         Raises:
             BundleError: a tensor that is compared is not in its graph.

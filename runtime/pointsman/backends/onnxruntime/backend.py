@@ -44,7 +44,7 @@ class OnnxRuntimeBackend:
         Args:
             bundle: its folder.
             variant: whose graphs.
-            threads: CPU threads; the engine's default where None.
+            threads: CPU threads; one for each core that the process may use where None.
             max_memory: bytes of the process's resident memory that experts may fill; None loads them all.
             shown: int64 values inside the encoder, and inside the decoder, that shall be outputs too.
 

@@ -13,6 +13,7 @@ from pointsman.backends.nvidia import missing_gpu
 from pointsman.backends.onnxruntime.models.more_outputs import with_outputs
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.errors import BundleError, DeviceError
+from pointsman.processors import restricted
 from pointsman.wording import as_text, install, is_text
 
 Device = Literal["cpu", "cuda"]
@@ -72,7 +73,7 @@ def session(
     Args:
         path: its file.
         device: where.
-        threads: of the CPU; the engine's default where None.
+        threads: of the CPU; one for each core that the process may use where None.
         provider_options: of the device's execution provider.
         shown: int64 values inside it that shall be outputs too.
         exact_integers: whether it multiplies integers; see `make_exact`.
@@ -91,8 +92,7 @@ def session(
         make_exact(options)
     if device == "cpu":
         options.enable_mem_pattern = False  # it keeps a plan for every shape that it has seen, and saves no time
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
         graph: Path | bytes = path if model is None else model
         if shown:
