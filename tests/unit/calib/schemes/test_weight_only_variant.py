@@ -66,6 +66,20 @@ def spelled_out(draft, codes, folder: Path):
     return {role: twin / path.name for role, path in draft.source.items()}
 
 
+def test_codes_lie_in_the_graph_of_their_product(rounded):
+    """The engine lays weights out for products of their own graph; of one above it, not always, and is slow then."""
+    draft, _ = rounded
+    draft.write(Kept())
+    for path in draft.place.glob("*.onnx"):
+        products = [
+            node
+            for node in ir.traversal.RecursiveGraphIterator(ir.load(path).graph)
+            if node.op_type in {"MatMulNBits", "MatMulIntegerToFloat"}
+        ]
+        assert {node.op_type for node in products} >= {"MatMulIntegerToFloat"}
+        assert all(node.inputs[1].name in node.graph.initializers for node in products)
+
+
 def test_it_computes_what_its_codes_stand_for(tiny_bundle, rounded, exact, tmp_path):
     """With inputs as fine as they come; coarser ones cost more, and codes are not the float weights."""
     draft, codes = rounded

@@ -61,8 +61,8 @@ def with_experts_mapped(
 def loaded_once(bundle: Path, variant: Variant, load: Callable[..., Iterable[Any]]) -> tuple[Any, Any]:
     """Load a variant, and give back what of its file was read.
 
-    ONNX Runtime keeps weights of branches mapped that it has laid out anew: an integer variant's experts would be in
-    memory twice. On other systems than Linux they are.
+    ONNX Runtime keeps weights of branches mapped that it has laid out anew: a quantized variant's experts would be
+    in memory twice. On other systems than Linux they are.
 
     Args:
         bundle: its folder.
@@ -76,7 +76,7 @@ def loaded_once(bundle: Path, variant: Variant, load: Callable[..., Iterable[Any
         BundleError: the engine refuses a graph.
     """
     files = (None, None)
-    if sys.platform != "linux" or (variant.form, variant.precision) != ("fused", "int8"):
+    if sys.platform != "linux" or variant.form != "fused" or variant.precision not in ("int8", "int4"):
         encoder, decoder = load(models=files)
         return encoder, decoder
     mappings = NewMappings(bundle / names.weights_file(variant.precision))
