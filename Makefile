@@ -63,7 +63,7 @@ coverage: $(VENV)/.dev ## run the fast tests, and report the branches that they 
 
 # A promise that is not kept does not keep the others from being measured.
 measure = $(BIN)/python benchmarks/$(1).py $(2) || failed=1
-measure_speed = $(call measure,decode,$(DECODE)); $(call measure,growth,$(GROWTH)); $(call measure,render)
+measure_speed = $(call measure,decode,$(DECODE)); $(call measure,products); $(call measure,growth,$(GROWTH)); $(call measure,render)
 
 bench: EXPERTS ?= 32
 bench: $(VENV)/.dev ## measure at real sizes, and render the README's table; C4="<files>" calibrates on them

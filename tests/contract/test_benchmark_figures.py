@@ -68,6 +68,21 @@ def test_what_graphs_read_is_what_tensors_say(load, exports, experts):
         assert load("reading").bytes_read(bundle, "fused-float32", role, experts) == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4"])
+def test_products_alone_are_all_that_is_multiplied(load, exports, tmp_path, scheme):
+    """Their weights are what a step reads but for norms, biases, the router and scales; the engine takes the graph."""
+    bundle = exports("tied", "fused").folder
+    if scheme != "float32":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        quantize(bundle, scheme)
+    products = load("products")
+    for role in ("encoder", "decoder"):
+        run = products.Run(role, rows=3, experts=2)
+        timed, size = products._ready(bundle, f"fused-{scheme}", run, threads=1)
+        assert timed() > 0
+        assert 0.6 < size / load("reading").bytes_read(bundle, f"fused-{scheme}", role, experts_hit=2) < 1
+
+
 def test_what_a_quantized_step_reads(load, exports, tmp_path):
     """Codes of a byte, and a scale for each column of them."""
     bundle = tmp_path / "bundle"

@@ -48,6 +48,12 @@ def test_decode_runs_and_says_what_transformers_says(tmp_path):
     profiled = script("operators", "--bundle", tmp_path / "bundles" / "tiny", "--places")
     assert profiled.returncode == 0, profiled.stderr
     assert "If" in profiled.stdout
+    alone = tmp_path / "products.json"
+    ran = script("products", "--quick", "--decode", output, "--rounds", 1, "--keep", tmp_path, "--output", alone)
+    assert ran.returncode == 0, ran.stderr
+    bounds = json.loads(alone.read_text())["bounds"]
+    assert {row["case"] for row in bounds} >= {"greedy", "batch 8", "4 beams"}
+    assert all(row["products_alone"] > row["measured"] > 0 for row in bounds)
 
 
 def test_answers_are_counted_when_all_clients_are_at_work(load):
