@@ -215,17 +215,26 @@ def _parity_lines(parity: Parity) -> Iterator[str]:
 
 def _quantization_lines(quantization: Quantization) -> Iterator[str]:
     """How a variant was made of another; that one's parity says nothing of it."""
-    calibration, sensitivity = quantization.calibration, quantization.sensitivity
-    text = f"calibrated on {counted(len(calibration.documents), 'document')}" if calibration else "without a text"
-    yield f"    quantized from {quantization.source}, rounded by {quantization.rounding}, {text}"
+    sensitivity = quantization.sensitivity
+    rounding = "to nearest" if quantization.rounding == "nearest" else f"by {quantization.rounding}"
+    yield f"    quantized from {quantization.source}, rounded {rounding}, {_calibrated(quantization)}"
     if sensitivity is None:
         yield "              what it loses was not measured; see pointsman-calib compare"
         return
     reached = sensitivity.reached
     yield (
         f"              on that text the loss changed by {reached.loss_increase:+z.3%}; "
-        f"{reached.agreement:.2%} of tokens agree, {reached.expert_agreement:.2%} go to the same expert"
+        f"{reached.agreement:.2%} of span tokens agree, {reached.expert_agreement:.2%} of all tokens go to the same "
+        "expert"
     )
+
+
+def _calibrated(quantization: Quantization) -> str:
+    """What a text was used for: weights that are rounded to nearest are rounded without regard to it."""
+    if quantization.calibration is None:
+        return "without a text"
+    use = "calibrated" if quantization.rounding != "nearest" else "ranges observed"
+    return f"{use} on {counted(len(quantization.calibration.documents), 'document')}"
 
 
 def _plan_line(plan: PlanRecord, *, current: bool) -> str:

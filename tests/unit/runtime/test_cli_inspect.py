@@ -41,15 +41,15 @@ def test_inspect_for_people(small_bundle, capsys):
         (
             False,
             [
-                "quantized from portable-float32, rounded by nearest, without a text",
+                "quantized from portable-float32, rounded to nearest, without a text",
                 "what it loses was not measured; see pointsman-calib compare",
             ],
         ),
         (
             True,
             [
-                "quantized from portable-float32, rounded by nearest, calibrated on 1 document",
-                "on that text the loss changed by +0.100%; 98.00% of tokens agree, 97.00% go to the same expert",
+                "quantized from portable-float32, rounded to nearest, ranges observed on 1 document",
+                "on that text the loss changed by +0.100%; 98.00% of span tokens agree, 97.00% of all tokens go to",
             ],
         ),
     ],
