@@ -33,9 +33,8 @@ def test_a_fill_that_is_the_same_as_in_transformers(folder):
 
 
 def test_transformers_are_those_that_the_claim_is_about():
-    (version,) = re.findall(
-        r"^transformers==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^transformers==(.+)$", pinned, re.MULTILINE)
     assert re.findall(r"pip install \"transformers==(.+?)\"", PAGES["python"]) == [version]
 
 

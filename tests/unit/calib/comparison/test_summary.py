@@ -94,7 +94,7 @@ def test_few_labels_and_generations(comparison):
 def test_nothing_to_doubt(comparison):
     found = GenerationAgreement(search="greedy", documents=20, identical=20, prefix=1.0)
     candidates = tuple(replace(candidate, generations=(found,)) for candidate in comparison.candidates)
-    evaluation = replace(comparison.evaluation, documents=100, label_tokens=2000, ids=32128)
+    evaluation = replace(comparison.evaluation, documents=100, label_tokens=2000, ids=10**6)
     sure = replace(comparison, evaluation=evaluation, candidates=candidates)
     assert list(doubts(sure)) == []
     few = replace(sure, evaluation=replace(evaluation, label_tokens=1999))

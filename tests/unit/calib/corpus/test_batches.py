@@ -134,12 +134,12 @@ def test_added_tokens_are_words(tmp_path, is_special):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = Tokenizer.load(tmp_path)
     (name,) = tokenizer.encode("<name>", add_eos=False)
-    texts = [f"{n} <name> walks in the park. <unk> sleeps." for n in range(20)]
+    texts = [f"{n}" + 9 * " <name> walks in the park. <unk> sleeps." for n in range(20)]
     made = list(examples(documents(*texts), tokenizer, seed=0))
     assert len(made) == 20
     assert [restored(one, tokenizer) for one in made] == [tokenizer.encode(text, add_eos=False) for text in texts]
-    hidden = [name in one.targets[one.span_mask] for one in made]
-    assert {*hidden} == {True, False}
+    assert any(name in one.targets[one.span_mask] for one in made)
+    assert any(name in one.inputs for one in made)
 
 
 def test_only_as_many_documents_are_read_as_are_used(tokenizer):
