@@ -25,7 +25,7 @@ def test_inspect_for_people(small_bundle, capsys):
         "disagreement: config.json says 9 experts",
         "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
         "8 experts of capacity 64 in each sparse block",
-        "vocabulary    84 pieces, 20 sentinels\n",
+        "vocabulary    78 pieces, 20 sentinels\n",
         "limits        128 tokens in and out\n",
         "memory        on a CPU, a variant's size and 100 MB, and for each token in and out 512 bytes",
         "all sizes and hashes are right",
@@ -82,14 +82,14 @@ def test_inspect_says_what_is_known_of_a_quantized_variant(tmp_path, capsys, cal
 
 def test_inspect_names_the_tokens_that_were_added(tmp_path, capsys):
     manifest = write_small_bundle(tmp_path / "bundle")
-    added = {"104": {"content": "<name>", "special": True}, "105": {"content": "[URL]"}}
+    added = {"98": {"content": "<name>", "special": True}, "99": {"content": "[URL]"}}
     config = tmp_path / "bundle/tokenizer/tokenizer_config.json"
     config.write_text(json.dumps({"added_tokens_decoder": added, "extra_ids": 20}))
     assert cli.main(["inspect", str(tmp_path / "bundle")]) == 0
-    assert "vocabulary    84 pieces, 20 sentinels, 2 added tokens (<name>, [URL])\n" in capsys.readouterr().out
+    assert "vocabulary    78 pieces, 20 sentinels, 2 added tokens (<name>, [URL])\n" in capsys.readouterr().out
     assert cli.main(["inspect", str(tmp_path / "bundle"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["vocabulary"]
-    assert found == {"pieces": 84, "sentinels": 20, "added": ["<name>", "[URL]"]}
+    assert found == {"pieces": 78, "sentinels": 20, "added": ["<name>", "[URL]"]}
     (tmp_path / "bundle" / manifest.tokenizer[0].path).write_bytes(b"damaged")
     assert cli.main(["inspect", str(tmp_path / "bundle")]) == 2
     assert "vocabulary    cannot be read\n" in capsys.readouterr().out
