@@ -173,13 +173,13 @@ def _check_vacant(target: Path, *, force: bool) -> None:
         place = resolved(target)
         if not os.path.lexists(place) or (place.is_mount() and is_vacant(place)):
             return
-        if not force:
-            raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with `force=True`")
         if not place.is_dir() or not (is_vacant(place) or (place / names.MANIFEST).is_file()):
             raise OutputExistsError(
-                f"{target} is neither a bundle nor an empty folder, and `force=True` replaces nothing else; "
-                "choose another output folder"
+                f"{target} exists and is neither a bundle nor an empty folder, and `force=True` replaces nothing "
+                "else; choose another output folder"
             )
+        if not force:
+            raise OutputExistsError(f"{target} exists; choose another output folder, or replace it with `force=True`")
 
 
 def _check_apart(target: Path, checkpoint: Path) -> None:

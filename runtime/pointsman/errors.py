@@ -89,7 +89,13 @@ class EngineError(PointsmanError, RuntimeError):
 
 
 class ServiceError(PointsmanError, RuntimeError):
-    """A service does not answer as it should, or refuses who asks."""
+    """A service does not answer as it should, or refuses who asks.
+
+    Attributes:
+        status: Of its answer, as HTTP has it, such as 401; None where there was none, or it had begun well.
+    """
+
+    status: int | None = None
 
 
 class BusyError(ServiceError):

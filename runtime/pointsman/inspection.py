@@ -17,11 +17,14 @@ from pointsman.bundle import (
     Quantization,
     Stack,
     Variant,
+    names,
     read_manifest,
     verify_files,
 )
 from pointsman.bundle.records import to_json
-from pointsman.errors import BundleError, DeviceError
+from pointsman.errors import BundleError, DeviceError, TokenizerError
+from pointsman.text.reading import read_vocabulary
+from pointsman.text.vocabulary import Counts
 from pointsman.wording import counted, first_few
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -38,6 +41,7 @@ class Inspection:
         bundle: The folder.
         manifest: What the bundle says of itself.
         damage: What is wrong with its files; None where every size and hash is right.
+        vocabulary: What its ids are; None where it cannot be read.
         choice: What would run, and why.
         refusal: Why nothing would run, where there is no choice.
     """
@@ -45,6 +49,7 @@ class Inspection:
     bundle: Path
     manifest: Manifest
     damage: str | None
+    vocabulary: Counts | None
     choice: Choice | None
     refusal: str | None
 
@@ -63,7 +68,7 @@ def inspect_bundle(
     folder = Path(bundle)
     manifest = read_manifest(folder)
     choice, refusal = _chosen(manifest, device, variant, engine)
-    return Inspection(folder, manifest, _damage(folder, manifest), choice, refusal)
+    return Inspection(folder, manifest, _damage(folder, manifest), _vocabulary(folder, manifest), choice, refusal)
 
 
 def memory(
@@ -93,6 +98,13 @@ def _damage(folder: Path, manifest: Manifest) -> str | None:
     return None
 
 
+def _vocabulary(folder: Path, manifest: Manifest) -> Counts | None:
+    try:
+        return read_vocabulary(folder / names.TOKENIZER, manifest.extra_ids).counts()
+    except TokenizerError:
+        return None  # which the files' damage tells
+
+
 def _chosen(manifest: Manifest, device: Device, variant: str, engine: AnyEngine) -> tuple[Choice | None, str | None]:
     """The choice; that nothing runs here is an answer where nothing particular was asked for, else an error."""
     try:
@@ -116,6 +128,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
     return document | {
         "token_bytes": manifest.architecture.token_bytes,
         "damage": inspection.damage,
+        "vocabulary": to_json(inspection.vocabulary),
         "choice": to_json(inspection.choice),
         "refusal": inspection.refusal,
     }
@@ -133,7 +146,8 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield f"written by    {producer} (schema {manifest.schema})"
     yield from _source_lines(manifest)
     yield from _architecture_lines(manifest.architecture)
-    yield f"limits        {manifest.limits.tokens} tokens in and out; {manifest.extra_ids} sentinels"
+    yield f"vocabulary    {_counts(inspection.vocabulary)}"
+    yield f"limits        {manifest.limits.tokens} tokens in and out"
     yield (
         f"memory        on a CPU, a variant's size and {size(_LIBRARIES)}, and for each token in and out "
         f"{size(manifest.architecture.token_bytes)}"
@@ -187,6 +201,15 @@ def _architecture_lines(architecture: Architecture) -> Iterator[str]:
     yield f"              {ffn}{a.activation} feed-forward, {head} output head{apart}"
 
 
+def _counts(vocabulary: Counts | None) -> str:
+    if vocabulary is None:
+        return "cannot be read"
+    said = [counted(vocabulary.pieces, "piece"), counted(vocabulary.sentinels, "sentinel")]
+    if vocabulary.added:
+        said.append(f"{counted(len(vocabulary.added), 'added token')} ({first_few(vocabulary.added, _FEW)})")
+    return ", ".join(said)
+
+
 def _generation(settings: GenerationSettings | None) -> str:
     if settings is None:
         return "the checkpoint has no settings of its own"
@@ -215,17 +238,26 @@ def _parity_lines(parity: Parity) -> Iterator[str]:
 
 def _quantization_lines(quantization: Quantization) -> Iterator[str]:
     """How a variant was made of another; that one's parity says nothing of it."""
-    calibration, sensitivity = quantization.calibration, quantization.sensitivity
-    text = f"calibrated on {counted(len(calibration.documents), 'document')}" if calibration else "without a text"
-    yield f"    quantized from {quantization.source}, rounded by {quantization.rounding}, {text}"
+    sensitivity = quantization.sensitivity
+    rounding = "to nearest" if quantization.rounding == "nearest" else f"by {quantization.rounding}"
+    yield f"    quantized from {quantization.source}, rounded {rounding}, {_calibrated(quantization)}"
     if sensitivity is None:
         yield "              what it loses was not measured; see pointsman-calib compare"
         return
     reached = sensitivity.reached
     yield (
         f"              on that text the loss changed by {reached.loss_increase:+z.3%}; "
-        f"{reached.agreement:.2%} of tokens agree, {reached.expert_agreement:.2%} go to the same expert"
+        f"{reached.agreement:.2%} of span tokens agree, {reached.expert_agreement:.2%} of all tokens go to the same "
+        "expert"
     )
+
+
+def _calibrated(quantization: Quantization) -> str:
+    """What a text was used for: weights that are rounded to nearest are rounded without regard to it."""
+    if quantization.calibration is None:
+        return "without a text"
+    use = "calibrated" if quantization.rounding != "nearest" else "ranges observed"
+    return f"{use} on {counted(len(quantization.calibration.documents), 'document')}"
 
 
 def _plan_line(plan: PlanRecord, *, current: bool) -> str:

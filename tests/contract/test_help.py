@@ -60,7 +60,7 @@ def test_the_defaults_of_decoding_are_those_of_the_library(parser):
 
 @pytest.mark.parametrize("parser", [*parsers()], ids=named)
 def test_every_help_has_examples_that_are_understood(parser):
-    assert parser.description
+    assert parser.description[0].isupper(), "a sentence"
     assert parser.examples
     for example in parser.examples:
         assert f"\n  {example}\n" in parser.format_help()

@@ -71,7 +71,8 @@ def _served(command: str, folder: Path) -> list[str]:
     """The bundles that a command serves; the port is another in each test."""
     _, _, *arguments, port, _ = shlex.split(command)
     assert port == "--port"
-    return [str(folder / bundle) for bundle in arguments]
+    named = (argument.rpartition("=") for argument in arguments)
+    return [f"{name}{is_named}{folder / bundle}" for name, is_named, bundle in named]
 
 
 def _commands(code: str) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from places import ROOT
 
 HERE = (
     "calibration",
+    "fine_tuned",
     "large",
     "memory",
     "models",
@@ -24,7 +25,7 @@ HERE = (
     "upgrading",
     "variants",
 )
-RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "python", "serving"}
+RUN_BY_OTHERS = {"batch", "checkpoints", "concurrency", "deployment", "python", "serving"}
 NOT_RUN = {"gpu", "testing"}  # needs a GPU; would run this
 MOST_LINES = 150
 RESULTS = ROOT / "benchmarks/results"
@@ -43,7 +44,7 @@ def test_examples(name, demo, tmp_path):
     follow(PAGES[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", [*HERE, "deployment", "ray", "serving"])
 def test_pages_are_short(name):
     assert PAGES[name].count("\n") < MOST_LINES
 

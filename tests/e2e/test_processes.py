@@ -175,7 +175,7 @@ def test_a_text_that_is_too_long_names_the_option(tiny_bundle):
     done = run("pointsman", "infill", tiny_bundle, "<extra_id_0>" + " train" * 3000)
     assert done.returncode == 2
     assert re.fullmatch(
-        rb"pointsman: input 0 has \d+ tokens, and this bundle takes 2048 at most; shorten it, or export the bundle "
+        rb"pointsman: the text has \d+ tokens, and this bundle takes 2048 at most; shorten it, or export the bundle "
         rb"again \(`pointsman-export bundle --max-tokens`\)\n",
         done.stderr,
     )

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from e2e.pages import PAGES, Example, examples, run
-from places import EXAMPLES
+from places import EXAMPLES, ROOT
 
 PROGRAMS = {
     section.partition("\n")[0]: Example("python", "".join(example.code for example in examples(section)))
@@ -30,6 +30,12 @@ def test_a_fill_that_is_the_same_as_in_transformers(folder):
     """The program prints transformers' tokens, then ours."""
     theirs, ours, _ = run(PROGRAMS["What a fill is held to"], folder).splitlines()
     assert theirs == ours
+
+
+def test_transformers_are_those_that_the_claim_is_about():
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^transformers==(.+)$", pinned, re.MULTILINE)
+    assert re.findall(r"pip install \"transformers==(.+?)\"", PAGES["python"]) == [version]
 
 
 def test_what_scores_are(folder):

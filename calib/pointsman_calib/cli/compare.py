@@ -19,12 +19,16 @@ from pointsman_calib.comparison.counting import Counter, count
 from pointsman_calib.comparison.counts import PART
 from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, write_commands
 from pointsman_calib.comparison.subject import choose_variants
+from pointsman_calib.comparison.summary import guessing
 from pointsman_calib.comparison.table import as_text
 from pointsman_calib.corpus.text import Corpus
 from pointsman_calib.loading import loaded
 from pointsman_calib.report import render
 
-HELP = "compare variants on text: loss, errors, agreement, size and speed"
+DESCRIPTION = (
+    "Measure what variants lose on text that they were not quantized with. Exit code 0: all limits hold; 1: one does "
+    "not, or a variant gives values that are not finite."
+)
 EXAMPLES = (
     "pointsman-calib compare build/demo --corpus allenai/c4 --report comparison.html",
     "pointsman-calib compare build/demo --candidate fused-int8 --corpus c4-validation.*.json.gz --max-loss-increase 1",
@@ -116,7 +120,7 @@ def _add_limits(group: "argparse._ArgumentGroup") -> None:
         "--min-agreement",
         metavar="PERCENT",
         type=float,
-        help="least share of positions with the baseline's token (default: no limit)",
+        help="least share of labels with the baseline's token (default: no limit)",
     )
     group.add_argument(
         "--min-expert-agreement",
@@ -157,7 +161,7 @@ def run(parsed: argparse.Namespace) -> int:
         device=parsed.device,
         counter=counter,
     )
-    _print(comparison, as_json=parsed.json)
+    _print(comparison, corpus_arguments.used(parsed, corpus), as_json=parsed.json)
     if parsed.report is not None:
         _write_report(parsed.report, comparison)
     if parsed.commands is not None:
@@ -199,10 +203,12 @@ def _check_outputs(parsed: argparse.Namespace) -> None:
         check_commands_folder(parsed.commands)
 
 
-def _print(comparison: Comparison, *, as_json: bool) -> None:
+def _print(comparison: Comparison, used: str, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(comparison.to_json())
-    (sys.stderr if as_json else sys.stdout).write(as_text(comparison))
+    (sys.stderr if as_json else sys.stdout).write(f"corpus: {used}\n{as_text(comparison)}")
+    if (sentence := guessing(comparison)) is not None:
+        _say(sentence)
 
 
 def _write_report(path: Path, comparison: Comparison) -> None:

@@ -7,7 +7,7 @@ anything else is a bug and shows its traceback.
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -17,7 +17,11 @@ from pointsman_calib.cli.memory import return_large_blocks
 from pointsman_calib.loading import loaded
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-COMMANDS: Final = ("ranges", "quantize", "compare")
+COMMANDS: Final = {
+    "ranges": "observe ranges of activations on a corpus",
+    "quantize": "add a quantized variant to a bundle",
+    "compare": "compare variants on text: loss, errors, agreement, size and speed",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return_large_blocks()
     parsed = None
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = _parser(_named(sys.argv[1:] if arguments is None else arguments)).parse_args(arguments)
         code: int = parsed.run(parsed)
     except PointsmanError as error:
         print(f"pointsman-calib: {sentence_of(error, parsed)}", file=sys.stderr)
@@ -43,17 +47,33 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _parser() -> Parser:
+def _named(arguments: Sequence[str]) -> list[str]:
+    """The subcommand of a command line, if it has one: what another one needs may not be installed."""
+    return [one for one in arguments if one in COMMANDS][:1]
+
+
+def _parser(commands: Collection[str] = tuple(COMMANDS)) -> Parser:
+    """The command line.
+
+    Args:
+        commands: subcommands that are loaded; of the others it has the names.
+
+    Raises:
+        DependencyError: what one of them needs is not installed.
+    """
     parser = Parser(prog="pointsman-calib", description="Quantize exported bundles, and measure the loss.")
     parser.add_version()
     parser.examples = (
         "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
         "pointsman-calib quantize --help",
     )
-    commands = parser.add_commands()
-    for name in COMMANDS:
+    subcommands = parser.add_commands()
+    for name, meaning in COMMANDS.items():
+        command = subcommands.add_parser(name, help=meaning)
+        if name not in commands:
+            continue
         module = loaded(f"pointsman_calib.cli.{name}")
-        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        command.description = module.DESCRIPTION
         module.add_arguments(command)
         command.examples = module.EXAMPLES
         command.set_defaults(run=module.run)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from pointsman_calib.ranges.table import read_range_table
 from pointsman_calib.schemes.qdq import DEFAULT_METHOD
 from pointsman_calib.settle import DEFAULT_LIMITS, Limits
 
-HELP = "add a quantized variant to a bundle"
+DESCRIPTION = "Add a quantized variant to a bundle: weights in small integers, rounded to nearest, or for text."
 EXAMPLES = (
     "pointsman-calib quantize build/demo --scheme int8 --corpus allenai/c4",
     "pointsman-calib quantize build/demo --scheme int4 --corpus c4-train.*.json.gz --documents 256",
@@ -66,7 +66,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--min-agreement",
         type=float,
         metavar="PERCENT",
-        help=f"of the float variant's tokens (default: {_defaults(DEFAULT_LIMITS, 'min_agreement')})",
+        help=f"of span tokens that are the float variant's (default: {_defaults(DEFAULT_LIMITS, 'min_agreement')})",
     )
     group.add_argument(
         "--min-expert-agreement",
@@ -129,7 +129,10 @@ def run(parsed: argparse.Namespace) -> int:
         print(summary.weights(variant.quantization))
         _warn(summary.mostly_float(variant.quantization))
         _warn(summary.few_labels(variant.quantization))
+        _warn(summary.guessing(variant.quantization, manifest.architecture.vocab_size))
     _warn_of_size(recipe.name, variant, source, manifest.variants[source])
+    if variant.quantization is not None and (sentence := summary.nearest_loses_less(variant.quantization)) is not None:
+        print(sentence)
     print(*summary.next_commands(bundle, recipe.name), sep="\n")
     return 0
 
@@ -172,8 +175,7 @@ def _print_calibration(quantization: Quantization) -> None:
     coverage, sensitivity = quantization.coverage, quantization.sensitivity
     if coverage is not None:
         instead = "rounded to nearest" if quantization.activations is None else "in their layer's range"
-        thin, given = (_count(layers.values()) for layers in (coverage.thin, coverage.tokens))
-        print(f"experts with fewer than {coverage.fewest_tokens} tokens, and so {instead}: {thin} of {given}")
+        print(f"experts with fewer than {coverage.fewest_tokens} tokens, and so {instead}: {summary.thin(coverage)}")
     if sensitivity is not None:
         print(
             f"on the corpus: {counted(sensitivity.labels, 'span token')} (of the words that were hidden), "
@@ -183,14 +185,10 @@ def _print_calibration(quantization: Quantization) -> None:
         print(f"rounded to nearest, it would be {_beside_float(sensitivity.nearest)}")
 
 
-def _count(layers: Iterable[tuple[int, ...]]) -> int:
-    return sum(map(len, layers))
-
-
 def _beside_float(fidelity: Fidelity) -> str:
     return (
-        f"{fidelity.loss_increase:+z.3%}, {fidelity.agreement:.2%} of tokens agree, "
-        f"{fidelity.expert_agreement:.2%} go to the same expert"
+        f"{fidelity.loss_increase:+z.3%}, {fidelity.agreement:.2%} of span tokens agree, "
+        f"{fidelity.expert_agreement:.2%} of all tokens go to the same expert"
     )
 
 

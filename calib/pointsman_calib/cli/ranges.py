@@ -9,7 +9,7 @@ from pointsman_calib.ranges import DEFAULT_PERCENTILE, check_percentile
 from pointsman_calib.ranges.corpus_pass import partial_file, write_ranges
 from pointsman_calib.ranges.table import RangeTable
 
-HELP = "observe ranges of activations on a corpus"
+DESCRIPTION = "Observe how large a bundle's inner values become on text, for `pointsman-calib quantize --ranges`."
 EXAMPLES = ("pointsman-calib ranges build/demo -o observed.json --corpus allenai/c4",)
 
 
@@ -31,10 +31,12 @@ def run(parsed: argparse.Namespace) -> int:
     """Observe, and print what was seen."""
     check_percentile(parsed.percentile)
     outputs.check_file(parsed.output, "--output")
-    table = _observed(parsed, corpus_arguments.read(parsed))
+    corpus = corpus_arguments.read(parsed)
+    table = _observed(parsed, corpus)
     given = [tokens for layer in table.coverage.values() for tokens in layer]
     least = f", {min(given)} tokens or more for each of {len(given)} experts" if given else ""
     print(f"{parsed.output}: {len(table.tensors)} ranges on {table.provenance.sequences} documents{least}")
+    print(f"corpus: {corpus_arguments.used(parsed, corpus)}")
     return 0
 
 

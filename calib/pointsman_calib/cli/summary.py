@@ -5,8 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from pointsman.bundle import Quantization
+from pointsman.bundle import ExpertCoverage, Quantization
 from pointsman_calib.corpus import few
+from pointsman_calib.corpus.chance import no_better_than_chance
 from pointsman_calib.settle.calibration_text import JUDGED_DOCUMENTS
 
 _SENTENCE: Final = "The <extra_id_0> walks in <extra_id_1> park."
@@ -53,6 +54,37 @@ def few_labels(quantization: Quantization) -> str | None:
         return None
     documents = min(len(quantization.calibration.documents), JUDGED_DOCUMENTS)
     return few.few_labels(documents, quantization.sensitivity.labels, "span token")
+
+
+def guessing(quantization: Quantization, ids: int) -> str | None:
+    """That the float variant is no better than chance, where it is not."""
+    if quantization.sensitivity is None:
+        return None
+    return no_better_than_chance(quantization.source, quantization.sensitivity.loss, ids)
+
+
+def thin(coverage: ExpertCoverage) -> str:
+    """How many experts few tokens reached, of all sparse layers: `4 of 8 (4 in each of 2 sparse layers)`."""
+    few, given = (sum(map(len, layers.values())) for layers in (coverage.thin, coverage.tokens))
+    each = {len(tokens) for tokens in coverage.tokens.values()}
+    layers = len(coverage.tokens)
+    if layers < 2 or len(each) > 1:
+        return f"{few} of {given}"
+    return f"{few} of {given} ({each.pop()} in each of {layers} sparse layers)"
+
+
+def nearest_loses_less(quantization: Quantization) -> str | None:
+    """That rounding for the text was not worth it here, by the figures as they are shown; None where it was."""
+    found = quantization.sensitivity
+    if found is None or quantization.rounding != "GPTQ":
+        return None
+    ours, nearest = (round(one.loss_increase, 5) for one in (found.reached, found.nearest))
+    if nearest >= ours:
+        return None
+    sentence = f"rounded to nearest it would have lost less here: {nearest:+z.3%} in place of {ours:+z.3%}"
+    if found.nearest.agreement > found.reached.agreement:
+        return f"{sentence}, with more tokens that agree; compare with a variant that is made without --corpus"
+    return f"{sentence}, with no more tokens that agree, so that may be chance; calibrate on more text to be sure"
 
 
 def next_commands(bundle: Path, variant: str) -> list[str]:

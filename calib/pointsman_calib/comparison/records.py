@@ -252,6 +252,7 @@ class Evaluation:
         source_tokens: encoder inputs.
         label_tokens: targets, sentinels and eos included.
         span_tokens: targets that the loss is taken over.
+        ids: of the model's vocabulary, spare rows of its embedding included; a guess among them has a loss of ln(ids).
     """
 
     sources: tuple[str, ...]
@@ -262,6 +263,7 @@ class Evaluation:
     source_tokens: int
     label_tokens: int
     span_tokens: int
+    ids: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,4 +133,5 @@ def survey(subject: Subject, corpus: Corpus) -> Evaluation:
         source_tokens=sum(example.inputs.size for example in corpus.examples),
         label_tokens=sum(example.targets.size for example in corpus.examples),
         span_tokens=sum(int(example.span_mask.sum()) for example in corpus.examples),
+        ids=subject.manifest.architecture.vocab_size,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pointsman_calib.comparison.records import CandidateResult, Comparison, Interval, VariantResult
+from pointsman_calib.corpus.chance import no_better_than_chance
 from pointsman_calib.corpus.few import few_labels
 from pointsman_calib.settle import Limits
 
@@ -68,6 +69,8 @@ def _loss(increase: Interval | None) -> str:
 def doubts(comparison: Comparison) -> Iterator[str]:
     """Sentences on why not to decide by these figures alone."""
     evaluation = comparison.evaluation
+    if (guessed := guessing(comparison)) is not None:
+        yield guessed
     if (few := few_labels(evaluation.documents, evaluation.label_tokens)) is not None:
         yield few
     counts = [found.documents for one in comparison.candidates for found in one.generations]
@@ -78,6 +81,14 @@ def doubts(comparison: Comparison) -> Iterator[str]:
             f"Few generations: {documents}. Greedy and 4 beams say little of so few; read the fills, or generate from "
             f"{FEW_GENERATIONS} documents or more."
         )
+
+
+def guessing(comparison: Comparison) -> str | None:
+    """That the baseline is no better than chance, where it is not."""
+    loss = comparison.baseline.loss
+    if loss is None:
+        return None
+    return no_better_than_chance(comparison.baseline.name, loss.value, comparison.evaluation.ids)
 
 
 def limits_asked(limits: Limits) -> Iterator[str]:

@@ -23,7 +23,7 @@ QUANTIZATION: Final = (
     "in float",
     "thin experts",
 )
-REACHED: Final = ("on the calibration text", "loss, tokens, experts", "all rounded to nearest")
+REACHED: Final = ("on the calibration text", "loss, span tokens, experts", "all rounded to nearest")
 AGREEMENT: Final = ("beside the baseline", "tokens", "experts", "greedy", "4 beams", names.LOGITS, "worst of encoder")
 _NONE: Final = "-"
 
@@ -61,7 +61,7 @@ def _lines(comparison: Comparison) -> Iterator[str]:
         yield from _aligned(list(_layer_rows(candidates)))
     yield ""
     yield (
-        "memory: the most that a process of its own had in RAM; tokens: likeliest under teacher forcing; "
+        "memory: the most that a process of its own had in RAM; tokens: labels of which the likeliest is the same; "
         "greedy, 4 beams: up to the first that differs; errors: SQNR"
     )
     yield from notes(comparison)
@@ -141,7 +141,8 @@ def experts_seen(variant: VariantResult) -> str | None:
     """How many experts calibration saw too little of, and what was done with them; None where it was not counted."""
     if (experts := variant.calibrated_experts) is None:
         return None
-    return f"{experts.thin} of {sum(len(layer.tokens) for layer in experts.coverage)} {experts.instead}"
+    given = sum(len(layer.tokens) for layer in experts.coverage)
+    return f"{experts.thin} of {given} {experts.instead}"
 
 
 def _fidelity(fidelity: Fidelity) -> str:

@@ -29,7 +29,8 @@ def agreement(comparison: Comparison) -> Iterator[Markup]:
     yield from _tokens_beside_greedy(comparison.candidates)
     yield terms(
         {
-            "Tokens": "share of places at which both find the same token likeliest, with the right words before it.",
+            "Tokens": "share of labels at which both find the same token likeliest, with the right words before it. "
+            "Labels are the tokens of the hidden words, the sentinels before them, and the end.",
             "Experts": "share of tokens that go to the baseline's expert.",
             "Greedy, 4 beams": "each variant goes on from its own words: share of the generated tokens before the "
             "first that differs.",
@@ -54,7 +55,9 @@ def _tokens_beside_greedy(candidates: tuple[CandidateResult, ...]) -> Iterator[M
         (candidate.token_agreement, candidate.variant.name, found.prefix)
         for candidate in candidates
         for found in candidate.generations
-        if candidate.token_agreement is not None and found.search == "greedy"
+        if candidate.token_agreement is not None
+        and found.search == "greedy"
+        and f"{candidate.token_agreement:.1%}" != f"{found.prefix:.1%}"
     ]
     if measured:
         tokens, name, greedy = min(measured)

@@ -33,7 +33,8 @@ def quantization(comparison: Comparison) -> Iterator[Markup]:
             "Inputs in two parts": "what is multiplied with a weight is rounded to 8 bits too. In these weights' "
             "products it is the sum of two 8-bit numbers, a coarse and a fine one: more precise, and slower.",
             "In float": "weights that were left as they were, since rounding them cost too much.",
-            "Thin experts": "those that the calibration text sent too few tokens to, and what was done instead.",
+            "Thin experts": "those that the calibration text sent too few tokens to, of all sparse layers together, "
+            "and what was done instead.",
         }
     )
     yield from _beside_nearest(variants)
@@ -65,7 +66,8 @@ def _beside_nearest(variants: Sequence[VariantResult]) -> Iterator[Markup]:
     yield terms(
         {
             "Loss": "how much the float variant's loss went up on the calibration text.",
-            "Tokens": "share of places at which the float variant's token is the likeliest.",
+            "Tokens": "share of span tokens, those of the hidden words alone, at which the float variant's token is "
+            "the likeliest.",
             "Experts": "share of tokens that go to the float variant's expert.",
         }
     )

@@ -10,9 +10,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pointsman_export
-from pointsman.bundle import Form
+from pointsman.bundle import Form, Variant
 from pointsman.cli.arguments import Parser, sentence_of
 from pointsman.errors import PointsmanError
+from pointsman.wording import counted
 from pointsman_export.cli.plans import add_commands
 from pointsman_export.cli.triton import add_triton
 
@@ -154,12 +155,17 @@ def _bundle(parsed: argparse.Namespace) -> int:
         token=parsed.token,
     )
     for name, variant in manifest.variants.items():
-        size = sum(file.bytes for file in variant.files)
-        parity = variant.parity
-        print(
-            f"{name}: {size / 1e6:,.1f} MB, parity {parity.max_error:.1e} of {parity.tolerance:.1e} allowed, "
-            f"worst at {parity.worst}"
-        )
+        print(f"{name}: {sum(file.bytes for file in variant.files) / 1e6:,.1f} MB, {_done(variant)}")
+    if manifest.engines:
+        print(f"kept {counted(len(manifest.engines), 'plan')}")
     print(f"wrote {parsed.output}")
     print(f"fill with it: pointsman infill {shlex.quote(parsed.output)} {shlex.quote(_SENTENCE)}")
     return 0
+
+
+def _done(variant: Variant) -> str:
+    """What was done with a variant; the parity in a quantized one's record is that of its source."""
+    if variant.quantization is not None:
+        return f"kept (quantized from {variant.quantization.source})"
+    parity = variant.parity
+    return f"parity {parity.max_error:.1e} of {parity.tolerance:.1e} allowed, worst at {parity.worst}"

@@ -15,10 +15,11 @@ from pointsman.cli.batch.command import infill_lines
 from pointsman.cli.batch.options import LINES_AT_ONCE, add_lines
 from pointsman.cli.batch.reading import stdin
 from pointsman.cli.loading import loaded
+from pointsman.cli.numbered import counted_from_one
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError
-from pointsman.infill import DecodingFields, Fill, Span
+from pointsman.infill import DecodingFields, Fill, Infiller, Span
 from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
@@ -107,6 +108,21 @@ def _infill(parsed: argparse.Namespace) -> int:
     texts = list(_texts(parsed.texts))
     infiller = loaded(parsed)
     began = time.perf_counter()
+    places = [place for place, text in enumerate(texts) if text]
+    with counted_from_one(places, given=len(texts)):
+        results = _filled(infiller, texts, parsed, decoding)
+    choice = infiller.model.choice
+    if parsed.json:
+        write_json({"variant": choice.variant, "device": choice.device, "results": results})
+    seconds = time.perf_counter() - began
+    report(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
+    return 0
+
+
+def _filled(
+    infiller: Infiller, texts: Sequence[str], parsed: argparse.Namespace, decoding: DecodingFields
+) -> list[dict[str, Any]]:
+    """Fill all but the empty ones, and print each as it is done, or give them back where JSON is wanted."""
     filled = infiller.infill_in_batches(
         [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
     )
@@ -117,12 +133,7 @@ def _infill(parsed: argparse.Namespace) -> int:
             results.append({"text": text, "fills": [asdict(fill) for fill in fills]})
         else:
             write("".join(map(_shown, fills)) or "\n")
-    choice = infiller.model.choice
-    if parsed.json:
-        write_json({"variant": choice.variant, "device": choice.device, "results": results})
-    seconds = time.perf_counter() - began
-    report(f"{counted(len(texts), 'text')} filled in {seconds:.2f} s with {choice.variant} on {choice.device}")
-    return 0
+    return results
 
 
 def decoding_of(parsed: argparse.Namespace) -> DecodingFields:

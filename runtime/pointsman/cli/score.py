@@ -4,6 +4,7 @@ import argparse
 
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, positive
 from pointsman.cli.loading import loaded
+from pointsman.cli.numbered import counted_from_one
 from pointsman.cli.output import write, write_json
 
 
@@ -33,7 +34,9 @@ def add_score(parser: Parser) -> None:
 
 
 def _score(parsed: argparse.Namespace) -> int:
-    scores = loaded(parsed).score(parsed.text, parsed.spans)
+    infiller = loaded(parsed)
+    with counted_from_one([0], given=1, candidates=len(parsed.spans)):
+        scores = infiller.score(parsed.text, parsed.spans)
     if parsed.json:
         candidates = [{"spans": spans, "score": score} for spans, score in zip(parsed.spans, scores, strict=True)]
         write_json({"text": parsed.text, "candidates": candidates})

@@ -5,10 +5,12 @@ import ipaddress
 import logging
 import re
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pointsman.backends.choice import Device
+from pointsman.backends.choice import Choice, Device, choose
+from pointsman.bundle import read_manifest
 from pointsman.cli.arguments import Parser, add_max_memory, add_place, memory, positive
 from pointsman.errors import DependencyError, OptionsError
 from pointsman.infill import Infiller
@@ -122,7 +124,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     log_to_stderr(parsed.log_level)
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
-    services = [_service(one, parsed, limits, metrics) for one in _named(parsed.bundles)]
+    named = _named(parsed.bundles, parsed)
+    services = [_service(one, parsed, limits, metrics) for one in named]
     where = {"host": parsed.host, "port": parsed.port}
     stopped_by = serve(services, metrics, limits, **where, keys=keys, hosts=_hosts(parsed))
     return _INTERRUPTED if stopped_by == signal.SIGINT else 0
@@ -157,47 +160,78 @@ def _limits(parsed: argparse.Namespace) -> ServiceLimits:
     )
 
 
-def _named(bundles: list[str]) -> list[tuple[str, str, str]]:
-    """Name, folder and variant of each bundle.
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A bundle that is to be served: its name for clients, its folder, and what of it was asked for and will run."""
+
+    name: str
+    folder: str
+    variant: str
+    choice: Choice
+
+
+def _named(bundles: list[str], parsed: argparse.Namespace) -> list[_Named]:
+    """All of them, checked before any is loaded, which may take minutes.
 
     Raises:
         OptionsError: Two have the same name.
+        PointsmanError: As `choose` and `read_manifest`.
     """
-    named = []
-    for given in bundles:
-        match = _NAMED.fullmatch(given)
-        assert match is not None
-        folder = match["bundle"]
-        own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).absolute().name) or "bundle"
-        named.append((match["name"] or own, folder, match["variant"] or "auto"))
-    names = [name for name, _, _ in named]
+    given = [_parts(one) for one in bundles]
+    names = [name for name, _, _ in given]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise OptionsError(f"two bundles would be served as {twice}; name them: one={named[0][1]} two={named[1][1]}")
-    return named
+        raise OptionsError(f"two bundles would be served as {twice}; name them: one={given[0][1]} two={given[1][1]}")
+    return [_Named(name, folder, variant, _choice(folder, variant, parsed)) for name, folder, variant in given]
 
 
-def _service(
-    named: tuple[str, str, str], parsed: argparse.Namespace, limits: ServiceLimits, metrics: "Metrics"
-) -> "Service":
+def _parts(given: str) -> tuple[str, str, str]:
+    """Name, folder and variant of a bundle."""
+    match = _NAMED.fullmatch(given)
+    assert match is not None
+    folder = match["bundle"]
+    own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).absolute().name) or "bundle"
+    return match["name"] or own, folder, match["variant"] or "auto"
+
+
+def _choice(folder: str, variant: str, parsed: argparse.Namespace) -> Choice:
+    manifest = read_manifest(Path(folder))
+    return choose(manifest, device=_device(parsed), variant=variant, engine=parsed.engine)
+
+
+def _device(parsed: argparse.Namespace) -> Device:
+    """Only the CPU shows routing."""
+    device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    return device
+
+
+def _service(named: _Named, parsed: argparse.Namespace, limits: ServiceLimits, metrics: "Metrics") -> "Service":
     from pointsman.serving.service import Service
 
-    name, folder, variant = named
-    _LOG.info("loading", extra={"model": name, "bundle": as_text(folder), "variant": variant})
-    device: Device = "cpu" if parsed.with_routing and parsed.device == "auto" else parsed.device
+    choice = named.choice
+    _LOG.info(
+        "loading",
+        extra={
+            "model": named.name,
+            "bundle": as_text(named.folder),
+            "variant": choice.variant,
+            "engine": choice.engine,
+            "device": choice.device,
+        },
+    )
     infiller = Infiller.load(
-        folder,
-        device,
-        variant,
+        named.folder,
+        _device(parsed),
+        named.variant,
         engine=parsed.engine,
         threads=parsed.threads,
         routing=parsed.with_routing,
         max_memory=parsed.max_memory,
     )
     queue = Limits(waiting=parsed.max_waiting, rows=parsed.max_rows, bytes=parsed.max_cache_bytes)
-    scheduler = Scheduler(infiller.model, queue, metrics.observer(name))
-    metrics.watch(name, scheduler)
+    scheduler = Scheduler(infiller.model, queue, metrics.observer(named.name))
+    metrics.watch(named.name, scheduler)
     counts = infiller.model.expert_counts
     if counts is not None:
-        metrics.watch_experts(name, infiller.model.manifest.architecture, counts)
-    return Service(name, infiller, scheduler, limits)
+        metrics.watch_experts(named.name, infiller.model.manifest.architecture, counts)
+    return Service(named.name, infiller, scheduler, limits)

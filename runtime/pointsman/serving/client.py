@@ -73,7 +73,7 @@ class Client:
             BusyError: The service has too much to do.
             DeadlineError: The answer was not there in time.
             UnavailableError: The service is starting, stopping, or not there.
-            ServiceError: It refuses the key, or does not answer as it should.
+            ServiceError: It refuses the key (`status` 401), has no such model (404), or does not answer as it should.
         """
         return _fills(self._post("/v1/infill", self._asking.one(text, options, fields)))[0]
 
@@ -334,10 +334,19 @@ def _refuse(response: httpx2.Response) -> None:
     except (ValueError, KeyError, TypeError):
         # The service always says why: it is something before it that answers, in place of one that is gone.
         if status >= httpx2.codes.INTERNAL_SERVER_ERROR:
-            raise UnavailableError(f"the service cannot be reached (status {status}); ask again") from None
-        raise ServiceError(f"the service answers with status {status} and no reason; check its address") from None
+            lost = UnavailableError(f"the service cannot be reached (status {status}); ask again")
+            raise _answered(lost, status) from None
+        strange = ServiceError(f"the service answers with status {status} and no reason; check its address")
+        raise _answered(strange, status) from None
     after = response.headers.get("retry-after", "")
-    raise _refused(status, message, code, float(after) if after.isdigit() else 1.0)
+    raise _answered(_refused(status, message, code, float(after) if after.isdigit() else 1.0), status)
+
+
+def _answered(error: PointsmanError, status: int) -> PointsmanError:
+    """An error with the status that told of it."""
+    if isinstance(error, ServiceError):
+        error.status = status
+    return error
 
 
 def _refused(status: int, message: str, code: object, after: float = 1.0) -> PointsmanError:

@@ -65,6 +65,33 @@ class Vocabulary:
         added = {token.content: token_id for token_id, token in self.added.items()}
         return {piece: i for i, piece in enumerate(self.pieces)} | added
 
+    def counts(self) -> "Counts":
+        """What its ids are."""
+        sentinels = {*sentinels_of(self.ids(), self.added)}
+        own = {self.pad, self.eos, self.unk}
+        pieces = range(len(self.pieces))
+        added = [
+            token.content
+            for token_id, token in sorted(self.added.items())
+            if token_id not in pieces and token_id not in sentinels and token.content not in own
+        ]
+        return Counts(pieces=len({*pieces} - sentinels), sentinels=len(sentinels), added=tuple(added))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the ids of a vocabulary are.
+
+    Attributes:
+        pieces: How many are word pieces, `<pad>`, `</s>` and `<unk>` among them.
+        sentinels: How many are sentinels.
+        added: Names of the tokens that were added beside them.
+    """
+
+    pieces: int
+    sentinels: int
+    added: tuple[str, ...]
+
 
 def sentinels_of(ids: Mapping[str, int], added: Mapping[int, AddedToken]) -> list[int]:
     """Find the sentinels of a vocabulary, wherever they are.

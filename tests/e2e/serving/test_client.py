@@ -2,11 +2,10 @@
 
 import asyncio
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from e2e.serving.answering import answering
 from e2e.serving.served import serving
 from pointsman import (
     AsyncClient,
@@ -117,17 +116,27 @@ def test_streams_are_refused_at_once(client):
 def test_times_keys_and_models(served, bundle, tmp_path):
     with Client(served.url, timeout=0.001) as hasty, pytest.raises(DeadlineError, match="was not there after"):
         hasty.infill(TEXT, num_beams=8)
-    with Client(served.url, model="other") as lost, pytest.raises(ServiceError, match="there is no model of this name"):
+    with (
+        Client(served.url, model="other") as lost,
+        pytest.raises(ServiceError, match="there is no model of this name") as missing,
+    ):
         lost.infill(TEXT)
+    assert missing.value.status == 404
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-some-length")
     with serving(bundle, "--api-keys", keys) as running:
-        with Client(running.url) as unknown, pytest.raises(ServiceError, match="this service asks for a key"):
-            unknown.infill(TEXT)
+        for key in (None, "another-key-of-some-length"):
+            with Client(running.url, key=key) as unknown, pytest.raises(ServiceError, match=" key") as refused:
+                unknown.infill(TEXT)
+            assert refused.value.status == 401
         with Client(running.url, key="a-key-of-some-length", model="demo") as known:
             assert known.infill(TEXT)
-    with Client(running.url) as late, pytest.raises(UnavailableError, match="there is no service at http://127"):
+    with (
+        Client(running.url) as late,
+        pytest.raises(UnavailableError, match="there is no service at http://127") as gone,
+    ):
         late.infill(TEXT)
+    assert gone.value.status is None
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8000/v1", "https://host/under/v1/"])
@@ -163,6 +172,8 @@ def test_answers_of_others(kind):
         client.infill(TEXT)
     if error is BusyError:
         assert raised.value.retry_after == 7
+    if status != b"200 OK":
+        assert raised.value.status == int(status[:3])
 
 
 SPAN = b'{"index": 0, "text": "", "score": 0, "token_ids": [], "state": "growing"}'
@@ -178,26 +189,3 @@ def test_streams_that_fail(kind):
     events, error, sentence = EVENTS[kind]
     with answering(b"200 OK", events + b"\n\n") as url, Client(url) as client, pytest.raises(error, match=sentence):
         list(client.stream(TEXT))
-
-
-class answering:
-    """A server that answers anything with the same."""
-
-    def __init__(self, status, body):
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.wfile.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()

@@ -288,6 +288,49 @@ def test_keys(bundle, tmp_path):
         assert any(record["event"] == "api keys are as they were" for record in running.log)
 
 
+def test_a_refused_request_keeps_its_route(bundle, tmp_path):
+    """Whoever refuses it, it is known what was asked: a wrong key, a body too large, another name, another method."""
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    key = {"Authorization": f"Bearer {KEY}"}
+    with serving(bundle, "--api-keys", keys, "--max-body-bytes", 100) as running:
+        asked = [
+            ("POST", "/v1/infill", {}, b"", 401),
+            ("GET", "/v2/models/demo", {}, b"", 401),
+            ("POST", "/v1/score", key, b"x" * 200, 413),
+            ("DELETE", "/v1/completions", key, b"", 405),
+            ("GET", "/v1/nothing", key, b"", 404),
+        ]
+        for method, path, headers, body, status in asked:
+            answer = httpx2.request(method, running.url + path, headers=headers, content=body)
+            assert answer.status_code == status
+        counted = httpx2.get(f"{running.url}/metrics", headers=key).text
+    logged = [(record["route"], record["outcome"]) for record in running.log if record["event"] == "request"]
+    expected = [
+        ("/v1/infill", "401"),
+        ("/v2/models/{name}", "401"),
+        ("/v1/score", "413"),
+        ("/v1/completions", "405"),
+        ("other", "404"),
+    ]
+    assert logged[:5] == expected
+    for route, outcome in expected:
+        assert f'pointsman_requests_total{{outcome="{outcome}",route="{route}"}} 1.0' in counted
+
+
+def test_what_is_served_is_said(bundle):
+    """Also where no variant was named."""
+    with serving(f"mine={bundle}", "--device", "cpu") as running:
+        (model,) = httpx2.get(f"{running.url}/v1/models").json()["data"]
+        metadata = httpx2.get(f"{running.url}/v2/models/mine").json()
+    what = {"variant": "fused-float32", "engine": "onnxruntime", "device": "cpu"}
+    assert model.items() >= what.items()
+    assert metadata["parameters"] == what
+    told = {record["event"]: record for record in running.log}
+    assert told["loading"].items() >= what.items()
+    assert told["ready"]["models"] == [{"name": "mine", **what}]
+
+
 def test_stopping_answers_what_was_taken(bundle):
     with serving(bundle) as running:
         body = json.dumps({**LONG, "max_new_tokens": 150, "min_new_tokens": 150}).encode()

@@ -274,6 +274,23 @@ def test_a_key_that_is_asked_for(bundle, window, tmp_path):
     window.wait_for("return document.querySelector('#status').textContent === 'The service cannot be reached.'")
 
 
+@needs_a_browser
+def test_a_text_that_is_too_long_has_no_number(page):
+    write(page, "___ ")
+    page.run("const text = document.querySelector('#text'); text.value += 'x '.repeat(3000)")
+    page.press("y")
+    page.click("#fill")
+    page.wait_for("return document.querySelector('#status').classList.contains('failed')")
+    assert re.match(r"the text has \d+ tokens, and this bundle takes 2048 at most", page.text("#status"))
+    page.log()  # the browser tells of status 400
+
+
+def test_the_page_takes_as_many_characters_as_the_service(http, bundle):
+    assert 'maxlength="32768"' in http.get("/").text
+    with serving(bundle, "--max-characters", 500) as running:
+        assert 'maxlength="500"' in httpx2.get(running.url).text
+
+
 def test_nothing_comes_from_elsewhere(http):
     answer = http.get("/")
     policy = answer.headers["content-security-policy"]

@@ -326,6 +326,37 @@ def test_bad_texts(loaded, capsys, text, message):
     assert (out, err.startswith(f"pointsman: {message}"), err.count("\n")) == ("", True, 1)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([TEXT + " man" * 200], "the text has "),
+        ([TEXT, "", TEXT + " man" * 200], "text 3 has "),  # an empty one is counted, though it is not filled
+        ([TEXT, "no blank"], "text 2: the text has no blank"),
+        ([TEXT, TEXT, "--max-new-tokens", "3"], "--max-new-tokens 3 is too few for the 2 blanks of text 1; use "),
+        ([TEXT, "--max-new-tokens", "3"], "--max-new-tokens 3 is too few for the 2 blanks of the text; use "),
+    ],
+)
+def test_texts_are_counted_from_1(loaded, capsys, line, message):
+    loaded(wandering(VOCAB))
+    assert cli.main(["infill", "b", *line]) == 2
+    assert capsys.readouterr().err.startswith(f"pointsman: {message}")
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([["dog"]], "the candidate: 1 span for 2 blanks"),
+        ([["dog", "the"], ["dog"]], "candidate 2: 1 span for 2 blanks"),
+        ([["dog", "the"], ["dog " * 200, "the"]], "candidate 2 has "),
+    ],
+)
+def test_candidates_are_counted_from_1(loaded, capsys, spans, message):
+    loaded(wandering(VOCAB))
+    line = [argument for one in spans for argument in ("--spans", *one)]
+    assert cli.main(["score", "b", TEXT, *line]) == 2
+    assert capsys.readouterr().err.startswith(f"pointsman: {message}")
+
+
 def test_bytes_on_stdin_that_are_no_text(loaded, monkeypatch, capsys):
     loaded(wandering(VOCAB))
     stdin(monkeypatch, b"caf\xe9 <extra_id_0>\n")

@@ -25,7 +25,8 @@ def test_inspect_for_people(small_bundle, capsys):
         "disagreement: config.json says 9 experts",
         "encoder of 4 blocks (2 sparse), decoder of 2 blocks (1 sparse)",
         "8 experts of capacity 64 in each sparse block",
-        "128 tokens in and out; 20 sentinels",
+        "vocabulary    78 pieces, 20 sentinels\n",
+        "limits        128 tokens in and out\n",
         "memory        on a CPU, a variant's size and 100 MB, and for each token in and out 512 bytes",
         "all sizes and hashes are right",
         "fused-float32  4.7 kB, capacity 64",
@@ -41,15 +42,15 @@ def test_inspect_for_people(small_bundle, capsys):
         (
             False,
             [
-                "quantized from portable-float32, rounded by nearest, without a text",
+                "quantized from portable-float32, rounded to nearest, without a text",
                 "what it loses was not measured; see pointsman-calib compare",
             ],
         ),
         (
             True,
             [
-                "quantized from portable-float32, rounded by nearest, calibrated on 1 document",
-                "on that text the loss changed by +0.100%; 98.00% of tokens agree, 97.00% go to the same expert",
+                "quantized from portable-float32, rounded to nearest, ranges observed on 1 document",
+                "on that text the loss changed by +0.100%; 98.00% of span tokens agree, 97.00% of all tokens go to",
             ],
         ),
     ],
@@ -77,6 +78,21 @@ def test_inspect_says_what_is_known_of_a_quantized_variant(tmp_path, capsys, cal
     out, _ = capsys.readouterr()
     assert all(sentence in out for sentence in sentences)
     assert "parity" not in out
+
+
+def test_inspect_names_the_tokens_that_were_added(tmp_path, capsys):
+    manifest = write_small_bundle(tmp_path / "bundle")
+    added = {"98": {"content": "<name>", "special": True}, "99": {"content": "[URL]"}}
+    config = tmp_path / "bundle/tokenizer/tokenizer_config.json"
+    config.write_text(json.dumps({"added_tokens_decoder": added, "extra_ids": 20}))
+    assert cli.main(["inspect", str(tmp_path / "bundle")]) == 0
+    assert "vocabulary    78 pieces, 20 sentinels, 2 added tokens (<name>, [URL])\n" in capsys.readouterr().out
+    assert cli.main(["inspect", str(tmp_path / "bundle"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["vocabulary"]
+    assert found == {"pieces": 78, "sentinels": 20, "added": ["<name>", "[URL]"]}
+    (tmp_path / "bundle" / manifest.tokenizer[0].path).write_bytes(b"damaged")
+    assert cli.main(["inspect", str(tmp_path / "bundle")]) == 2
+    assert "vocabulary    cannot be read\n" in capsys.readouterr().out
 
 
 def test_inspect_shows_plans_and_which_are_out_of_date(tmp_path, capsys):

@@ -60,10 +60,16 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (infill_routes, completion_routes, inference_routes):
-        app.include_router(routes(served))
-    app.include_router(operations_routes(metrics))
-    app.include_router(page_routes())
+    routers = [
+        infill_routes(served),
+        completion_routes(served),
+        inference_routes(served),
+        operations_routes(metrics),
+        page_routes(limits),
+    ]
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    for router in routers:
+        app.include_router(router)
     add_handlers(app)
     name_models(app, [service.name for service in services])
     if keys is not None:
@@ -71,5 +77,5 @@ def create_app(
     if hosts:
         app.add_middleware(Hosts, allowed=hosts)
     app.add_middleware(Bodies, limits=limits)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, routes=routes)
     return app

@@ -139,6 +139,9 @@ class ModelAnswer(BaseModel):
     object: str = "model"
     created: int
     owned_by: str = "pointsman"
+    variant: str = Field(description="Which variant of the bundle runs.")
+    engine: str = Field(description="By which inference engine.")
+    device: str = Field(description="Where: `cpu` or `cuda`.")
     routing: bool = Field(description="Whether `/v1/infill` can show which expert each token went to.")
 
 
@@ -155,7 +158,16 @@ def completion_routes(services: Services) -> APIRouter:
     created = int(time.time())
 
     def _model(service: Service) -> ModelAnswer:
-        return ModelAnswer(id=service.name, created=created, routing=service.infiller.model.shows_routing)
+        model = service.infiller.model
+        choice = model.choice
+        return ModelAnswer(
+            id=service.name,
+            created=created,
+            variant=choice.variant,
+            engine=choice.engine,
+            device=choice.device,
+            routing=model.shows_routing,
+        )
 
     @router.get("/models", summary="Which models are served")
     async def models() -> ModelsAnswer:

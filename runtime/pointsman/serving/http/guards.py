@@ -8,9 +8,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman.serving.http.errors import refusal, status_of
@@ -32,15 +33,15 @@ class RequestLog:
     A client may bring an id of its own (up to 64 letters, digits, dots, dashes and underscores).
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        self.app, self._metrics, self._routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        watched = _Watched(scope, send, self._metrics)
+        watched = _Watched(scope, send, self._metrics, self._routes)
         with self._metrics.in_flight():
             try:
                 await self.app(scope, receive, watched.send)
@@ -53,8 +54,8 @@ class RequestLog:
 class _Watched:
     """One request, and what is known of its answer."""
 
-    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
-        self._scope, self._send, self._metrics = scope, send, metrics
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics, routes: Sequence[BaseRoute]) -> None:
+        self._scope, self._send, self._metrics, self._routes = scope, send, metrics, routes
         self._began = time.monotonic()
         self._status: int | None = None
         self._is_stream = self._is_complete = False
@@ -86,7 +87,7 @@ class _Watched:
         """Log and count how it ended."""
         outcome = str(self._status) if self._is_complete else _GONE
         seconds = time.monotonic() - self._began
-        route = getattr(self._scope.get("route"), "path", "other")
+        route = _route(self._scope, self._routes)
         self._metrics.answered(route, outcome, seconds)
         _LOG.info(
             "request",
@@ -99,6 +100,12 @@ class _Watched:
                 "client": (self._scope.get("client") or ("",))[0],
             },
         )
+
+
+def _route(scope: Scope, routes: Sequence[BaseRoute]) -> str:
+    """The route that was asked, also where a guard has refused the request before any was looked for."""
+    found = scope.get("route") or next((one for one in routes if one.matches(scope)[0] is not Match.NONE), None)
+    return getattr(found, "path", "other")
 
 
 def _request_id(scope: Scope) -> str:

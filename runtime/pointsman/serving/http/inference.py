@@ -57,6 +57,7 @@ class ModelMetadata(BaseModel):
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    parameters: dict[str, str] = Field(description="What runs: `variant`, `engine` and `device`.")
 
 
 class GenerateRequest(Strict):
@@ -113,7 +114,7 @@ def _add_metadata(router: APIRouter, services: Services) -> None:
     @router.get("/models/{name}", summary="What a model takes and gives")
     @router.get("/models/{name}/versions/{version}", include_in_schema=False)
     async def model(name: Name, request: Request) -> ModelMetadata:
-        _named(services, name, request)
+        choice = _named(services, name, request).infiller.model.choice
         kinds = {name: "FP32" if name == outputs.SCORE else "BYTES" for name in outputs.NAMES}
         return ModelMetadata(
             name=name,
@@ -121,6 +122,7 @@ def _add_metadata(router: APIRouter, services: Services) -> None:
             platform="pointsman",
             inputs=[TensorMetadata(name=outputs.INPUT, datatype="BYTES", shape=[-1])],
             outputs=[TensorMetadata(name=one, datatype=kind, shape=[-1, -1]) for one, kind in kinds.items()],
+            parameters={"variant": choice.variant, "engine": choice.engine, "device": choice.device},
         )
 
 

@@ -50,7 +50,8 @@ class Server(uvicorn.Server):
         if sockets and self.started:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            _LOG.info("ready", extra={"url": f"http://{shown}:{port}", "models": [one.name for one in self._services]})
+            models = [_served(one) for one in self._services]
+            _LOG.info("ready", extra={"url": f"http://{shown}:{port}", "models": models})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -126,6 +127,12 @@ def serve(
     left = sum(_at_work(services).values())  # after a second SIGINT
     _LOG.info("stopped", extra={"unanswered": left + sum(one.scheduler.unanswered for one in services)})
     return server.stopped_by
+
+
+def _served(service: Service) -> dict[str, str]:
+    """What runs under a name."""
+    choice = service.infiller.model.choice
+    return {"name": service.name, "variant": choice.variant, "engine": choice.engine, "device": choice.device}
 
 
 def _at_work(services: Sequence[Service]) -> dict[str, int]:

@@ -52,10 +52,15 @@ async function fill() {
     if (running?.signal !== signal) return;
     if (signal.aborted) return say("Stopped.");
     if (!at("filled").dataset.complete) hideResult();
-    say(error instanceof Refused ? error.message : "The service cannot be reached.", true);
+    say(error instanceof Refused ? ofOneText(error.message) : "The service cannot be reached.", true);
   } finally {
     if (running?.signal === signal) at("stop").disabled = true;
   }
+}
+
+/** What a service says of the first of its texts: the page has but one. */
+function ofOneText(sentence) {
+  return sentence.replace(/\binput 0\b/, "the text");
 }
 
 function hideResult() {

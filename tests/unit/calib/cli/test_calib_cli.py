@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from text import corpus as corpus_of
 from conftest import installed
 from places import EXAMPLES
 from pointsman.bundle import read_manifest
-from pointsman_calib.cli import corpus_arguments
+from pointsman_calib.cli import corpus_arguments, summary
 from pointsman_calib.cli.main import _parser, main
 from pointsman_calib.ranges import corpus_pass
 
@@ -30,6 +31,19 @@ def _undisturbed():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+def test_help_needs_nothing_that_is_not_installed():
+    """What a subcommand needs, it alone asks for."""
+    code = "import sys; sys.modules['onnx_ir'] = None; from pointsman_calib.cli.main import main; sys.exit(main())"
+    for arguments, exit_code in ((["--help"], 0), (["--version"], 0), (["quantise"], 2), (["compare", "--help"], 2)):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == exit_code
+        if arguments == ["--help"]:
+            assert all(f"    {name} " in done.stdout for name in ("ranges", "quantize", "compare"))
+        if exit_code == 2:
+            assert done.stderr.startswith("pointsman-calib: ")
+            assert done.stderr.count("\n") == 1
 
 
 def test_which_release_this_is(capsys):
@@ -372,17 +386,20 @@ def test_it_says_what_was_measured(bundle, tmp_path, capsys):
     corpus = write_c4(tmp_path / "c4.json")
     assert run(bundle, "--scheme", "int8", "--corpus", corpus, "--documents", 16, *LENIENT) == 0
     printed = capsys.readouterr()
-    size, used, experts, losses, nearest, weights, fill, measure = printed.out.splitlines()
+    size, used, experts, losses, nearest, weights, *advice, fill, measure = printed.out.splitlines()
     quantization = read_manifest(bundle).variants["fused-int8"].quantization
+    assert advice == [said for said in [summary.nearest_loses_less(quantization)] if said]
+    assert "pointsman-calib: fused-float32 itself finds the right tokens no better than chance: " in printed.err
     assert len(quantization.calibration.documents) == 16
     assert size.startswith("fused-int8: ")
     thin = sum(map(len, quantization.coverage.thin.values()))
-    assert experts == f"experts with fewer than 64 tokens, and so rounded to nearest: {thin} of 32"
+    each = "8 in each of 4 sparse layers"
+    assert experts == f"experts with fewer than 64 tokens, and so rounded to nearest: {thin} of 32 ({each})"
     assert used == "corpus: 16 of 48 documents; --documents takes more"
     labels = quantization.sensitivity.labels
     assert losses.startswith(f"on the corpus: {labels} span tokens (of the words that were hidden), loss ")
     assert f"pointsman-calib: Few labels: 16 documents with {labels} span tokens, the tokens that " in printed.err
-    assert f" {quantization.sensitivity.reached.agreement:.2%} of tokens agree, " in losses
+    assert f" {quantization.sensitivity.reached.agreement:.2%} of span tokens agree, " in losses
     assert nearest.startswith(
         f"rounded to nearest, it would be {quantization.sensitivity.nearest.loss_increase:+.3%}, "
     )

@@ -1,11 +1,12 @@
 """What `pointsman-calib quantize` says at its end."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pointsman.bundle import ActivationRanges, Fidelity, Quantization, Sensitivity
+from pointsman.bundle import ActivationRanges, ExpertCoverage, Fidelity, Quantization, Sensitivity
 from pointsman_calib.cli import summary
 
 AS_FLOAT = Fidelity(loss_increase=0.0, agreement=1.0, expert_agreement=1.0)
@@ -77,6 +78,55 @@ def test_what_stays_in_float(made, warned):
     if sentence is not None:
         total = len(made.formats) + len(made.kept)
         assert sentence.startswith(f"most weights stay in float ({len(made.kept)} of {total}), so little is saved; ")
+
+
+def fidelity(loss: float, agreement: float = 0.99) -> Fidelity:
+    return Fidelity(loss_increase=loss, agreement=agreement, expert_agreement=1.0)
+
+
+@pytest.mark.parametrize(
+    ("reached", "nearest", "rounding", "sentence"),
+    [
+        (fidelity(0.00117), fidelity(0.00015), "GPTQ", "here: +0.015% in place of +0.117%, with no more tokens that"),
+        (fidelity(0.00117), fidelity(0.00015, 0.995), "GPTQ", "agree; compare with a variant that is made without --"),
+        (fidelity(0.00015), fidelity(0.00117), "GPTQ", None),
+        (fidelity(0.000151), fidelity(0.000149), "GPTQ", None),  # the same, as they are shown
+        (fidelity(0.00117), fidelity(0.00015), "nearest", None),
+    ],
+)
+def test_rounding_to_nearest_that_loses_less(reached, nearest, rounding, sentence):
+    made = quantization({"int4": 3}, rounding=rounding)
+    assert made.sensitivity is not None
+    said = summary.nearest_loses_less(
+        replace(made, sensitivity=replace(made.sensitivity, reached=reached, nearest=nearest))
+    )
+    assert sentence is None if said is None else sentence is not None and sentence in said
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ({"a": (90, 1), "b": (2, 3)}, "3 of 4 (2 in each of 2 sparse layers)"),
+        ({"a": (90, 1)}, "1 of 2"),
+        ({"a": (90, 1), "b": (2,)}, "2 of 3"),
+    ],
+)
+def test_experts_of_all_layers(tokens, said):
+    few = {layer: tuple(n for n, count in enumerate(given) if count < 64) for layer, given in tokens.items()}
+    assert summary.thin(ExpertCoverage(fewest_tokens=64, tokens=tokens, thin=few)) == said
+
+
+@pytest.mark.parametrize(("ids", "warned"), [(4096, False), (24, False), (23, True), (20, True), (8, True)])
+def test_a_model_that_guesses(ids, warned):
+    """Its loss of 3.0 nats is that of a guess among 20 ids; the text, or the vocabulary, is not its own."""
+    sentence = summary.guessing(quantization({"int8": 3}), ids)
+    assert (sentence is not None) == warned
+    if sentence is not None:
+        assert sentence.startswith(
+            "fused-float32 itself finds the right tokens no better than chance: its loss is 3.00 nats, and a guess "
+            f"among its {ids} ids has "
+        )
+    assert summary.guessing(quantization({"int8": 3}, sensitivity=None), 20) is None
 
 
 def test_commands_can_be_pasted():

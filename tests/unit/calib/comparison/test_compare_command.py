@@ -24,13 +24,15 @@ def test_tables_for_people_and_a_report(compare, tmp_path):
     report = tmp_path / "report.html"
     code, out, error = compare("--generations", 1, "--report", report)
     assert code == 0
-    assert out.startswith("10 documents (sha256 ")
+    assert out.startswith("corpus: all 10 documents\n10 documents (sha256 ")
     costs, *_ = out.split("\n\n")[1:]
     assert [row.split()[0] for row in costs.splitlines()[1:]] == ["fused-float32", "fused-int8", "fused-int4"]
     assert "residual after" in out
     assert "all limits hold" not in out  # none were set
     assert report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert error == f"pointsman-calib: wrote {report}\n"
+    *_, guessing, wrote = error.splitlines()  # how far it is stands before them, where it takes long
+    assert guessing.startswith("pointsman-calib: fused-float32 itself finds the right tokens no better than chance: ")
+    assert wrote == f"pointsman-calib: wrote {report}"
 
 
 def test_one_json_document_of_limits_that_hold(compare):
@@ -47,10 +49,13 @@ def test_one_json_document_of_limits_that_hold(compare):
     assert document["evaluation"]["documents"] == 3
     assert "increase (95 % interval)" in error
     assert "FAILED" not in error
-    assert error.endswith(
-        "\nall limits hold: the loss at most 1000 % above the baseline's; at least 1 % of tokens the baseline's; "
-        "at least 1 % of tokens at the baseline's expert; logits at least 1 dB above their error\n"
+    assert "corpus: 3 of 10 documents; --documents takes more\n" in error
+    *_, hold, guessing = error.splitlines()
+    assert hold == (
+        "all limits hold: the loss at most 1000 % above the baseline's; at least 1 % of tokens the baseline's; "
+        "at least 1 % of tokens at the baseline's expert; logits at least 1 dB above their error"
     )
+    assert guessing.startswith("pointsman-calib: fused-float32 itself ")
 
 
 def test_limits_that_do_not(compare):

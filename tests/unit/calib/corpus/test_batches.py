@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pointsman_calib.corpus.batches import Batch, Example, batches, batches_by_l
 from pointsman_calib.corpus.c4 import Document, read_documents
 from pointsman_calib.corpus.corruption import longest_text
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
-from tiny_vocabulary import tiny_tokenizer
+from tiny_vocabulary import tiny_tokenizer, write_tiny_vocabulary
 
 SHARED = SHARED_DATA
 SENTENCES = ("The man walks in the park.", "A cute dog sleeps under a bridge!", "Nobody switches tracks; then home.")
@@ -121,6 +122,24 @@ def test_documents_that_cannot_be_used_are_passed_over(tokenizer):
     passed_over = ["", " ", "x</s>y and so on", "<pad> dog dog", "fill <extra_id_0> here"]
     made = list(examples(documents(*passed_over, used), tokenizer, seed=0))
     assert [example.document_sha256 for example in made] == [hashlib.sha256(used.encode()).hexdigest()]
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_added_tokens_are_words(tmp_path, is_special):
+    """Only what marks blanks, ends and padding keeps a text out; other tokens are kept and hidden like words."""
+    write_tiny_vocabulary(tmp_path)
+    added = {"content": "<name>", "special": is_special}
+    first_id = tiny_tokenizer().vocab_size
+    config = {"added_tokens_decoder": {str(first_id): added}, "extra_ids": 100}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    (name,) = tokenizer.encode("<name>", add_eos=False)
+    texts = [f"{n}" + 9 * " <name> walks in the park. <unk> sleeps." for n in range(20)]
+    made = list(examples(documents(*texts), tokenizer, seed=0))
+    assert len(made) == 20
+    assert [restored(one, tokenizer) for one in made] == [tokenizer.encode(text, add_eos=False) for text in texts]
+    assert any(name in one.targets[one.span_mask] for one in made)
+    assert any(name in one.inputs for one in made)
 
 
 def test_only_as_many_documents_are_read_as_are_used(tokenizer):

@@ -144,6 +144,20 @@ def test_tokens_beside_greedy(comparison):
     assert "at 99.6% a token, an output of 32 tokens stays the same to its end in 88% of cases" in html
 
 
+def test_nothing_is_explained_where_nothing_seems_to_contradict(comparison):
+    same = GenerationAgreement(search="greedy", documents=5, identical=5, prefix=1.0)
+    candidates = tuple(replace(one, token_agreement=0.9999, generations=(same,)) for one in comparison.candidates)
+    assert "do not contradict each other" not in render(replace(comparison, candidates=candidates))
+
+
+def test_a_baseline_that_guesses(comparison):
+    box, _, _ = render(comparison).partition("<h2>")
+    words = "fused-float32 itself finds the right tokens no better than chance"
+    assert words in box
+    able = replace(comparison, evaluation=replace(comparison.evaluation, ids=10**6))
+    assert words not in render(able)
+
+
 def test_fills_side_by_side(comparison):
     passage = FilledPassage(
         segments=("The old", "r man <b>", ", who"),

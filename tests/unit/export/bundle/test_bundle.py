@@ -73,7 +73,9 @@ def test_force_keeps_the_old_bundle_when_the_new_one_fails(export, checkpoint, t
     assert names_in(tmp_path) == {"bundle"}
 
 
-NEITHER = "{target} is neither a bundle nor an empty folder, and --force replaces nothing else; choose another *"
+NEITHER = (
+    "{target} exists and is neither a bundle nor an empty folder, and --force replaces nothing else; choose another *"
+)
 TOGETHER = "{target} is, holds or lies in the checkpoint's folder; choose another output folder"
 OTHERS = {
     "the checkpoint": ("models/checkpoint", NEITHER),

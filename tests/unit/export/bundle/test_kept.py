@@ -12,6 +12,8 @@ from pointsman.errors import OutputExistsError
 from pointsman.infill import Infiller
 from pointsman_calib import quantize
 from pointsman_export import export_bundle
+from pointsman_export.cli.main import main
+from said import fits
 
 TEXT = "The <extra_id_0> waits."
 LOST = "fused-int8, the encoder plan of portable-float32 for 8.9"
@@ -53,6 +55,19 @@ def test_what_is_still_right_is_kept(tiny_checkpoint, bundle):
     assert export_bundle(tiny_checkpoint, bundle, force=True) == before
     verify_files(bundle, tuple(read_manifest(bundle).files()))
     assert Infiller.load(bundle, variant="fused-int8").infill(TEXT) == fill
+
+
+def test_what_is_said_of_what_was_kept(tiny_checkpoint, bundle, capsys):
+    """Its parity was not measured: what its record has is that of the variant that it was made from."""
+    assert main(["bundle", str(tiny_checkpoint), "-o", str(bundle), "--force"]) == 0
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert fits(said["fused-float32"], "* MB, parity *e-0* of *e-0* allowed, worst at *")
+    assert fits(said["fused-int8"], "* MB, kept (quantized from fused-float32)")
+
+
+def test_plans_that_were_kept_are_counted(tiny_checkpoint, bundle, capsys):
+    assert main(["bundle", str(tiny_checkpoint), "-o", str(bundle), "--force"]) == 0
+    assert "kept 1 plan\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{"capacity": 2}, {"forms": ["portable"], "capacity": 2}, {"dtype": "bfloat16"}])

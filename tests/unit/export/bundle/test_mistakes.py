@@ -154,6 +154,20 @@ def test_an_output_that_exists(checkpoint, tmp_path, capsys):
     ]
 
 
+def test_an_output_that_force_would_not_replace_either(checkpoint, tmp_path, capsys):
+    target = tmp_path / "notes"
+    target.mkdir()
+    (target / "notes.txt").touch()
+    for force in ([], ["--force"]):
+        assert main(["bundle", str(checkpoint), "-o", str(target), *force]) == 2
+        (line,) = sentences(capsys)
+        assert line == (
+            f"pointsman-export: {target} exists and is neither a bundle nor an empty folder, and --force replaces "
+            "nothing else; choose another output folder"
+        )
+    assert names_in(target) == {"notes.txt"}
+
+
 def test_an_output_inside_a_file(checkpoint, tmp_path, capsys):
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "bundle"
