@@ -98,9 +98,10 @@ def _infill(parsed: argparse.Namespace) -> int:
     decoding = decoding_of(parsed)
     if parsed.input is not None or parsed.jsonl:
         return infill_lines(parsed, decoding)
-    if parsed.output or parsed.resume or parsed.plain or parsed.on_error != "fail":
+    if parsed.output or parsed.resume or parsed.lines or parsed.on_error != "fail":
         raise OptionsError(
-            "--output, --resume, --plain and --on-error are for the lines of a file; add --input FILE --jsonl"
+            "--output, --resume, --plain, --objects and --on-error are for the lines of a file; add --input FILE "
+            "--jsonl"
         )
     if not parsed.texts:
         raise OptionsError("there is no text; give one, or a file of them with --input; see pointsman infill --help")
