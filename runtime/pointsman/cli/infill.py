@@ -12,17 +12,18 @@ from typing import Any, Final
 from pointsman.bundle import read_manifest
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, in_flags, positive
 from pointsman.cli.batch.command import infill_lines
-from pointsman.cli.batch.options import LINES_AT_ONCE, add_lines
+from pointsman.cli.batch.options import add_lines
 from pointsman.cli.batch.reading import stdin
 from pointsman.cli.loading import loaded
 from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError
 from pointsman.infill import DecodingFields, Fill, Span
+from pointsman.infill.requests import TEXTS_AT_ONCE
 from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
-_TEXTS_AT_ONCE: Final = 8
+_ARGUMENTS_AT_ONCE: Final = 8
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
@@ -39,7 +40,7 @@ def add_infill(parser: Parser) -> None:
         "--batch-size",
         metavar="N",
         type=positive,
-        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {LINES_AT_ONCE})",
+        help=f"texts decoded together (default: {_ARGUMENTS_AT_ONCE}, and of a file {TEXTS_AT_ONCE})",
     )
     add_lines(parser.add_argument_group("lines of a file"))
     add_decoding(parser.add_argument_group("decoding"))
@@ -109,7 +110,7 @@ def _infill(parsed: argparse.Namespace) -> int:
     infiller = loaded(parsed)
     began = time.perf_counter()
     filled = infiller.infill_in_batches(
-        [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
+        [text for text in texts if text], parsed.batch_size or _ARGUMENTS_AT_ONCE, **decoding
     )
     results: list[dict[str, Any]] = []
     for text in texts:

@@ -12,7 +12,6 @@ from typing import Any, Final, cast
 
 from pointsman.cli.batch.filling import Filling
 from pointsman.cli.batch.job import BUNDLE, DRAWN, LINES, SEED, VARIANT, Job, Record, Settings, check
-from pointsman.cli.batch.options import LINES_AT_ONCE
 from pointsman.cli.batch.progress import Progress
 from pointsman.cli.batch.reading import Form, Line, line_count, opened, read_lines
 from pointsman.cli.batch.stopping import Stopping
@@ -21,6 +20,7 @@ from pointsman.cli.output import Interrupted, report, write
 from pointsman.decoding import DecodingFields, DecodingOptions
 from pointsman.errors import OptionsError
 from pointsman.infill import Infiller
+from pointsman.infill.requests import TEXTS_AT_ONCE
 from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
@@ -47,12 +47,12 @@ def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
         if form and not parsed.lines:
             report(_TAKEN[form])
         if parsed.output is not None:
-            settings = _settings(infiller, parsed, decoding, form)
+            settings = _settings(infiller, decoding, form)
             job = stack.enter_context(Job.opened(Path(parsed.output), settings, resume=parsed.resume))
             lines, keep, before, failed = job.matched(lines), job.write, job.count, job.failed
             if job.settings[SEED] is not None:
                 decoding = {**decoding, "seed": job.settings[SEED]}
-        filling = Filling(infiller, parsed.batch_size or LINES_AT_ONCE, decoding, skip=parsed.on_error == "skip")
+        filling = Filling(infiller, parsed.batch_size or TEXTS_AT_ONCE, decoding, skip=parsed.on_error == "skip")
         progress = Progress(line_count(parsed.input), sys.stderr, before=before, failed=failed, window=filling.together)
         _fill(filling, lines, keep, progress, stopping, again="; go on with --resume" if parsed.output else "")
     report(progress.end)
@@ -113,7 +113,7 @@ def _check(parsed: argparse.Namespace) -> None:
     check(path, resume=parsed.resume)
 
 
-def _settings(infiller: Infiller, parsed: argparse.Namespace, decoding: DecodingFields, form: Form | None) -> Settings:
+def _settings(infiller: Infiller, decoding: DecodingFields, form: Form | None) -> Settings:
     """What the records follow from, but for the lines."""
     manifest, choice = infiller.model.manifest, infiller.model.choice
     files = [*manifest.tokenizer, *manifest.variants[choice.variant].files]

@@ -1,19 +1,15 @@
 """What the command line says of the lines of a file."""
 
 import argparse
-from typing import Final
-
-LINES_AT_ONCE: Final = 32
-"""Texts of a file that are decoded together, where nothing else is said."""
 
 
 def add_lines(group: argparse._ArgumentGroup) -> None:
     """Which lines are filled, and where their records go."""
     group.description = (
         "Every line is a text with blanks. If the first line that is not empty begins with {, or with --objects, all "
-        "are JSON objects with a text and, if they have one, an id. Each line gives one JSON object, in order: its line from 1, its id, "
-        "its fills. Lines are read ahead, 16 times as many as are decoded together, to find texts of one length; with "
-        "--batch-size 1 none are."
+        "are JSON objects with a text and, if they have one, an id. Each line gives one JSON object, in order: its "
+        "line from 1, its id, its fills. Lines are read ahead, 16 times as many as are decoded together, to find texts "
+        "of one length; with --batch-size 1 none are."
     )
     group.add_argument(
         "--input",
