@@ -127,9 +127,14 @@ def _infill(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def decoding_names() -> set[str]:
+    """Options of decoding, as Python has them."""
+    return {field.name for field in fields(DecodingOptions)}
+
+
 def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
     """The decoding options of the command line; bad ones are refused here, before anything is loaded."""
-    names = {field.name for field in fields(DecodingOptions)}
+    names = decoding_names()
     given: Any = {name: value for name, value in vars(parsed).items() if name in names}
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]

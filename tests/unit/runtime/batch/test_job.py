@@ -45,7 +45,7 @@ def test_resuming_gives_what_one_run_gives(job, count, torn, size):
     whole = cut(job, count, torn if count == 17 else torn[:4])
     code, err, found = job(lines(), "--resume", "--batch-size", size)
     assert (code, found, job.beside.read_bytes()) == (0, whole, beside)
-    there = {0: "", 40: ", all there already: done\n"}.get(count, f" ({count} there already), ")
+    there = {0: "", 40: ", all there already: done\n"}.get(count, f" ({count} there already)")
     assert err.startswith(f"pointsman: 40 of 40 lines{there}")
 
 
@@ -202,7 +202,7 @@ def test_errors_of_before_are_counted(job):
     texts = ["no blank", *TEXTS[:5], "no blank"]
     job(lines(texts), "--on-error", "skip")
     cut(job, 3)
-    assert job(lines(texts), "--on-error", "skip", "--resume")[1].endswith(" a second, 2 with an error: done\n")
+    assert job(lines(texts), "--on-error", "skip", "--resume")[1].endswith(", 2 with an error: done\n")
 
 
 def test_samples_without_a_seed_go_on_with_the_one_that_was_drawn(job):
