@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -353,12 +354,15 @@ def test_the_command(bundle, tmp_path):
 def test_a_signal_ends_the_command_with_one_line(bundle, tmp_path, number):
     path = write_rows(tmp_path / "t.jsonl", GOOD * 200)
     command = [installed("pointsman"), "fill-files", bundle, path, "-o", tmp_path / "out", "--rows", "3"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        printed = process.stdout.readline()
-        process.send_signal(number)
-        out, err = process.communicate()
+    with (tmp_path / "printed").open("w") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "printed").stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate()
     assert process.returncode == 128 + number
-    shards = (printed + out).count("\n")
+    shards = (tmp_path / "printed").read_text().count("\n")
     assert err.splitlines()[-1].startswith(f"pointsman: interrupted after {shards} shard")
     assert err.count("interrupted") == 1
     assert "Traceback" not in err
