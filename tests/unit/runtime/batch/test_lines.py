@@ -145,7 +145,7 @@ def test_a_gzipped_file(run):
     plain = run(lines(TEXTS[:5]))[1]
     code, records, err = run(gzip.compress(lines(TEXTS[:5]).encode()))
     assert (code, records) == (0, plain)
-    assert err.startswith("pointsman: 5 of 5 lines, ")
+    assert err.startswith("pointsman: 5 of 5 lines")
 
 
 @pytest.mark.parametrize(
