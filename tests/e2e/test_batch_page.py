@@ -31,9 +31,13 @@ def test_objects(ran):
     assert second["error"].startswith("the text has no blank")
 
 
+def test_lines_that_failed_are_counted(ran):
+    assert ran[1][3] == "1\n"
+
+
 def test_the_program_draws_what_the_command_draws(ran):
     folder, printed = ran
-    drawn = [json.loads(line) for line in printed[5].splitlines()]
+    drawn = [json.loads(line) for line in printed[6].splitlines()]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [sample["line"] for sample in samples] == [1, 2, 4]
     assert samples == [
@@ -44,6 +48,6 @@ def test_the_program_draws_what_the_command_draws(ran):
 
 
 def test_scores(ran):
-    scores = [float(line.split()[0]) for line in ran[1][6].splitlines()]
+    scores = [float(line.split()[0]) for line in ran[1][7].splitlines()]
     assert len(scores) == 2
     assert all(score < 0 for score in scores)

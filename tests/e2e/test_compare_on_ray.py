@@ -83,7 +83,7 @@ def test_shards_of_another_comparison(compare_in_shards, corpus, tmp_path):
     compare_in_shards(tmp_path)
     reordered = replace(corpus, examples=corpus.examples[::-1])
     for other in ({"documents_per_shard": 8}, {"batch_size": 2}, {"text": reordered}):
-        with pytest.raises(OutputError, match=r"has shards of other settings \(settings\.json says which\)"):
+        with pytest.raises(OutputError, match=r" was begun with .+, and this run has .+; give what it was begun with"):
             compare_in_shards(tmp_path, **other)
 
 

@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
@@ -183,7 +183,12 @@ def _flag(name: re.Match[str]) -> str:
     return ("--no-" if name[2] == "=False" else "--") + name[1].replace("_", "-")
 
 
-def _as_given(option: re.Match[str], given: Mapping[str, object]) -> str:
+def quoted_in_flags(sentence: str, names: Container[str]) -> str:
+    """A sentence with those of its quoted options that a command has as it has them."""
+    return _QUOTED.sub(lambda option: _as_given(option, names), sentence)
+
+
+def _as_given(option: re.Match[str], given: Container[str]) -> str:
     """A quoted option as a flag, where the command has it: `--force` for ```force=True```."""
     name, value = _FLAGS.get(option[1], option[1]), option[2]
     if name not in given:
@@ -200,7 +205,7 @@ def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str
         parsed: The command line; None where that is what is wrong.
     """
     given = vars(parsed) if parsed is not None else {}
-    sentence = _QUOTED.sub(lambda option: _as_given(option, given), str(error))
+    sentence = quoted_in_flags(str(error), given)
     if isinstance(error, OptionsError):
         sentence = in_flags(sentence, [name for name in given if "_" in name or sentence.startswith(f"{name} is ")])
     where = "|".join(name for name in ("device", "engine") if name in given)

@@ -2,21 +2,26 @@
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pointsman.cli.arguments import Parser, add_max_memory, positive
-from pointsman.cli.infill import add_decoding, decoding_of
-from pointsman.cli.output import report, write
-from pointsman.errors import DependencyError
+from pointsman.cli.arguments import Parser, add_max_memory, positive, quoted_in_flags
+from pointsman.cli.batch.stopping import Stopping
+from pointsman.cli.infill import add_decoding, decoding_names, decoding_of
+from pointsman.cli.output import Interrupted, report, write
+from pointsman.errors import DependencyError, OutputError
 from pointsman.wording import counted, install
+
+if TYPE_CHECKING:
+    from pointsman.ray.shards import Filling
 
 
 def add_files(parser: Parser) -> None:
     """Its arguments."""
     parser.description = (
-        "Fill a column of texts of Parquet files or JSON lines, with actors of Ray that keep their model. Each output "
-        "file is a shard, with the columns of its rows, the best fill and its score; those that are there stay, so "
-        "that a run that was stopped goes on."
+        "Fill a column of texts of Parquet files or JSON lines, with actors of Ray (the extra ray) that keep their "
+        "model. Each output file is a shard, with the columns of its rows, the best fill alone, its score, and why "
+        "there is none; those that are there stay, so that a run that was stopped goes on."
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder written by pointsman-export, or a URL of one")
     parser.add_argument("files", metavar="FILE", nargs="+", help="Parquet, or .jsonl with an object a line")
@@ -42,8 +47,8 @@ def add_files(parser: Parser) -> None:
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="what a row that cannot be filled does: end the run, or get no fill, and the reason in a further column "
-        "(default: fail)",
+        help="what a row that cannot be filled does: end the run, or get no fill, and the reason in a column of its "
+        "own (default: fail)",
     )
     parser.add_argument(
         "--on-change",
@@ -60,8 +65,6 @@ def add_files(parser: Parser) -> None:
 
 def _fill(parsed: argparse.Namespace) -> int:
     try:
-        from pointsman.ray.files import plan_files
-        from pointsman.ray.resumable import connect
         from pointsman.ray.shards import Filling
     except ModuleNotFoundError as error:
         raise DependencyError(f"{error.name} is not installed; {install('ray')}") from error
@@ -77,20 +80,35 @@ def _fill(parsed: argparse.Namespace) -> int:
         on_error=parsed.on_error,
         fields=decoding_of(parsed),
     )
-    work = plan_files(parsed.files, parsed.output, filling, on_change=parsed.on_change)
+    stopping = Stopping()
+    with stopping.taken():
+        return _shards_of(parsed, filling, stopping)
+
+
+def _shards_of(parsed: argparse.Namespace, filling: "Filling", stopping: Stopping) -> int:
+    from pointsman.ray.files import plan_files
+    from pointsman.ray.resumable import connect
+
+    try:
+        work = plan_files(parsed.files, parsed.output, filling, on_change=parsed.on_change)
+    except OutputError as error:
+        # Options of decoding that are not given are none of the parsed command line.
+        raise OutputError(quoted_in_flags(str(error), decoding_names())) from error
     rows = sum(shard.part.rows for shard in work.shards)
     kept = f"; {counted(work.kept, 'shard')} had been there" if work.kept else ""
-    if work.shards:
-        report(f"{counted(len(work.shards), 'shard')} to write, {counted(rows, 'row')}{kept}")
-        connect(parsed.address)
     progress = _Progress(len(work.shards), rows)
     try:
+        if work.shards:
+            report(f"{counted(len(work.shards), 'shard')} to write, {counted(rows, 'row')}{kept}")
+            connect(parsed.address)
+        progress.began = time.perf_counter()
         for shard in work.done(actors=parsed.actors):
-            write(f"{shard.target}\n")
-            progress.count(shard.part.rows, shard.bad)
+            with stopping.held():
+                write(f"{shard.target}\n")
+                progress.count(shard.part.rows, shard.bad)
     except KeyboardInterrupt:
-        report(f"interrupted after {counted(progress.shards, 'shard')}; the same command goes on")
-        raise
+        written = counted(progress.shards, "shard")
+        raise Interrupted(f"interrupted after {written}; the same command goes on", number=stopping.number) from None
     without = (
         f"; {counted(progress.bad, 'row')} without a fill ({parsed.filled}_error says why)" if progress.bad else ""
     )
@@ -116,7 +134,7 @@ class _Progress:
     shards: int = 0
     rows: int = 0
     bad: int = 0
-    began: float = field(default_factory=time.perf_counter)
+    began: float = 0.0
 
     def count(self, rows: int, bad: int) -> None:
         """Count a shard, and say how far the run is unless it is the last."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pointsman.bundle import read_manifest
 from pointsman.cli.arguments import Parser, add_bundle, add_max_memory, in_flags, positive
 from pointsman.cli.batch.command import infill_lines
-from pointsman.cli.batch.options import LINES_AT_ONCE, add_lines
+from pointsman.cli.batch.options import add_lines
 from pointsman.cli.batch.reading import stdin
 from pointsman.cli.loading import loaded
 from pointsman.cli.numbered import counted_from_one
@@ -20,10 +20,11 @@ from pointsman.cli.output import report, write, write_json
 from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, PointsmanError
 from pointsman.infill import DecodingFields, Fill, Infiller, Span
+from pointsman.infill.requests import TEXTS_AT_ONCE
 from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
-_TEXTS_AT_ONCE: Final = 8
+_ARGUMENTS_AT_ONCE: Final = 8
 _EARLY_STOPPING: Final = {"true": True, "false": False, "never": "never"}
 
 
@@ -40,7 +41,7 @@ def add_infill(parser: Parser) -> None:
         "--batch-size",
         metavar="N",
         type=positive,
-        help=f"texts decoded together (default: {_TEXTS_AT_ONCE}, and of a file {LINES_AT_ONCE})",
+        help=f"texts decoded together (default: {_ARGUMENTS_AT_ONCE}, and of a file {TEXTS_AT_ONCE})",
     )
     add_lines(parser.add_argument_group("lines of a file"))
     add_decoding(parser.add_argument_group("decoding"))
@@ -99,9 +100,10 @@ def _infill(parsed: argparse.Namespace) -> int:
     decoding = decoding_of(parsed)
     if parsed.input is not None or parsed.jsonl:
         return infill_lines(parsed, decoding)
-    if parsed.output or parsed.resume or parsed.plain or parsed.on_error != "fail":
+    if parsed.output or parsed.resume or parsed.lines or parsed.on_error != "fail":
         raise OptionsError(
-            "--output, --resume, --plain and --on-error are for the lines of a file; add --input FILE --jsonl"
+            "--output, --resume, --plain, --objects and --on-error are for the lines of a file; add --input FILE "
+            "--jsonl"
         )
     if not parsed.texts:
         raise OptionsError("there is no text; give one, or a file of them with --input; see pointsman infill --help")
@@ -124,7 +126,7 @@ def _filled(
 ) -> list[dict[str, Any]]:
     """Fill all but the empty ones, and print each as it is done, or give them back where JSON is wanted."""
     filled = infiller.infill_in_batches(
-        [text for text in texts if text], parsed.batch_size or _TEXTS_AT_ONCE, **decoding
+        [text for text in texts if text], parsed.batch_size or _ARGUMENTS_AT_ONCE, **decoding
     )
     results: list[dict[str, Any]] = []
     for text in texts:
@@ -136,9 +138,14 @@ def _filled(
     return results
 
 
+def decoding_names() -> set[str]:
+    """Options of decoding, as Python has them."""
+    return {field.name for field in fields(DecodingOptions)}
+
+
 def decoding_of(parsed: argparse.Namespace) -> DecodingFields:
     """The decoding options of the command line; bad ones are refused here, before anything is loaded."""
-    names = {field.name for field in fields(DecodingOptions)}
+    names = decoding_names()
     given: Any = {name: value for name, value in vars(parsed).items() if name in names}
     if "early_stopping" in given:
         given["early_stopping"] = _EARLY_STOPPING[given["early_stopping"]]

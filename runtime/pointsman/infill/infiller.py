@@ -17,7 +17,19 @@ from pointsman.decoding import (
     without_options,
 )
 from pointsman.errors import OptionsError, TextError
-from pointsman.infill.requests import Batch, Request, batches_of, check_one, grouped, request_of, templates_of
+from pointsman.infill.requests import (
+    TEXTS_AT_ONCE,
+    Batch,
+    Request,
+    batches_of,
+    check_list,
+    check_one,
+    check_requests,
+    check_spans,
+    grouped,
+    request_of,
+    templates_of,
+)
 from pointsman.infill.results import Fill, Span
 from pointsman.infill.spans import SpanReader
 from pointsman.model import SwitchModel
@@ -129,7 +141,7 @@ class Infiller:
     def infill_in_batches(
         self,
         texts: Sequence[str],
-        batch_size: int,
+        batch_size: int = TEXTS_AT_ONCE,
         options: DecodingOptions | None = None,
         **fields: Unpack[DecodingFields],
     ) -> Iterator[list[Fill]]:
@@ -202,7 +214,7 @@ class Infiller:
         """The fills that a checked request's generations come to, best first."""
         return self._ranked(request.template, generations)
 
-    def fill_requests(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Fill]]:
+    def fill_requests(self, requests: Sequence[Request], batch_size: int = TEXTS_AT_ONCE) -> Iterator[list[Fill]]:
         """Fill what `request` has checked, texts of about the same length together.
 
         Args:
@@ -214,16 +226,22 @@ class Infiller:
             do not depend on the other requests.
 
         Raises:
-            OptionsError: The options of a request leave no possible token.
+            TextError: At once, where `requests` are no list, or not of requests.
+            OptionsError: At once, where `batch_size` is below 1; later, where a request's options leave no possible
+                token.
         """
-        places = {id(request): place for place, request in enumerate(requests)}
-        groups = sorted(grouped(requests, batch_size), key=lambda group: min(places[id(request)] for request in group))
+        check_requests(requests, batch_size)
+        return self._in_order(requests, sorted(grouped(requests, batch_size), key=min))
+
+    def _in_order(self, requests: Sequence[Request], groups: Iterable[list[int]]) -> Iterator[list[Fill]]:
+        """Fill groups of places, and give what is filled in the order of the places."""
         fills: dict[int, list[Fill]] = {}
         given = 0
-        for group in groups:
+        for places in groups:
+            group = [requests[place] for place in places]
             templates, ids = [request.template for request in group], [request.ids for request in group]
             batch = Batch(group[0].number, templates, ids, group[0].options)
-            fills |= zip((places[id(request)] for request in group), self._filled([batch]), strict=True)
+            fills |= zip(places, self._filled([batch]), strict=True)
             while given in fills:
                 yield fills.pop(given)
                 given += 1
@@ -287,6 +305,7 @@ class Infiller:
             TextError: As for `score`; how long they are is not looked at.
         """
         (template,) = templates_of([text], len(self.tokenizer.sentinel_ids))
+        check_list(candidates, "candidates")
         targets = [self._target(template, number, spans) for number, spans in enumerate(candidates)]
         return self.tokenizer.encode(text), targets
 
@@ -342,8 +361,7 @@ class Infiller:
         """What the model would say if it gave these spans."""
         tokenizer = self.tokenizer
         try:
-            if isinstance(spans, str):
-                raise TextError("the spans are one string; give a list of them, one for each blank")
+            check_spans(spans)
             of_spans = [tokenizer.encode_span(span) for span in template.unfit(spans)]
         except TextError as error:
             raise TextError(f"candidate {number}: {error}") from error

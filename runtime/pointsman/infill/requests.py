@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, cast
 
 from pointsman.decoding import DecodingFields, DecodingOptions, check_room
 from pointsman.decoding.options import is_whole
@@ -16,6 +16,8 @@ from pointsman.model import SwitchModel
 from pointsman.text.template import Template
 from pointsman.text.tokenizer import Tokenizer
 
+TEXTS_AT_ONCE: Final = 32
+"""Of many texts, where nothing else is said."""
 _LEAST_ROOM: Final = 32
 _ROOM_PER_BLANK: Final = 8  # a sentinel and a span; T5 was trained on spans of 3 tokens on average
 _ROOM_TO_END: Final = 2  # the closing sentinel and eos
@@ -44,8 +46,7 @@ def templates_of(texts: Sequence[str], extra_ids: int) -> list[Template]:
     Raises:
         TextError: There are no texts but something else, or one has no blanks or bad ones; of several, it is numbered.
     """
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise TextError(f"the texts are a {type(texts).__name__}; give a list of texts, or use infill for one")
+    check_list(texts, "texts")
     templates = []
     for number, text in enumerate(texts):
         try:
@@ -55,6 +56,59 @@ def templates_of(texts: Sequence[str], extra_ids: int) -> list[Template]:
         except TextError as error:
             raise TextError(f"input {number}: {error}" if len(texts) > 1 else str(error)) from error
     return templates
+
+
+def check_list(several: object, what: str) -> None:
+    """Refuse what is read once or in no order, and one text where several are filled.
+
+    Args:
+        several: What is to be a list.
+        what: It holds.
+
+    Raises:
+        TextError: It is none.
+    """
+    if isinstance(several, str | bytes) or not isinstance(several, Sequence):
+        one = ", or use infill for one" if what == "texts" else ""
+        raise TextError(f"the {what} are a {type(several).__name__}; give a list of {what}{one}")
+
+
+def check_spans(spans: object) -> None:
+    """Refuse spans of a candidate that are no list of strings.
+
+    Raises:
+        TextError: They are something else.
+    """
+    if isinstance(spans, str):
+        raise TextError("the spans are one string; give a list of them, one for each blank")
+    check_list(spans, "spans")
+    other = next((span for span in cast("Sequence[object]", spans) if not isinstance(span, str)), None)
+    if other is not None:
+        raise TextError(f"a span must be a string, not {type(other).__name__}; decode or convert it")
+
+
+def check_requests(requests: object, batch_size: int) -> None:
+    """Refuse what is no list of requests, before any is filled.
+
+    Raises:
+        TextError: It is something else, or holds something else.
+        OptionsError: `batch_size` is below 1.
+    """
+    check_list(requests, "requests")
+    other = next((one for one in cast("Sequence[object]", requests) if not isinstance(one, Request)), None)
+    if other is not None:
+        raise TextError(f"a request is a {type(other).__name__}; make it with `request`, or use infill_in_batches")
+    check_batch_size(batch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of texts.
+
+    Raises:
+        OptionsError: It is below 1, or no whole number.
+    """
+    if not (is_whole(batch_size) and batch_size >= 1):
+        raise OptionsError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
 
 
 def check_one(text: object, method: str) -> None:
@@ -121,20 +175,21 @@ def request_of(
     return Request(number, batch.templates[0], batch.ids[0], batch.options)
 
 
-def grouped(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
-    """Requests to fill together: of the same options, and of about the same length, so that little is padding.
+def grouped(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Places of requests to fill together: of one set of options, and of about one length, so that little is padding.
 
     Those that are sampled stay beside their neighbours, since their random streams follow from where they are.
     """
-    of_options: dict[DecodingOptions, list[Request]] = defaultdict(list)
-    for request in requests:
-        of_options[request.options].append(request)
+    of_options: dict[DecodingOptions, list[int]] = defaultdict(list)
+    for place, request in enumerate(requests):
+        of_options[request.options].append(place)
     for options, group in of_options.items():
         if not options.do_sample:
-            group.sort(key=lambda request: len(request.ids))
+            group.sort(key=lambda place: len(requests[place].ids))
+        numbers = [requests[place].number for place in group]
         start = 0
         for end in range(1, len(group) + 1):
-            follows = end < len(group) and (not options.do_sample or group[end].number == group[end - 1].number + 1)
+            follows = end < len(group) and (not options.do_sample or numbers[end] == numbers[end - 1] + 1)
             if end - start == batch_size or not follows:
                 yield group[start:end]
                 start = end
@@ -154,8 +209,7 @@ def batches_of(
         TextError: A text has no blanks, bad ones, or too many tokens.
         OptionsError: The options ask for what cannot be, or `batch_size` is below 1.
     """
-    if not (is_whole(batch_size) and batch_size >= 1):
-        raise OptionsError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
+    check_batch_size(batch_size)
     templates = templates_of(texts, len(tokenizer.sentinel_ids))
     ids = [tokenizer.encode(text) for text in texts]
     if ids:

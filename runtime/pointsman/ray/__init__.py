@@ -10,6 +10,8 @@ rows.py         rows of Parquet and of JSON lines
 resumable.py    shards that actors make, and what is left of them after a stop
 """
 
+import ray  # noqa: F401 - first of all, so that it is what is said to be missing where its extra is
+
 from pointsman.ray.deployment import application
 from pointsman.ray.files import fill_files
 from pointsman.ray.filling import fill

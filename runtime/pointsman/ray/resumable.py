@@ -1,17 +1,22 @@
 """Work in shards, each a file that an actor makes; a run that was stopped goes on where it was."""
 
+import contextlib
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import ray
 
-from pointsman.bundle.writing import one_sentence, whole_file
-from pointsman.errors import OutputError, PointsmanError
+from pointsman.bundle.writing import locked, one_sentence, whole_file
+from pointsman.errors import DeviceError, OutputError, PointsmanError
+from pointsman.wording import first_few
 
-_SETTINGS: Final = "settings.json"
+_SETTINGS: Final = "_settings.json"  # readers of folders of Parquet pass over what begins so
+_SHOWN: Final = 60  # characters of a setting; what is longer, as a digest, tells nobody anything
 _TOKENS: Final = "ray._private.authentication.authentication_token_setup"
 _RETRIES: Final = 3  # of a shard whose actor died
 
@@ -35,18 +40,62 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: As JSON has them.
 
     Raises:
-        OutputError: Those that are there were made otherwise, or the folder cannot be written. Where none is there yet,
-            since a first run was refused, what it had written down is replaced.
+        OutputError: Those that are there were made otherwise, another run is making some, or the folder cannot be
+            written. Where none is there yet, since a first run was refused, what it had written down is replaced.
     """
     path, said = folder / _SETTINGS, json.dumps(settings, indent=1)
     with one_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or not _begun(folder):
-            with whole_file(path) as partial:
-                partial.write_text(said, encoding="utf-8")
-        written = path.read_text(encoding="utf-8")
-    if written != said:
-        raise OutputError(f"{folder} has shards of other settings ({path.name} says which); choose another folder")
+        with alone(folder):
+            if not path.exists() or not _begun(folder):
+                with whole_file(path) as partial:
+                    partial.write_text(said, encoding="utf-8")
+    was, now = settled(folder), json.loads(said)
+    if was != now:
+        raise OutputError(
+            f"{folder} was begun with {_differing(was, now)}, and this run has {_differing(now, was)}; give what it "
+            "was begun with, or choose another folder"
+        )
+
+
+def _differing(these: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """What of some settings is not so in others, in words."""
+    found, known = _flat(these), _flat(others)
+    names = sorted(name for name in {**found, **known} if found.get(name) != known.get(name))
+    return first_few([_said(name, found.get(name)) for name in names], limit=6)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, with those that are groups of others in their place."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _said(name: str, value: object) -> str:
+    if value is None or value is False:
+        return f"no `{name}`"
+    if len(str(value)) > _SHOWN or name == "bundle":
+        return f"{name} {str(value)[:_SHOWN]}"
+    return f"`{name}={value!r}`"
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only run that makes shards of a folder, where the file system has locks.
+
+    Raises:
+        OutputError: Another is at it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise OutputError(f"another run is writing {folder}; wait for it, or choose another folder") from None
+        except OSError:
+            pass  # no locks here
+        yield
 
 
 def _begun(folder: Path) -> bool:
@@ -84,24 +133,42 @@ def made(
 
     Raises:
         PointsmanError: What `make` raises.
+        OutputError: Another run is writing the folder.
+        DeviceError: Actors die again and again.
     """
     if not shards:
         return  # Ray need not even run
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(worker)
-    pool = ray.util.ActorPool([remote.remote(*arguments) for _ in range(min(actors, len(shards)))])
-    try:
-        yield from pool.map_unordered(lambda actor, shard: actor.make.remote(shard), shards)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, PointsmanError):
-            raise error.cause from None  # in its own words, without the trace of another process
-        raise
+    with alone(shards[0].target.parent):
+        pool = ray.util.ActorPool([remote.remote(*arguments) for _ in range(min(actors, len(shards)))])
+        try:
+            yield from pool.map_unordered(lambda actor, shard: actor.make.remote(shard), shards)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PointsmanError):
+                raise error.cause from None  # in its own words, without the trace of another process
+            raise
+        except ray.exceptions.RayActorError as error:
+            raise DeviceError(
+                f"an actor died {_RETRIES + 1} times at the same shard, as where memory does not suffice; use fewer "
+                "`actors`, or smaller shards"
+            ) from error
 
 
 def connect(address: str | None) -> None:
     """Join a cluster, or start one on this machine where there is no address, unless this was done before."""
     if not ray.is_initialized():
         logging.getLogger(_TOKENS).addFilter(_is_no_reassurance)
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        with _handler_kept(signal.SIGTERM):
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+
+
+@contextlib.contextmanager
+def _handler_kept(number: int) -> Iterator[None]:
+    """Undo that Ray takes a signal, which then ends a command with a dump of all threads."""
+    before = signal.getsignal(number)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, before)
 
 
 def _is_no_reassurance(record: logging.LogRecord) -> bool:

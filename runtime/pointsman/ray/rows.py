@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from pointsman.bundle.writing import whole_file
 from pointsman.errors import TextError
+from pointsman.text.json_lines import check_beginning, object_of
 from pointsman.wording import is_text
 
 PARQUET: Final = ".parquet"
@@ -138,7 +139,7 @@ class Lines:
         self._raw = raw
 
     @cached_property
-    def _objects(self) -> list[dict[str, Any] | None]:
+    def _objects(self) -> list[dict[str, Any] | NoText]:
         return [_object(line) for line in self._raw]
 
     def texts(self, column: str) -> list[str | NoText]:
@@ -147,7 +148,7 @@ class Lines:
 
     def taken(self, names: Sequence[str]) -> str | None:
         """As `Rows` has it; one object is enough."""
-        return next((name for name in names for document in self._objects if document and name in document), None)
+        return next((name for name in names for document in self._objects if name in _known(document)), None)
 
     def digest(self, rows: int | None = None) -> str:
         """As `Rows` has it."""
@@ -160,7 +161,7 @@ class Lines:
         """As `Rows` has it; of a line that is no object, the further columns are all there is."""
         with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
             for number, document in enumerate(self._objects):
-                file.write(_as_line((document or {}) | {column.name: column.values[number] for column in columns}))
+                file.write(_as_line(_known(document) | {column.name: column.values[number] for column in columns}))
 
 
 class Table:
@@ -214,10 +215,20 @@ def _keys_until(path: Path, column: str) -> list[str]:
     keys: dict[str, None] = {}
     with _readable(path), path.open("rb") as file:
         for number, line in enumerate(file):
-            keys |= dict.fromkeys(_object(_bare(line, is_first=number == 0)) or {})
+            bare = _bare(line, is_first=number == 0)
+            if number == 0:
+                _check_beginning(path, bare)
+            keys |= dict.fromkeys(_known(_object(bare)))
             if column in keys:
                 break
     return list(keys)
+
+
+def _check_beginning(path: Path, line: bytes) -> None:
+    try:
+        check_beginning(line)
+    except TextError as error:
+        raise TextError(f"{path}, row 1: {error}") from None
 
 
 def _offsets(path: Path, rows: int) -> tuple[int, list[int]]:
@@ -257,25 +268,23 @@ def _row_groups(part: Part) -> "pa.Table":
         return file.read_row_groups(groups).slice(part.first - start, part.rows)
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None where it is none."""
+def _object(line: bytes) -> dict[str, Any] | NoText:
+    """The JSON object of a line, or why it is none."""
     try:
-        document = json.loads(line.decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+        return object_of(line)
+    except TextError as error:
+        return NoText(str(error))
 
 
-def _no_number(name: str) -> None:
-    """NaN and infinities are Python's, and not JSON's."""
-    raise ValueError(name)
+def _known(document: dict[str, Any] | NoText) -> dict[str, Any]:
+    return {} if isinstance(document, NoText) else document
 
 
-def _text_of(line: bytes, document: dict[str, Any] | None, column: str) -> str | NoText:
-    if not line:
+def _text_of(line: bytes, document: dict[str, Any] | NoText, column: str) -> str | NoText:
+    if not line.strip():
         return ""
-    if document is None:
-        return NoText("the line is no JSON object")
+    if isinstance(document, NoText):
+        return document
     return _text("object", document.get(column), column)
 
 

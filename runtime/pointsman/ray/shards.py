@@ -33,7 +33,7 @@ class Filling:
         batch_size: Texts at a time.
         rows: Of a file that make a shard.
         on_error: What a row that cannot be filled does: end the run, or get no fill, and the reason in a further column
-            `<filled>_error`, which is there only then.
+            `<filled>_error`, which is null for all others.
         fields: Decoding options; samples follow from a row's number in its file, and from a seed that is drawn where
             none is given.
     """
@@ -89,7 +89,7 @@ class Filler:
         # The model first: were it loaded for a row, what is wrong with it would seem to be wrong with the row.
         infiller, filling, rows = self._infiller, self._filling, read_rows(shard.part)
         names = (filling.filled, f"{filling.filled}_score", f"{filling.filled}_error")
-        if taken := rows.taken(names[: 3 if filling.on_error == "skip" else 2]):
+        if taken := rows.taken(names):
             raise TextError(f"{shard.part.source} has a column {taken} already; choose another name with `filled`")
         outcomes = list(self._outcomes(infiller, rows.texts(filling.column), shard.part))
         rows.write(shard.target, list(self._columns(names, outcomes)))
@@ -112,8 +112,7 @@ class Filler:
         fills = [outcome if isinstance(outcome, Fill) else None for outcome in outcomes]
         yield Column(names[0], str, [fill.text if fill else None for fill in fills])
         yield Column(names[1], float, [fill.score if fill else None for fill in fills])
-        if self._filling.on_error == "skip":
-            yield Column(names[2], str, [outcome if isinstance(outcome, str) else None for outcome in outcomes])
+        yield Column(names[2], str, [outcome if isinstance(outcome, str) else None for outcome in outcomes])
 
     def _outcomes(self, infiller: Infiller, texts: Sequence[str | NoText], part: Part) -> Iterator[Outcome]:
         """The best fill of each text, why there is none, or None where the text is empty."""

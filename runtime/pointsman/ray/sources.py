@@ -10,7 +10,7 @@ from typing import Final
 from pointsman.bundle.writing import one_sentence, whole_file
 from pointsman.ray.rows import Rows
 
-_FOLDER: Final = "made-from"
+_FOLDER: Final = "_made-from"  # readers of folders of Parquet pass over what begins so
 
 
 @dataclass(frozen=True, slots=True)

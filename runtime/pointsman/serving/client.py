@@ -10,7 +10,6 @@ import httpx2
 
 from pointsman import errors
 from pointsman.decoding import DecodingFields, DecodingOptions, check_names, with_options, without_options
-from pointsman.decoding.options import is_whole
 from pointsman.errors import (
     BusyError,
     DeadlineError,
@@ -21,9 +20,8 @@ from pointsman.errors import (
     UnavailableError,
 )
 from pointsman.infill import Fill, Span
-from pointsman.infill.requests import check_one
+from pointsman.infill.requests import TEXTS_AT_ONCE, check_batch_size, check_list, check_one, check_spans
 
-_TEXTS_AT_ONCE: Final = 32
 _SECONDS: Final = 600.0  # where the service's own limit shall hold
 _BEYOND: Final = 5.0  # seconds in which a service says that the time is up
 _CONNECTING: Final = 5.0
@@ -82,13 +80,13 @@ class Client:
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
         """Fill several texts, as `Infiller.infill_batch`; errors are those of `infill`."""
-        return [*self.infill_in_batches(texts, _TEXTS_AT_ONCE, options, **fields)]
+        return [*self.infill_in_batches(texts, TEXTS_AT_ONCE, options, **fields)]
 
     @with_options
     def infill_in_batches(
         self,
         texts: Sequence[str],
-        batch_size: int,
+        batch_size: int = TEXTS_AT_ONCE,
         options: DecodingOptions | None = None,
         **fields: Unpack[DecodingFields],
     ) -> Iterator[list[Fill]]:
@@ -161,13 +159,13 @@ class AsyncClient:
         self, texts: Sequence[str], options: DecodingOptions | None = None, **fields: Unpack[DecodingFields]
     ) -> list[list[Fill]]:
         """Fill several texts; errors are those of `Client.infill`."""
-        return [fills async for fills in self.infill_in_batches(texts, _TEXTS_AT_ONCE, options, **fields)]
+        return [fills async for fills in self.infill_in_batches(texts, TEXTS_AT_ONCE, options, **fields)]
 
     @with_options
     async def infill_in_batches(
         self,
         texts: Sequence[str],
-        batch_size: int,
+        batch_size: int = TEXTS_AT_ONCE,
         options: DecodingOptions | None = None,
         **fields: Unpack[DecodingFields],
     ) -> AsyncIterator[list[Fill]]:
@@ -223,10 +221,8 @@ class _Asking:
     def batches(
         self, texts: Sequence[str], batch_size: int, options: DecodingOptions | None, fields: DecodingFields
     ) -> list[dict[str, Any]]:
-        if isinstance(texts, str):
-            raise TextError("the texts are a str; give a list of texts, or use infill for one")
-        if not (is_whole(batch_size) and batch_size >= 1):
-            raise OptionsError(f"batch_size is {batch_size!r}; use a whole number of at least 1")
+        check_list(texts, "texts")
+        check_batch_size(batch_size)
         starts = range(0, len(texts), batch_size)
         return [
             {**self.infill(list(texts[start : start + batch_size]), options, fields), "first": start}
@@ -242,11 +238,12 @@ class _Asking:
         return {**body, "stream": True}
 
     def score(self, text: str, candidates: Sequence[Sequence[str]]) -> dict[str, Any]:
+        check_list(candidates, "candidates")
         for number, spans in enumerate(candidates):
-            if isinstance(spans, str):
-                raise TextError(
-                    f"candidate {number}: the spans are one string; give a list of them, one for each blank"
-                )
+            try:
+                check_spans(spans)
+            except TextError as error:
+                raise TextError(f"candidate {number}: {error}") from None
         return _sendable({**self._common, "text": text, "candidates": [list(spans) for spans in candidates]})
 
 

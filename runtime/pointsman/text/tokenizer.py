@@ -39,6 +39,7 @@ from pointsman.text.normalization import Normalizer
 from pointsman.text.reading import read_vocabulary
 from pointsman.text.vocabulary import UNK_ID, WORD_START, Remembered, Unigram, Vocabulary, sentinels_of
 
+_BYTES: Final = range(0xDC80, 0xDD00)  # what Python makes of bytes that it cannot decode
 _WORD: Final = re.compile(f"{WORD_START}[^{WORD_START}{SPACES}]*|[^{WORD_START}{SPACES}]+")
 
 
@@ -259,7 +260,8 @@ def _refuse_surrogates(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        advice = "decode the input as UTF-8" if half in _BYTES else "complete or remove it, or the escape that gave it"
         raise TextError(
-            f"the text is not valid Unicode: character {error.start} is half a surrogate pair "
-            f"(U+{ord(text[error.start]):04X}); decode the input as UTF-8"
+            f"the text is not valid Unicode: character {error.start} is half a surrogate pair (U+{half:04X}); {advice}"
         ) from error

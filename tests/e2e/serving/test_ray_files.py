@@ -1,15 +1,20 @@
 """Files filled by actors of Ray into shards: stopped runs, bad rows, rows that change, and the command."""
 
+import gzip
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
 
 from conftest import installed
-from pointsman import BundleError, BundleNotFoundError, OptionsError, OutputError, TextError
+from pointsman import BundleError, BundleNotFoundError, DeviceError, OptionsError, OutputError, TextError
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
 pytestmark = [
@@ -88,15 +93,68 @@ def test_files_in_shards_that_a_stopped_run_goes_on_with(cluster, filling, libra
     requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
     assert [row["number"] for row in rows] == list(range(len(TEXTS)))
     assert [row["filled"] for row in rows] == [fills[0].text for fills in library.fill_requests(requests, 1)]
-    assert list(rows[0]) == ["number", "text", "filled", "filled_score"]
+    assert list(rows[0]) == ["number", "text", "filled", "filled_score", "filled_error"]
     assert list(fill_files([source], tmp_path / "out", filling)) == []
-    with pytest.raises(OutputError, match="has shards of other settings"):
-        fill_files([source], tmp_path / "out", replace(filling, rows=6))
+    with pytest.raises(OutputError) as raised:
+        fill_files([source], tmp_path / "out", replace(filling, rows=6, fields={"num_beams": 2}))
+    assert str(raised.value) == (
+        f"{tmp_path / 'out'} was begun with `do_sample=True`, no `num_beams`, `rows=5`, `seed=2`, and this run has "
+        "no `do_sample`, `num_beams=2`, `rows=6`, no `seed`; give what it was begun with, or choose another folder"
+    )
+
+
+def test_a_folder_has_one_run(cluster, filling, source, tmp_path):
+    from pointsman.ray import fill_files
+
+    running = fill_files([source], tmp_path / "out", filling)
+    also = fill_files([source], tmp_path / "out", filling)
+    next(running)
+    said = f"another run is writing {tmp_path / 'out'}; wait for it, or choose another folder"
+    with pytest.raises(OutputError, match=said):
+        next(also)
+    with pytest.raises(OutputError, match=said):
+        fill_files([source], tmp_path / "out", filling)
+    assert len([*running]) == 4
+    assert [*fill_files([source], tmp_path / "out", filling)] == []
+
+
+def test_the_folder_is_a_data_set(fill, source, tmp_path):
+    """Readers of folders pass over what is beside the shards; bad rows change no columns."""
+    import pyarrow.dataset
+
+    write_rows(source, [*GOOD, {"number": 3, "text": "no blank"}])
+    with pytest.raises(TextError):
+        fill(source, rows=2)
+    fill(source, rows=2, on_error="skip")
+    kind = {".parquet": "parquet", ".jsonl": "json"}[source.suffix]
+    names = [("number", pyarrow.int64()), ("filled_error", pyarrow.string())]
+    schema = pyarrow.schema(names) if kind == "json" else None  # JSON has no types where all is null
+    table = pyarrow.dataset.dataset(tmp_path / "out", schema, format=kind).to_table()
+    assert table["number"].to_pylist() == [0, 1, 2, 3]
+    assert [error is None for error in table["filled_error"].to_pylist()] == [True, True, True, False]
+
+
+class Dying:
+    """An actor without enough memory."""
+
+    def make(self, shard):
+        os._exit(1)
+
+
+def test_an_actor_that_dies_again_and_again(cluster, tmp_path):
+    from pointsman.ray.resumable import made
+    from pointsman.ray.rows import Part
+    from pointsman.ray.shards import Shard
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    shard = Shard(Part(tmp_path / "a.jsonl", 0, 1, 0), tmp_path / "a-00000.jsonl")
+    with pytest.raises(DeviceError, match="an actor died 4 times at the same shard, as where memory does not suffice"):
+        next(made(Dying, [], [shard], actors=1, cpus=1, gpus=0))
 
 
 def test_a_seed_that_is_drawn_is_that_of_the_runs_that_follow(fill, library, source, tmp_path):
     fill(source, fields={"do_sample": True})
-    fields = json.loads((tmp_path / "out/settings.json").read_text())["fields"]
+    fields = json.loads((tmp_path / "out/_settings.json").read_text())["fields"]
     first = list(rows_of(tmp_path / "out", source.suffix[1:]))
     requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
     assert [row["filled"] for row in first] == [fills[0].text for fills in library.fill_requests(requests, 32)]
@@ -108,9 +166,9 @@ def test_a_seed_that_is_drawn_is_that_of_the_runs_that_follow(fill, library, sou
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('{"number": 3, "te', "the line is no JSON object"),
-        ('["a"]', "the line is no JSON object"),
-        ({"number": 3, "text": float("nan")}, "the line is no JSON object"),
+        ('{"number": 3, "te', "it is no JSON object (Unterminated string starting at at 15)"),
+        ('["a"]', "it is no JSON object but a list"),
+        ({"number": 3, "text": float("nan")}, "it is no JSON object (NaN is no JSON)"),
         ({"number": 3}, "the object has no text"),
         ({"number": 3, "text": 4}, "its text is no text but of type int"),
         ({"number": 3, "text": "no blank"}, "the text has no blank"),
@@ -156,8 +214,9 @@ def test_an_empty_text_has_no_fill(fill, tmp_path):
     path = write_rows(tmp_path / "texts.jsonl", [*GOOD, "", {"number": 4, "text": ""}])
     fill(path)
     *_, line, text = rows_of(tmp_path / "out", "jsonl")
-    assert line == {"filled": None, "filled_score": None}
-    assert text == {"number": 4, "text": "", "filled": None, "filled_score": None}
+    nothing = {"filled": None, "filled_score": None, "filled_error": None}
+    assert line == nothing
+    assert text == {"number": 4, "text": "", **nothing}
 
 
 def test_objects_of_a_file_may_differ(fill, tmp_path):
@@ -209,7 +268,7 @@ def test_a_file_that_has_grown(fill, source, tmp_path):
 
 def test_a_shard_whose_record_is_missing_was_not_finished(fill, source, tmp_path):
     fill(source)
-    (tmp_path / "out/made-from" / f"texts-00003{source.suffix}.json").unlink()
+    (tmp_path / "out/_made-from" / f"texts-00003{source.suffix}.json").unlink()
     assert fill(source) == [f"texts-00003{source.suffix}"]
 
 
@@ -226,6 +285,9 @@ def test_files_that_cannot_be_filled(fill, tmp_path):
     (tmp_path / "y.parquet").write_text("text\n")
     with pytest.raises(TextError, match=r"y\.parquet cannot be read \(.*\); check the file"):
         fill(tmp_path / "y.parquet")
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(as_lines(GOOD).encode()))
+    with pytest.raises(TextError, match=r"packed\.jsonl, row 1: it is packed by gzip; unpack it"):
+        fill(tmp_path / "packed.jsonl")
     path = write_rows(tmp_path / "z.jsonl", [{"texts": "A <extra_id_0>."}])
     with pytest.raises(TextError) as raised:
         fill(path)
@@ -286,3 +348,23 @@ def test_the_command(bundle, tmp_path):
     assert (changed.returncode, changed.stdout) == (2, "")
     assert changed.stderr.endswith("or have such shards made again with --on-change redo\n")
     assert changed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_one_line(bundle, tmp_path, number):
+    path = write_rows(tmp_path / "t.jsonl", GOOD * 200)
+    command = [installed("pointsman"), "fill-files", bundle, path, "-o", tmp_path / "out", "--rows", "3"]
+    with (tmp_path / "printed").open("w") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "printed").stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 128 + number
+    shards = (tmp_path / "printed").read_text().count("\n")
+    assert err.splitlines()[-1].startswith(f"pointsman: interrupted after {shards} shard")
+    assert err.count("interrupted") == 1
+    assert "Traceback" not in err
+    other = run_command(bundle, path, "-o", tmp_path / "out", "--rows", "4", "--num-beams", "2")
+    assert "was begun with no --num-beams, --rows 3, and this run has --num-beams 2, --rows 4; " in other.stderr

@@ -19,6 +19,7 @@ from tiny_vocabulary import tiny_tokenizer, write_tiny_vocabulary
 
 VOCAB = 128
 PAD, EOS = 0, 1
+TEXT = "The <extra_id_0> walks."
 
 
 @pytest.fixture
@@ -413,3 +414,41 @@ class Cells(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+
+
+LISTS = "give a list of"
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda one: one.fill_requests(one.request(text) for text in [TEXT]), f"the requests are a generator; {LISTS}"),
+        (lambda one: one.fill_requests([TEXT]), "a request is a str; make it with `request`"),
+        (lambda one: one.fill_requests(TEXT), f"the requests are a str; {LISTS} requests"),
+        (lambda one: one.infill_in_batches(iter([TEXT])), f"the texts are a list_iterator; {LISTS} texts"),
+        (lambda one: one.infill_batch({TEXT}), f"the texts are a set; {LISTS} texts, or use infill for one"),
+        (lambda one: one.score(TEXT, ([span] for span in "ab")), f"the candidates are a generator; {LISTS} candidates"),
+        (
+            lambda one: one.score(TEXT, [(span for span in "a")]),
+            f"candidate 0: the spans are a generator; {LISTS} spans",
+        ),
+        (lambda one: one.score(TEXT, [[5]]), "candidate 0: a span must be a string, not int"),
+    ],
+)
+def test_what_is_no_list_is_refused_at_once(infiller, ask, said):
+    """What can be read only once would give nothing, or less than was asked for, without a word."""
+    with pytest.raises(TextError) as raised:
+        ask(infiller)
+    assert str(raised.value).startswith(said)
+
+
+def test_a_batch_of_no_size(infiller):
+    with pytest.raises(OptionsError, match="batch_size is 0; use a whole number of at least 1"):
+        infiller.fill_requests([infiller.request(TEXT)], 0)
+
+
+def test_a_request_may_stand_twice_in_a_list(infiller):
+    one, other = infiller.request(TEXT), infiller.request("a <extra_id_0> b")
+    first, second, third = infiller.fill_requests([one, other, one])
+    assert first == third == infiller.infill(TEXT)
+    assert second == infiller.infill("a <extra_id_0> b")

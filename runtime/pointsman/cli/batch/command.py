@@ -8,21 +8,27 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pointsman.cli.batch.filling import Filling
-from pointsman.cli.batch.job import BUNDLE, DRAWN, SEED, VARIANT, Job, Record, Settings, check
-from pointsman.cli.batch.options import LINES_AT_ONCE
+from pointsman.cli.batch.job import BUNDLE, DRAWN, LINES, SEED, VARIANT, Job, Record, Settings, check
 from pointsman.cli.batch.progress import Progress
-from pointsman.cli.batch.reading import Line, line_count, opened, read_lines
+from pointsman.cli.batch.reading import Form, Line, line_count, opened, read_lines
 from pointsman.cli.batch.stopping import Stopping
 from pointsman.cli.loading import loaded
 from pointsman.cli.output import Interrupted, report, write
 from pointsman.decoding import DecodingFields, DecodingOptions
 from pointsman.errors import OptionsError
 from pointsman.infill import Infiller
+from pointsman.infill.requests import TEXTS_AT_ONCE
 from pointsman.model import decoding_defaults
 from pointsman.wording import counted
+
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet")
+_TAKEN: Final[dict[Form, str]] = {
+    "plain": "lines are taken as plain texts; --objects takes them as JSON objects",
+    "objects": "lines are taken as JSON objects; --plain takes them as plain texts",
+}
 
 
 def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
@@ -35,15 +41,18 @@ def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping.taken())
-        lines = read_lines(stack.enter_context(opened(parsed.input)), plain=parsed.plain)
+        source = stack.enter_context(opened(parsed.input))
         infiller, keep, before, failed = loaded(parsed), _printed, 0, 0
+        form, lines = read_lines(source, parsed.lines)
+        if form and not parsed.lines:
+            report(_TAKEN[form])
         if parsed.output is not None:
-            settings = _settings(infiller, parsed, decoding)
+            settings = _settings(infiller, decoding, form)
             job = stack.enter_context(Job.opened(Path(parsed.output), settings, resume=parsed.resume))
             lines, keep, before, failed = job.matched(lines), job.write, job.count, job.failed
             if job.settings[SEED] is not None:
                 decoding = {**decoding, "seed": job.settings[SEED]}
-        filling = Filling(infiller, parsed.batch_size or LINES_AT_ONCE, decoding, skip=parsed.on_error == "skip")
+        filling = Filling(infiller, parsed.batch_size or TEXTS_AT_ONCE, decoding, skip=parsed.on_error == "skip")
         progress = Progress(line_count(parsed.input), sys.stderr, before=before, failed=failed, window=filling.together)
         _fill(filling, lines, keep, progress, stopping, again="; go on with --resume" if parsed.output else "")
     report(progress.end)
@@ -94,12 +103,17 @@ def _check(parsed: argparse.Namespace) -> None:
             raise OptionsError("--resume goes on with a file; say which with --output")
         return
     path = Path(parsed.output)
+    if path.suffix.lower() in _PACKED:
+        raise OptionsError(
+            f"--output has a name that ends in {path.suffix}, and records are JSON lines; leave that out, and pack or "
+            "convert the file when it is whole"
+        )
     if path.exists() and Path(parsed.input).exists() and path.samefile(parsed.input):
         raise OptionsError("--output is the input; choose another")
     check(path, resume=parsed.resume)
 
 
-def _settings(infiller: Infiller, parsed: argparse.Namespace, decoding: DecodingFields) -> Settings:
+def _settings(infiller: Infiller, decoding: DecodingFields, form: Form | None) -> Settings:
     """What the records follow from, but for the lines."""
     manifest, choice = infiller.model.manifest, infiller.model.choice
     files = [*manifest.tokenizer, *manifest.variants[choice.variant].files]
@@ -114,7 +128,7 @@ def _settings(infiller: Infiller, parsed: argparse.Namespace, decoding: Decoding
         VARIANT: choice.variant,
         "--device": choice.device,
         "--engine": choice.engine,
-        "--plain": parsed.plain,
+        LINES: form and f"--{form}",
         **{f"--{name.replace('_', '-')}": value for name, value in effective.items()},
     }
     if effective["do_sample"] and effective["seed"] is None:

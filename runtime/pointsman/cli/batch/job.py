@@ -26,6 +26,8 @@ Settings = Mapping[str, Any]
 
 BUNDLE: Final = "bundle"
 VARIANT: Final = "--variant"
+LINES: Final = "lines"
+"""As what lines are taken: `--plain` or `--objects`, given or not; None as long as all are empty."""
 SEED: Final = "--seed"
 DRAWN: Final = "drawn"
 """In the place of a seed that is not given, where one is needed."""
@@ -238,6 +240,8 @@ def _compared(path: Path, beside: Path, settings: Settings) -> Settings:
         )
     if settings[SEED] == DRAWN and begun.get(SEED) is not None:
         settings = {**settings, SEED: begun[SEED]}
+    if None in (settings[LINES], begun.get(LINES)):
+        settings = {**settings, LINES: begun.get(LINES)}
     names = [name for name in {**begun, **settings} if begun.get(name) != settings.get(name)]
     if VARIANT in names and BUNDLE in names:
         names.remove(BUNDLE)  # its digest is that of the variant's files
@@ -262,6 +266,8 @@ def _read(beside: Path) -> Record | None:
 
 
 def _said(name: str, value: object) -> str:
+    if name == LINES:
+        return str(value)
     if not name.startswith("--"):
         return f"{name} {value}"
     if value is None or value is False:

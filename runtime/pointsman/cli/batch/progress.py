@@ -8,6 +8,7 @@ from typing import Final, Self, TextIO
 _SECONDS_ON_A_TERMINAL: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 10.0
 _SECONDS_TO_ESTIMATE: Final = 5.0  # the first batch brings caches and threads into being
+_SECONDS_TO_SAY_A_RATE: Final = 1.0
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -73,8 +74,9 @@ class Progress:
         if self.before and not self.answered:
             return f"{self._lines}, all there already{self._errors}: done"
         there = f" ({self.before:,} there already)" if self.before else ""
-        rate = self.answered / max(time.monotonic() - self._began, 1e-9)
-        return f"{self._lines}{there}, {rate:,.1f} a second{self._errors}: done"
+        seconds = time.monotonic() - self._began
+        rate = f", {self.answered / seconds:,.1f} a second" if seconds >= _SECONDS_TO_SAY_A_RATE else ""
+        return f"{self._lines}{there}{rate}{self._errors}: done"
 
     @property
     def _lines(self) -> str:

@@ -6,14 +6,17 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, Literal, cast
 
 from pointsman.errors import TextError
+from pointsman.text.json_lines import NO_OBJECT, check_beginning, decoded, object_of
 from pointsman.wording import as_text
+
+Form = Literal["plain", "objects"]
 
 _GZIP: Final = b"\x1f\x8b"
 _BLOCK: Final = 1 << 20  # bytes
@@ -39,15 +42,16 @@ class Line:
     error: str | None = None
 
 
-def read_lines(stream: BinaryIO, *, plain: bool = False) -> Iterator[Line]:
-    """The lines of a file: objects if the first line that is not empty begins with `{`, else plain texts.
+def read_lines(stream: BinaryIO, form: Form | None = None) -> tuple[Form | None, Iterator[Line]]:
+    """The lines of a file, and as what they are taken; None where all are empty.
 
     Args:
-        stream: Of bytes.
-        plain: Take them as plain texts whatever the first one is.
+        stream: Of bytes; it is read until a line is not empty.
+        form: As what to take them. Where it is None, as objects if the first line that is not empty begins with `{`,
+            else as plain texts, none of which may then hold JSON.
 
     Raises:
-        TextError: What is read is no text, or cannot be read to its end.
+        TextError: What is read is no text, cannot be read to its end, or is of both forms.
     """
     raw, head = _raw(stream), list[bytes]()
     for line in raw:
@@ -55,11 +59,27 @@ def read_lines(stream: BinaryIO, *, plain: bool = False) -> Iterator[Line]:
         if head[-1].strip():
             break
     first = head[-1] if head else b""
-    if b"\0" in first:
-        raise TextError(f"line {len(head)} of the input has zero bytes, so it is no UTF-8 text; give a file of lines")
-    read: Callable[[int, bytes], Line] = _plain if plain or not first.lstrip().startswith(b"{") else _object
-    for number, line in enumerate(chain(head, raw), 1):
-        yield read(number, line) if line.strip() else Line(number, line)
+    try:
+        check_beginning(first)
+    except TextError as error:
+        raise TextError(f"line {len(head)} of the input: {error}") from None
+    taken = form or (("objects" if first.lstrip().startswith(b"{") else "plain") if first.strip() else None)
+    read = _object if taken == "objects" else _plain if form else _plain_throughout
+    lines = (read(number, line) if line.strip() else Line(number, line) for number, line in _numbered(head, raw))
+    return taken, _with_advice(lines, len(head)) if form is None and taken == "objects" else lines
+
+
+def _numbered(head: Iterable[bytes], raw: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    return enumerate(chain(head, raw), 1)
+
+
+def _with_advice(lines: Iterable[Line], first: int) -> Iterator[Line]:
+    """Where the line that says what all are is no object itself, all may be plain texts."""
+    for line in lines:
+        if line.number == first and line.error and line.error.startswith(NO_OBJECT):
+            yield replace(line, error=f"{line.error}; if lines are plain texts, add --plain")
+        else:
+            yield line
 
 
 def _raw(stream: BinaryIO) -> Iterator[bytes]:
@@ -76,27 +96,44 @@ def _raw(stream: BinaryIO) -> Iterator[bytes]:
 
 def _plain(number: int, raw: bytes) -> Line:
     try:
-        return Line(number, raw, raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return Line(number, raw, error=_no_text(error))
+        return Line(number, raw, decoded(raw))
+    except TextError as error:
+        return Line(number, raw, error=str(error))
 
 
-def _no_text(error: UnicodeDecodeError) -> str:
-    return f"byte 0x{error.object[error.start]:02X} at {error.start + 1} is not UTF-8; save the file as UTF-8"
+def _plain_throughout(number: int, raw: bytes) -> Line:
+    """A plain text of a file in which nobody has said that all lines are.
+
+    Raises:
+        TextError: It holds an object, so that the others may be meant as objects too: its JSON is not to be filled.
+    """
+    if _holds_object(raw):
+        raise TextError(
+            f"line {number} of the input holds a JSON object, and lines are taken as plain texts, since the first that "
+            "is not empty does not begin with {; add --objects, and mend or skip lines that are none, or take all as "
+            "texts with --plain"
+        )
+    return _plain(number, raw)
+
+
+def _holds_object(raw: bytes) -> bool:
+    """Whether a line is an object, as of a list that takes many lines, or a list of objects."""
+    bare = raw.strip().rstrip(b",")
+    if bare[:1] not in (b"{", b"["):
+        return False
+    try:
+        document = json.loads(bare)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) or any(isinstance(one, dict) for one in document)
 
 
 def _object(number: int, raw: bytes) -> Line:
     """A line that must be an object with a text."""
     try:
-        document = json.loads(raw.decode("utf-8"), parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        return Line(number, raw, error=_no_text(error))
-    except json.JSONDecodeError as error:
-        return Line(number, raw, error=_no_object(f"{error.msg} at {error.pos + 1}"))
-    except (ValueError, RecursionError) as error:
-        return Line(number, raw, error=_no_object(str(error)))
-    if not isinstance(document, dict):
-        return Line(number, raw, error=_no_object("it is other JSON"))
+        document = object_of(raw)
+    except TextError as error:
+        return Line(number, raw, error=str(error))
     given = {"id": document["id"]} if "id" in document else {}
     if "text" not in document:
         return Line(number, raw, given=given, error="the object has no text; every object needs one")
@@ -106,15 +143,6 @@ def _object(number: int, raw: bytes) -> Line:
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
         return Line(number, raw, given=given, error=f"its text is no string but {shown}; put it in quotes")
     return Line(number, raw, text, given)
-
-
-def _no_object(why: str) -> str:
-    return f"it is no JSON object ({why}), and the first line begins as one; mend it, or take all as texts with --plain"
-
-
-def _no_number(name: str) -> None:
-    """NaN and infinities are Python's, and not JSON's."""
-    raise ValueError(f"{name} is no JSON")
 
 
 def stdin() -> BinaryIO:

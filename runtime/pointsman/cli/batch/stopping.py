@@ -13,11 +13,16 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """What the signals do, from `taken` to its end."""
+    """What the signals do, from `taken` to its end.
+
+    Attributes:
+        number: The signal that came; that of Ctrl-C until one has. Ray makes a plain `KeyboardInterrupt` of any.
+    """
 
     def __init__(self) -> None:
         """Nothing is held."""
         self._held, self._asked = False, 0
+        self.number: int = signal.SIGINT
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
@@ -55,6 +60,7 @@ class Stopping:
             raise Interrupted(number=self._asked)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
         if not self._held:
             raise Interrupted(number=number)
         self._asked = number

@@ -45,7 +45,7 @@ def test_resuming_gives_what_one_run_gives(job, count, torn, size):
     whole = cut(job, count, torn if count == 17 else torn[:4])
     code, err, found = job(lines(), "--resume", "--batch-size", size)
     assert (code, found, job.beside.read_bytes()) == (0, whole, beside)
-    there = {0: "", 40: ", all there already: done\n"}.get(count, f" ({count} there already), ")
+    there = {0: "", 40: ", all there already: done\n"}.get(count, f" ({count} there already)")
     assert err.startswith(f"pointsman: 40 of 40 lines{there}")
 
 
@@ -93,6 +93,21 @@ def test_records_that_are_no_longer_the_jobs_are_left_as_they_are(job, content):
     assert "does not hold the records of this job" in err
 
 
+def test_how_lines_are_taken_may_be_said_later(job):
+    """A run that finds it in doubt after some records ends; with the flag it goes on."""
+    texts = [*TEXTS[:3], '{"a": "<extra_id_0>"}']
+    assert job(lines(texts), "--batch-size", "1")[0] == 2
+    assert len(job.output.read_bytes().splitlines()) == 3
+    code, _, found = job(lines(texts), "--batch-size", "1", "--resume", "--plain")
+    assert (code, len(found.splitlines())) == (0, 4)
+
+
+def test_empty_lines_do_not_say_how_others_are_taken(job):
+    assert job("\n\n")[0] == 0
+    code, _, found = job(f"\n\n{json.dumps({'text': TEXTS[0]})}\n", "--resume")
+    assert (code, len(found.splitlines())) == (0, 3)
+
+
 def test_a_job_with_fewer_digests_than_records(job):
     job(lines())
     job.beside.write_bytes(job.beside.read_bytes()[:-5])
@@ -116,7 +131,7 @@ def test_a_job_with_fewer_digests_than_records(job):
             ["--do-sample", "--seed", "4"],
             "begun with --seed 3, and this run has --seed 4",
         ),
-        (["--plain"], [], "was begun with --plain, and this run has no --plain"),
+        (["--objects"], ["--plain"], "was begun with --objects, and this run has --plain; give what it was begun with"),
     ],
 )
 def test_another_job_of_other_options_does_not_go_on(job, begun, then, said):
@@ -187,7 +202,7 @@ def test_errors_of_before_are_counted(job):
     texts = ["no blank", *TEXTS[:5], "no blank"]
     job(lines(texts), "--on-error", "skip")
     cut(job, 3)
-    assert job(lines(texts), "--on-error", "skip", "--resume")[1].endswith(" a second, 2 with an error: done\n")
+    assert job(lines(texts), "--on-error", "skip", "--resume")[1].endswith(", 2 with an error: done\n")
 
 
 def test_samples_without_a_seed_go_on_with_the_one_that_was_drawn(job):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import lzma
 import re
 import sys
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ def test_records_are_those_of_each_text_alone_and_in_order(run, infiller):
     for text, record in zip(TEXTS, records, strict=True):
         (fill,), (alone,) = record["fills"], infiller.infill(text)
         assert (fill["text"], fill["score"]) == (alone.text, pytest.approx(alone.score, abs=1e-5))
-    assert re.fullmatch(r"pointsman: 40 of 40 lines, [\d,.]+ a second: done\n", err)
+    assert re.fullmatch(r"pointsman: 40 of 40 lines(, [\d,.]+ a second)?: done\n", err)
 
 
 def test_samples_follow_from_the_number_of_the_line(run, infiller):
@@ -70,6 +71,69 @@ def test_the_first_line_begins_as_an_object_and_is_none(run, first):
     assert (code, [sorted(record) for record in records]) == (0, [["error", "line"], ["fills", "line"]])
 
 
+IN_DOUBT = (
+    "of the input holds a JSON object, and lines are taken as plain texts, since the first that is not empty does "
+)
+
+
+@pytest.mark.parametrize("mode", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        ('oops\n{"text": "a <extra_id_0> b"}\n', 2),
+        ('a <extra_id_0>\n\n {"id": "<extra_id_0>"}\n', 3),
+        ('[\n{"text": "a <extra_id_0> b"},\n{"text": "c <extra_id_0>"}\n]\n', 2),
+        ('[{"text": "a <extra_id_0> b"}]\n', 1),
+    ],
+    ids=["objects behind a bad line", "another key", "a list over lines", "a list in a line"],
+)
+def test_json_is_not_filled_as_a_text_in_silence(run, content, number, mode):
+    """Nor are such lines skipped, since what all are is in doubt; a flag says it."""
+    code, records, err = run(content, "--on-error", mode)
+    assert (code, records) == (2, [])
+    assert err.startswith(f"pointsman: line {number} {IN_DOUBT}not begin with {{; add --objects, and mend or skip ")
+    assert err.count("\n") == 1
+    assert run(content, "--plain", "--on-error", "skip")[0] == 0
+    code, records, _ = run(content, "--objects", "--on-error", "skip")
+    assert (code, len(records), records[0]["line"]) == (0, content.count("\n"), 1)
+    assert "error" in records[0]
+
+
+def test_texts_that_are_almost_json(run):
+    texts = ["[sic] <extra_id_0>", "{<extra_id_0>}", '["<extra_id_0>", 1]', "<extra_id_0>,"]
+    code, records, _ = run(lines(texts))
+    assert (code, [len(record["fills"]) for record in records]) == (0, [1] * 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (TEXTS[0], "as plain texts; --objects takes them as JSON objects"),
+        (json.dumps({"text": TEXTS[0]}), "as JSON objects; --plain takes them as plain texts"),
+    ],
+)
+def test_how_lines_are_taken_is_said_unless_it_was_given(infiller, capsys, tmp_path, first, said):
+    path = tmp_path / "texts"
+    path.write_text(f"\n{first}\n")
+    command = ["infill", "b", "--input", str(path), "--jsonl"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err.startswith(f"pointsman: lines are taken {said}\n")
+    assert cli.main([*command, "--objects" if "JSON objects;" in said else "--plain"]) == 0
+    assert capsys.readouterr().err.startswith("pointsman: 2 of 2 lines")
+    assert cli.main([*command, "--objects", "--plain"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_only_the_first_line_is_a_reason_to_take_all_as_texts(run):
+    """Where others are objects, that would fill their JSON."""
+    advice = "; if lines are plain texts, add --plain"
+    texts = ["{<extra_id_0>", '{"text": "<extra_id_0>"}', "{<extra_id_0>"]
+    _, records, _ = run(lines(texts), "--on-error", "skip")
+    assert [record.get("error", "").endswith(advice) for record in records] == [True, False, False]
+    _, records, _ = run(lines(texts[1:]), "--on-error", "skip")
+    assert advice not in records[1]["error"]
+
+
 def test_plain_texts_may_begin_with_a_brace(run):
     texts = ["{<extra_id_0>}", '{"text": "<extra_id_0>"}']
     _, records, _ = run(lines(texts), "--plain")
@@ -81,7 +145,7 @@ def test_a_gzipped_file(run):
     plain = run(lines(TEXTS[:5]))[1]
     code, records, err = run(gzip.compress(lines(TEXTS[:5]).encode()))
     assert (code, records) == (0, plain)
-    assert err.startswith("pointsman: 5 of 5 lines, ")
+    assert err.startswith("pointsman: 5 of 5 lines")
 
 
 @pytest.mark.parametrize(
@@ -89,13 +153,31 @@ def test_a_gzipped_file(run):
     [
         (gzip.compress(lines([f"{number} {TEXTS[0]}" for number in range(400)]).encode())[:-100], "is cut off after"),
         (gzip.compress(lines().encode())[:-8] + bytes(8), "cannot be read after line 40 (CRC check failed"),
-        (b"\x89PNG\0\0<extra_id_0>\n", "line 1 of the input has zero bytes, so it is no UTF-8 text"),
+        (b"\x89PNG\0\0<extra_id_0>\n", "line 1 of the input: it has zero bytes, so it is no UTF-8 text"),
+        (lines().encode("utf-16"), "line 1 of the input: it is UTF-16; save it as UTF-8"),
+        (lines().encode("utf-16-le"), "line 1 of the input: it has zero bytes, so it is no UTF-8 text"),
+        (lzma.compress(lines().encode()), "it is packed by xz; unpack it, as by `xzcat FILE |`, which gives its lines"),
     ],
 )
 def test_files_that_are_no_whole_texts(run, content, sentence):
     code, _, err = run(content, "--on-error", "skip")
     assert (code, err.count("\n")) == (2, 1)
     assert sentence in err
+
+
+def test_a_gzipped_file_on_stdin(infiller, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(gzip.compress(lines().encode()))))
+    assert cli.main(["infill", "b", "--input", "-", "--jsonl"]) == 2
+    assert capsys.readouterr().err == (
+        "pointsman: line 1 of the input: it is packed by gzip; unpack it, as by `zcat FILE |`, which gives its lines\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["z.jsonl.gz", "z.XZ", "z.parquet"])
+def test_an_output_whose_name_promises_another_kind(run, tmp_path, name):
+    code, _, err = run(lines(), "--output", str(tmp_path / name))
+    assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["texts"])
+    assert f"--output has a name that ends in {name[name.rindex('.') :]}, and records are JSON lines; leave " in err
 
 
 def test_a_name_that_promises_gzip(infiller, tmp_path, capsys):
@@ -127,7 +209,7 @@ def test_a_bad_line_is_skipped_with_a_record_that_says_why(run, line, why):
     content = (lines(TEXTS[:3]) + line + lines(TEXTS[:1])).encode(errors="surrogateescape")
     code, records, err = run(content, "--on-error", "skip")
     assert code == 0
-    assert err.endswith(" a second, 1 with an error: done\n")
+    assert err.endswith(", 1 with an error: done\n")
     assert [sorted(record) for record in records] == [["fills", "line"]] * 3 + [["error", "line"], ["fills", "line"]]
     assert why in records[3]["error"]
 
@@ -135,7 +217,12 @@ def test_a_bad_line_is_skipped_with_a_record_that_says_why(run, line, why):
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        ("[1]", "it is no JSON object (it is other JSON)"),
+        ("[1]", "it is no JSON object but a list"),
+        ("42", "it is no JSON object but a number"),
+        ("null", "it is no JSON object but null"),
+        ("true", "it is no JSON object but a truth value"),
+        ('"\\ud800"', "it is no JSON object but a string"),
+        ('{"text": "<extra_id_0> \\ud800"}', "the text is not valid Unicode: character 13 is half a surrogate pair"),
         ('{"text": 5, "id": 9}', "its text is no string but 5; put it in quotes"),
         ('{"id": 9}', "the object has no text; every object needs one"),
         ('{"text": "a" "id"}', "it is no JSON object (Expecting ',' delimiter at 14)"),
@@ -229,7 +316,7 @@ def test_stdin_and_an_interrupt(infiller, monkeypatch, capsys, tmp_path):
     output = tmp_path / "records"
     code = cli.main(["infill", "b", "--input", "-", "--jsonl", "--batch-size", "1", "--output", str(output)])
     assert code == 130
-    assert capsys.readouterr().err == "pointsman: interrupted after 20 lines; go on with --resume\n"
+    assert capsys.readouterr().err.endswith("\npointsman: interrupted after 20 lines; go on with --resume\n")
     assert len(output.read_text().splitlines()) == 20
 
 

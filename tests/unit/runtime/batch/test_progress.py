@@ -35,6 +35,15 @@ def test_rates_and_times_are_of_this_run_and_come_when_they_mean_something(clock
         assert progress.end == "700 of 1,200 lines (200 there already), 50.0 a second: done"
 
 
+def test_a_rate_needs_a_second(clock):
+    with Progress(3, io.StringIO()) as progress:
+        clock(0.9)
+        counted(progress, 3)
+        assert progress.end == "3 of 3 lines: done"
+        clock(1.5)
+        assert progress.end == "3 of 3 lines, 2.0 a second: done"
+
+
 def test_a_stream_has_no_end(clock):
     with Progress(None, io.StringIO()) as progress:
         clock(10.0)
