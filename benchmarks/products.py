@@ -10,8 +10,10 @@ import argparse
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -26,6 +28,7 @@ import machine
 import measurements
 from cases import CASES, QUICK_CASES, Case
 from measurements import BUILD, RESULTS
+from pointsman.backends.onnxruntime.weights.huge_pages import THREAD, huge_pages
 from pointsman.bundle import Role, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
 from promises import LEAST_SPEEDUPS
@@ -124,9 +127,11 @@ def _ready(bundle: Path, variant: str, run: Run, threads: int) -> tuple[Callable
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # of others' threads, as in the runtime
+    with huge_pages(size) if variant != "fused-float32" else nullcontext():
+        session = onnxruntime.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     binding = session.io_binding()
     for given in session.get_inputs():
         binding.bind_cpu_input(given.name, np.ones(given.shape, np.uint8 if "uint8" in given.type else np.float32))
@@ -157,6 +162,9 @@ def measured(bundle: Path, variants: Sequence[str], runs: Sequence[Run], parsed:
     found: dict[str, Any] = {variant: {} for variant in variants}
     for run in runs:  # one after the other: weights of all of them would not fit into memory
         ready = {variant: _ready(bundle, variant, run, parsed.threads) for variant in variants}
+        for thread in threading.enumerate():
+            if thread.name == THREAD:
+                thread.join()
         samples: dict[str, list[float]] = {variant: [] for variant in variants}
         for _ in range(parsed.rounds):
             for variant, (timed, _) in ready.items():
