@@ -102,7 +102,7 @@ def test_a_file_of_lines_whose_run_is_killed_and_resumed(job, tmp_path):
     done = resumed(command, output)
     assert (done.returncode, output.read_bytes()) == (0, whole)
     assert last(done).startswith(f"pointsman: 200 of 200 lines ({left.count(10) - (left[-1] == 10)} there already), ")
-    assert resumed(command, output).stderr == "pointsman: 200 of 200 lines, all there already: done\n"
+    assert last(resumed(command, output)) == "pointsman: 200 of 200 lines, all there already: done"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -142,7 +142,7 @@ def test_a_job_that_was_killed_does_not_go_on_with_other_lines_or_options(job, t
     other.write_text("".join([content[0], "Another <extra_id_0>.\n", *content[2:]]))
     done = resumed([str(other) if part == str(texts) else part for part in command], output)
     assert (done.returncode, output.read_bytes()) == (2, left)
-    assert done.stderr.startswith(f"pointsman: line 2 of the input has changed since {output} answered it; ")
+    assert last(done).startswith(f"pointsman: line 2 of the input has changed since {output} answered it; ")
     done = resumed(command, output, "--num-beams", "2")
     assert (done.returncode, output.read_bytes()) == (2, left)
     assert "was begun with --num-beams 1, and this run has --num-beams 2; " in done.stderr

@@ -21,7 +21,10 @@ LENIENT = Limits(max_loss_increase=100, min_agreement=0)
 APART = tuple(names.STACK_EMBEDDINGS.values())
 
 
-@pytest.fixture(scope="module", params=["apart, the decoder's the head", "apart, and a head", "shared, and a head"])
+_BOTH = pytest.param("apart, and a head", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["apart, the decoder's the head", _BOTH, "shared, and a head"])
 def bundle(request, tmp_path_factory) -> Path:
     spec = CHECKPOINTS["untied" if "and a head" in request.param else "tied"]
     tensors = weights(spec)

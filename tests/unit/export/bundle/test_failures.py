@@ -104,7 +104,7 @@ def test_values_past_float16_are_named_and_leave_nothing(tmp_path, capsys):
     assert names_in(tmp_path) == {"checkpoint"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_kill_leaves_nothing(checkpoint, tmp_path, number):
     process = halfway(checkpoint, tmp_path)
     process.send_signal(number)

@@ -133,7 +133,7 @@ def test_plans_that_are_out_of_date_are_replaced(built, tmp_path):
     assert [manifest.is_current(plan) for plan in manifest.engines] == [True, True]
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [ROLES[0], pytest.param(ROLES[1], marks=pytest.mark.slow)])
 def test_plans_are_built_again_where_a_file_is_missing(built, tmp_path, role):
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     (bundle / f"engines/tensorrt-rtx-sm89/{NAME}/{role}.plan").unlink()
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up(bundle):
     assert not (bundle / "engines").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_kill_leaves_what_was_complete(bundle, number):
     command = [installed("pointsman-export"), "engines", bundle, "--compute-capability", "8.6", "8.9", "8.0", "12.0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
