@@ -59,7 +59,7 @@ def add_files(parser: Parser) -> None:
     )
     parser.add_argument("--address", help="of a Ray cluster (default: one of this machine)")
     add_decoding(parser.add_argument_group("decoding"))
-    parser.examples = ("pointsman fill-files build/demo texts.parquet -o filled --column text --actors 4",)
+    parser.examples = ("pointsman fill-files examples/demo_int8 texts.parquet -o filled --column text --actors 4",)
     parser.set_defaults(run=_fill)
 
 

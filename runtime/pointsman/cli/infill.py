@@ -47,8 +47,8 @@ def add_infill(parser: Parser) -> None:
     add_decoding(parser.add_argument_group("decoding"))
     parser.rest = "texts"
     parser.examples = (
-        "pointsman infill build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --num-beams 4",
-        "pointsman infill build/demo --input texts.txt --jsonl --output fills.jsonl --resume",
+        "pointsman infill examples/demo_int8 'The <extra_id_0> walks in <extra_id_1> park.' --num-beams 4",
+        "pointsman infill examples/demo_int8 --input texts.txt --jsonl --output fills.jsonl --resume",
     )
     parser.set_defaults(run=_infill)
 

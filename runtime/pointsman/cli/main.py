@@ -53,7 +53,7 @@ def _parser() -> Parser:
     parser = Parser(prog="pointsman", description="Fill blanks in text with Switch Transformers.")
     parser.add_version()
     parser.examples = (
-        "pointsman infill build/demo 'The <extra_id_0> walks in <extra_id_1> park.'",
+        "pointsman infill examples/demo_int8 'The <extra_id_0> walks in <extra_id_1> park.'",
         "pointsman infill --help",
     )
     commands = parser.add_commands()
@@ -68,7 +68,7 @@ def _parser() -> Parser:
 def _add_inspect(parser: Parser) -> None:
     parser.description = "Say what a bundle is, verify its files, and say what would run."
     add_bundle(parser)
-    parser.examples = ("pointsman inspect build/demo",)
+    parser.examples = ("pointsman inspect examples/demo_int8",)
     parser.set_defaults(run=_inspect)
 
 

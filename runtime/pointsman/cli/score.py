@@ -27,9 +27,7 @@ def add_score(parser: Parser) -> None:
         "--threads", metavar="N", type=positive, help="CPU threads (default: one for each core that it may use)"
     )
     add_max_memory(parser)
-    parser.examples = (
-        "pointsman score build/demo 'The <extra_id_0> walks in <extra_id_1> park.' --spans man the --spans dog a",
-    )
+    parser.examples = ("pointsman score examples/demo_int8 'The <extra_id_0> walks.' --spans man --spans dog",)
     parser.set_defaults(run=_score)
 
 

@@ -70,7 +70,7 @@ def add_serve(parser: Parser) -> None:
     )
     _add_limits(parser.add_argument_group("limits"))
     parser.examples = (
-        "pointsman serve build/demo",
+        "pointsman serve examples/demo_int8",
         "pointsman serve demo=build/demo@fused-int8 --host 0.0.0.0 --port 8080 --api-keys keys.txt",
     )
     parser.set_defaults(run=_serve)
@@ -117,7 +117,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         )
     try:
         from pointsman.serving.http.keys import ApiKeys
-        from pointsman.serving.http.server import log_to_stderr, serve
+        from pointsman.serving.http.server import bind, log_to_stderr, serve
         from pointsman.serving.metrics import Metrics
     except ModuleNotFoundError as error:
         raise DependencyError(f"{error.name} is not installed; {install('serve')}") from error
@@ -125,9 +125,9 @@ def _serve(parsed: argparse.Namespace) -> int:
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
     named = _named(parsed.bundles, parsed)
+    at = bind(parsed.host, parsed.port)  # before anything is loaded, which may take minutes
     services = [_service(one, parsed, limits, metrics) for one in named]
-    where = {"host": parsed.host, "port": parsed.port}
-    stopped_by = serve(services, metrics, limits, **where, keys=keys, hosts=_hosts(parsed))
+    stopped_by = serve(services, metrics, limits, at=at, keys=keys, hosts=_hosts(parsed))
     return _INTERRUPTED if stopped_by == signal.SIGINT else 0
 
 

@@ -376,7 +376,7 @@ def test_an_address_that_is_taken(bundle):
         done = subprocess.run(
             [installed("pointsman"), "serve", bundle, "--port", str(port)], capture_output=True, text=True, check=False
         )
-    assert (done.returncode, done.stderr.splitlines(keepends=True)[-1]) == (
+    assert (done.returncode, done.stderr) == (  # nothing was loaded
         2,
         f"pointsman: cannot listen on 127.0.0.1 port {port} (Address already in use); choose another\n",
     )

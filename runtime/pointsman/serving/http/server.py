@@ -45,8 +45,15 @@ class Server(uvicorn.Server):
         self.stopped_by: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where."""
-        await super().startup(sockets)
+        """Start, and say where.
+
+        Raises:
+            OptionsError: Another process has begun to listen there since `bind`.
+        """
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise OptionsError(f"cannot listen ({error.strerror}); choose another port") from error
         if sockets and self.started:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
@@ -83,8 +90,7 @@ def serve(
     metrics: Metrics,
     limits: ServiceLimits,
     *,
-    host: str,
-    port: int,
+    at: socket.socket,
     keys: ApiKeys | None = None,
     hosts: Collection[str] = (),
 ) -> int | None:
@@ -94,8 +100,7 @@ def serve(
         services: What to serve.
         metrics: What is counted.
         limits: Of requests.
-        host: Where to listen.
-        port: Likewise; 0 takes any that is free, which the log says.
+        at: Where to listen, from `bind`.
         keys: Keys that clients must show.
         hosts: Names that it may be called by; any, where there are none.
 
@@ -105,7 +110,6 @@ def serve(
     Raises:
         OptionsError: It cannot listen there.
     """
-    listening = listen(host, port)
     connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(
         create_app(services, metrics, limits, keys, hosts),
@@ -123,7 +127,7 @@ def serve(
         timeout_graceful_shutdown=int(limits.drain_seconds) + _AFTER_DRAINING,
     )
     server = Server(config, services, limits)
-    server.run(sockets=[listening])
+    server.run(sockets=[at])
     left = sum(_at_work(services).values())  # after a second SIGINT
     _LOG.info("stopped", extra={"unanswered": left + sum(one.scheduler.unanswered for one in services)})
     return server.stopped_by
@@ -141,20 +145,24 @@ def _at_work(services: Sequence[Service]) -> dict[str, int]:
     return {"waiting": sum(one.waiting for one in schedulers), "running": sum(one.running for one in schedulers)}
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with an address of its own, which does not listen yet: who calls is refused, and does not wait.
+
+    Args:
+        host: Name or address.
+        port: 0 takes any that is free.
 
     Raises:
-        OptionsError: It cannot.
+        OptionsError: The address is taken, or is none.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
         raise OptionsError(f"cannot listen on {host} port {port} ({error.strerror}); choose another") from error
-    return listening
+    return bound
 
 
 class JsonLines(logging.Formatter):
