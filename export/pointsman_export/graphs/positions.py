@@ -71,8 +71,10 @@ def relative_bias(module: Scope, architecture: Architecture, queries: ir.Value, 
         float32 [1, heads, queries, keys].
     """
     reach, table = architecture.relative_max_distance, bucket_table(architecture, bidirectional=True)
-    near = module.op("Clip", module.op("Sub", keys, queries), module.scalar(-reach), module.scalar(reach))
-    place = module.op("Add", near, module.scalar(reach))
-    bucket = module.op("Gather", module.constant(table.numpy()), place, axis=0)
-    bias = module.op("Gather", module.weight(), bucket, axis=0)  # [queries, keys, heads]
+    by_distance = module.op(
+        "Gather", module.weight(), module.constant(table.numpy()), axis=0
+    )  # [-reach to reach, heads]
+    distance = module.op("Sub", module.op("Add", keys, module.scalar(reach)), queries)
+    place = module.op("Clip", distance, module.scalar(0), module.scalar(2 * reach))
+    bias = module.op("Gather", by_distance, place, axis=0)  # [queries, keys, heads]
     return module.op("Unsqueeze", module.op("Transpose", bias, perm=[2, 0, 1]), module.constant([0]))

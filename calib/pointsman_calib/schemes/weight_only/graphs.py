@@ -6,11 +6,12 @@ Weights are read, rounded and written one at a time.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from pointsman.bundle import Role
 from pointsman.bundle.names import EMBEDDINGS
@@ -21,6 +22,7 @@ from pointsman_calib.rounding import BlockFormat, round_blocks
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
 from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
 from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
+from pointsman_calib.schemes.weight_only.shared_inputs import SharedInputs
 
 
 class Packable(Protocol):
@@ -120,10 +122,6 @@ class Rounded:
         return replace(
             self, product=self.product and self.product.at(path), lookup=self.lookup and self.lookup.at(path)
         )
-
-
-Prepared = dict[tuple[object, ir.Value, object, bool], Any]
-"""Of a graph or branch, a value, what sort of product, and whether it is fine: the value prepared for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,27 +233,28 @@ def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:
         fine_inputs: quantized weights whose inputs come in two parts.
     """
     graph, rounded, kept = model.graph, contents.rounded, contents.kept
-    prepared: Prepared = {}
+    inputs = SharedInputs(graph)
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
         for name in {str(value.name) for value in node.inputs if value is not None} & rounded.keys():
-            _replace(graph, node, rounded[name], prepared, fine=name in fine_inputs)
+            _replace(graph, node, rounded[name], inputs, fine=name in fine_inputs)
     for name, value in list(graph.initializers.items()):
         if name in rounded:
             del graph.initializers[name]
         elif name in kept:
             value.const_value = kept[name]
+    RemoveUnusedNodesPass()(model)  # what products have taken over; ONNX Runtime runs nodes that nobody reads
     model.opset_imports[DOMAIN] = 1
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, prepared: Prepared, *, fine: bool) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, weight: Rounded, inputs: SharedInputs, *, fine: bool) -> None:
     """Put a quantized product or look-up in a node's place."""
     (old,) = node.outputs
     expression = Expression(str(node.name), graph)
-    inputs = [value for value in node.inputs if value is not None]
     if node.op_type == "Gather":
-        new = _lookup(graph, expression, weight, inputs[1])
+        assert node.inputs[1] is not None
+        new = _lookup(graph, expression, weight, node.inputs[1])
     else:
-        new = _product(graph, node, expression, weight, prepared, fine=fine)
+        new = _product(graph, node, expression, weight, inputs, fine=fine)
     new.name, new.shape, new.type = old.name, old.shape, old.type
     assert isinstance(node.graph, ir.Graph)
     ir.convenience.replace_nodes_and_values(node.graph, node, [node], expression.nodes, [old], [new])
@@ -270,18 +269,13 @@ def _lookup(graph: ir.Graph, expression: Expression, weight: Rounded, indices: i
 
 
 def _product(
-    graph: ir.Graph, node: ir.Node, expression: Expression, weight: Rounded, prepared: Prepared, *, fine: bool
+    graph: ir.Graph, node: ir.Node, expression: Expression, weight: Rounded, inputs: SharedInputs, *, fine: bool
 ) -> ir.Value:
     """A product whose inputs are prepared once for all products of one sort."""
-    codes, (inputs, *_) = weight.product, node.inputs
-    assert codes is not None
-    assert inputs is not None
-    operand = _operand(node, graph, weight.weight, codes)
+    assert weight.product is not None
+    operand = _operand(node, graph, weight.weight, weight.product)
     fine = fine and operand.can_be_fine
-    key = (node.graph, inputs, codes.form.block_size, fine)
-    if key not in prepared:
-        prepared[key] = operand.prepared(expression, inputs, fine=fine)
-    return operand.product(expression, prepared[key], fine=fine)
+    return operand.product(expression, inputs.of(node, expression, operand, fine=fine), fine=fine)
 
 
 def _operand(node: ir.Node, graph: ir.Graph, weight: Weight, codes: Codes) -> BlockWeight | IntegerWeight:

@@ -78,6 +78,53 @@ def test_zeros_stay_zeros(form, fine):
     assert not got[0, 1:].any()
 
 
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_relu_leaves_nothing_of_what_is_negative(form, fine):
+    """Nor of rows in which nothing is positive, however large what is negative is."""
+    computed, stands_for = product_of(random_weight(), form, fine=fine, relu=True)
+    inputs = np.random.default_rng(6).standard_normal((1, 7, INPUTS)).astype(np.float32)
+    inputs[0, :4] = -np.abs(inputs[0, :4])
+    inputs[0, 1, ::2], inputs[0, 2], inputs[0, 3, ::3] = 0, 0, -3e38
+    inputs[0, 4, ::2], inputs[0, 5] = -3e38, inputs[0, 5] * 1e-30
+    got, expected = computed(inputs), np.maximum(inputs, 0).astype(np.float64) @ stands_for
+    assert not got[0, :4].any()
+    largest = np.abs(expected).max(-1, keepdims=True)
+    assert (np.abs(got - expected) <= 2e-2 * largest).all()
+
+
+@pytest.mark.parametrize("fine", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_a_product_behind_another_and_relu(fine):
+    """Rows are scaled once, behind both; what is computed is what scaling behind each gives."""
+    generator = np.random.default_rng(7)
+    matrices = [generator.standard_normal((INPUTS, INPUTS)).astype(np.float32) for _ in range(2)]
+    fed = value("inputs", ir.DataType.FLOAT, shape=[None] * 3)
+    graph, exact = ir.Graph([fed], [], nodes=[], opset_imports={"": 23, DOMAIN: 1}), []
+    result = fed
+    for number, matrix in enumerate(matrices):
+        quantized = round_blocks(matrix, INTEGERS)
+        exact.append(dequantized(quantized))
+        codes = value(f"codes{number}", ir.DataType.INT8, quantized.signed_codes())
+        scales = value(f"scales{number}", ir.DataType.FLOAT, quantized.scales.reshape(-1))
+        for held in (codes, scales):
+            graph.register_initializer(held)
+        operand, expression = IntegerWeight(codes, scales), Expression(f"product{number}", graph)
+        if number:
+            result = expression.op("Relu", [result])
+        prepared = operand.prepared(expression, result, fine=fine[number])
+        result = operand.product(expression, prepared, fine=fine[number])
+        graph.extend(expression.nodes)
+    graph.outputs.append(result)
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    inputs = generator.standard_normal((2, ROWS, INPUTS)) * 10.0 ** generator.integers(-3, 4, (2, ROWS, 1))
+    (got,) = session.run(None, {"inputs": inputs.astype(np.float32)})
+    expected = np.maximum(inputs @ exact[0], 0) @ exact[1]
+    largest = np.abs(expected).max(-1, keepdims=True)
+    assert (np.abs(got - expected) / largest).max() < (1e-3 if all(fine) else 2.5e-2)
+
+
 def test_what_relu_gives_has_twice_as_many_steps():
     inputs = np.random.default_rng(3).standard_normal((1, 64, INPUTS)).astype(np.float32)
     assert error(INTEGERS, inputs, fine=False, relu=True) < 0.7 * error(INTEGERS, np.maximum(inputs, 0), fine=False)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,32 @@ def test_products_of_the_same_inputs_share_their_parts(rounded):
     query, key, value, output = (parts[f"{attention}.{name}"] for name in "qkvo")
     assert query.op_type == output.op_type == "Concat"
     assert query is key is value is not output
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_tokens_are_rounded_once_before_experts_take_theirs(rounded, fine):
+    """An expert rounds only what is between its two products; all else is done for all experts at once."""
+    draft, _ = rounded
+    draft.write(Kept(inputs=frozenset(draft.formats if fine else ())))
+    for path in draft.graphs.values():
+        graph = ir.load(path).graph
+        rounding = Counter(
+            node.graph.name
+            for node in ir.traversal.RecursiveGraphIterator(graph)
+            if node.op_type == "QuantizeLinear" and node.graph is not graph
+        )
+        if draft.scheme == "int8":
+            assert rounding
+        assert set(rounding.values()) <= {2 if fine else 1}
+
+
+def test_every_node_is_read(rounded):
+    """ONNX Runtime runs the others as well."""
+    draft, _ = rounded
+    draft.write(Kept())
+    for path in draft.graphs.values():
+        for node in ir.traversal.RecursiveGraphIterator(ir.load(path).graph):
+            assert any(output.is_graph_output() or output.uses() for output in node.outputs), node.name
 
 
 def test_integer_weights_are_in_the_graph_of_their_product(rounded):
