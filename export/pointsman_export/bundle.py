@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,8 @@ def export_bundle(
                 generation=generation,
             )
             if replaced is not None:
-                manifest = replaced.kept(manifest, folder)
+                manifest, lost = replaced.kept(manifest, folder)
+                _say(f"{one} does not fit what was exported, and is not kept: make it again" for one in lost)
             write_manifest(manifest, folder)
     return manifest
 
@@ -188,7 +189,7 @@ def _check_apart(target: Path, checkpoint: Path) -> None:
         raise OptionsError(f"{target} is, holds or lies in the checkpoint's folder; choose another output folder")
 
 
-def _say(notes: Sequence[str]) -> None:
+def _say(notes: Iterable[str]) -> None:
     for sentence in notes:
         tqdm.write(f"note: {sentence}", file=sys.stderr)
 

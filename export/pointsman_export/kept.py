@@ -61,7 +61,7 @@ class Replaced:
         orphans = [name for name, variant in self._quantized().items() if _source(variant) not in variants]
         self._refuse_loss([*orphans, *(_described(plan) for plan in self._plans_of(orphans))])
 
-    def kept(self, fresh: Manifest, folder: Path) -> Manifest:
+    def kept(self, fresh: Manifest, folder: Path) -> tuple[Manifest, list[str]]:
         """Take along what is still right.
 
         Args:
@@ -69,7 +69,7 @@ class Replaced:
             folder: where it is; files are linked there.
 
         Returns:
-            The manifest of all.
+            The manifest of all, and what is not right any more and not taken along.
 
         Raises:
             OutputExistsError: something is not right any more, and may not be lost.
@@ -84,12 +84,13 @@ class Replaced:
         merged = replace(fresh, variants=fresh.variants | variants)
         plans = [plan for plan in old.engines if fresh.limits == old.limits and merged.is_current(plan)]
         lost = [name for name in quantized if name not in variants]
-        self._refuse_loss([*lost, *(_described(plan) for plan in old.engines if plan not in plans)])
+        lost += [_described(plan) for plan in old.engines if plan not in plans]
+        self._refuse_loss(lost)
         for precision in {variant.precision for variant in variants.values()}:
             place = names.variant_folder(precision)
             shutil.copytree(self.target / place, folder / place, copy_function=_linked)
         _link_files(self.target, folder, (plan.file for plan in plans))
-        return replace(merged, engines=tuple(plans))
+        return replace(merged, engines=tuple(plans)), lost
 
     def _quantized(self) -> dict[str, Variant]:
         return {name: variant for name, variant in self.manifest.variants.items() if variant.quantization is not None}
@@ -100,8 +101,8 @@ class Replaced:
     def _refuse_loss(self, lost: list[str]) -> None:
         if lost and not self.discard:
             raise OutputExistsError(
-                f"{self.target} holds what would be lost, since it was made from other variants than this export "
-                f"writes: {first_few(lost)}; add `discard=True`, or choose another output folder"
+                f"{self.target} holds what would be lost, since it does not fit what this export "
+                f"writes: {first_few(lost)}; choose another output folder, or add `discard=True` and make it again"
             )
 
 

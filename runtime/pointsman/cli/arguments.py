@@ -94,8 +94,8 @@ class Parser(argparse.ArgumentParser):
         name, _, _ = argument.partition("=")
         known = self._option_string_actions
         if name not in known and " " not in argument:  # a text may begin like an option
-            meant = nearest(name, [option for option in known if option.startswith("--")])
-            hint = self.hints.get(name) or (f"did you mean {meant}?" if meant else "")
+            meant = nearest(name, [*(option for option in known if option.startswith("--")), *self.hints])
+            hint = self.hints.get(name) or self.hints.get(meant or "") or (f"did you mean {meant}?" if meant else "")
             self.error(f"{name} is no option" + (f" ({hint})" if hint else ""))
 
     def add_version(self) -> None:

@@ -125,9 +125,9 @@ def _serve(parsed: argparse.Namespace) -> int:
     keys = ApiKeys(Path(parsed.api_keys)) if parsed.api_keys else None
     limits, metrics = _limits(parsed), Metrics()
     named = _named(parsed.bundles, parsed)
-    at = bind(parsed.host, parsed.port)  # before anything is loaded, which may take minutes
-    services = [_service(one, parsed, limits, metrics) for one in named]
-    stopped_by = serve(services, metrics, limits, at=at, keys=keys, hosts=_hosts(parsed))
+    with bind(parsed.host, parsed.port) as at:  # before anything is loaded, which may take minutes
+        services = [_service(one, parsed, limits, metrics) for one in named]
+        stopped_by = serve(services, metrics, limits, at=at, keys=keys, hosts=_hosts(parsed))
     return _INTERRUPTED if stopped_by == signal.SIGINT else 0
 
 

@@ -1,6 +1,7 @@
 """How to decode: Hugging Face's names and meanings, checked when they are written down."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, nan
 from numbers import Integral, Real
@@ -80,13 +81,24 @@ class DecodingOptions:
             merged = {name: value for name, value in merged.items() if name in fields or name not in _OF_SAMPLING}
         fewest = merged.get("min_new_tokens")
         merged.setdefault("max_new_tokens", max(room, fewest) if isinstance(fewest, int) else room)
-        return cls(**cast("DecodingFields", merged))
+        try:
+            return cls(**cast("DecodingFields", merged))
+        except OptionsError as error:
+            raise OptionsError(f"{error}{_kept(str(error), defaults, fields)}") from None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; only values in range can be asked whether they contradict each other."""
         problems = [*_out_of_range(self)] or [*_contradictions(self)]
         if problems:
             raise OptionsError("; ".join(problems))
+
+
+def _kept(problem: str, defaults: Iterable[str], given: Container[str]) -> str:
+    """Which options of a contradiction nobody gave: they are the checkpoint's, and what is given goes before."""
+    named = [name for name in defaults if name not in given and re.search(rf"\b{name}\b", problem)]
+    if not named:
+        return ""
+    return f" ({', '.join(named)}: kept in the bundle from the checkpoint's settings; give another value)"
 
 
 def _out_of_range(options: DecodingOptions) -> Iterator[str]:

@@ -302,6 +302,8 @@ async def _async_failures() -> AsyncIterator[None]:
 
 def _failure(error: httpx2.HTTPError) -> PointsmanError:
     url = error.request.url
+    if url.scheme == "https" and "SSL" in str(error):
+        return UnavailableError(f"what is at https://{url.netloc.decode()} cannot be trusted, or speaks http: {error}")
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return UnavailableError(
             f"there is no service at {url.scheme}://{url.netloc.decode()}; start it, or correct the address"

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decoding import DecodingFields, Generation, TokenEvent
+from pointsman.decoding import DecodingFields, DecodingOptions, Generation, TokenEvent
 from pointsman.errors import OptionsError, TextError
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.infill.requests import Request
@@ -20,7 +20,8 @@ from pointsman.serving.scheduler import Scheduler
 from pointsman.serving.ticket import Ticket
 
 _WARM_UP: Final = "A <extra_id_0> is warm."
-_LONG_WARM_UP: Final = "A <extra_id_0> is" + 500 * " warm"  # about as many tokens as are encoded between two steps
+_PLAIN: Final = cast("DecodingFields", asdict(DecodingOptions()))  # whatever the checkpoint's own settings are
+_WORDS: Final = 500  # of a long text: about as many tokens as are encoded between two steps
 _SCORED_AT_ONCE: Final = 512  # tokens of candidates, between two steps of what is decoded
 _AT_ONCE: Final = 1000  # characters that are tokenized in less time than handing them to a thread takes
 
@@ -183,7 +184,13 @@ class Service:
         """Start the scheduler, and answer first requests, which take longer than others.
 
         On the CPU they take as many rows and tokens as a step may have, so that the engine has the memory from then on.
+        A service that has started is left as it is.
+
+        Raises:
+            PointsmanError: The bundle cannot answer.
         """
+        if self._is_warm:
+            return
         self.scheduler.start()
         for asked in self._warm_ups():
             requests = self._requests(asked, first=0)
@@ -193,13 +200,22 @@ class Service:
 
     def _warm_ups(self) -> Iterator[list[tuple[str, DecodingFields]]]:
         """What is asked together at first."""
-        yield [(_WARM_UP, {"constrain": False, "max_new_tokens": 2})]
+        short: DecodingFields = {**_PLAIN, "max_new_tokens": 2}
+        yield [(_WARM_UP, {**short, "constrain": False})]
         if self.infiller.model.choice.device != "cpu":
             return
         limits = self.scheduler.limits
-        yield [(_LONG_WARM_UP, {"max_new_tokens": 2})]
-        yield [(_WARM_UP, {"max_new_tokens": 2, "do_sample": True, "seed": 0, "num_return_sequences": limits.rows})]
-        yield [(_WARM_UP, {"max_new_tokens": 2})] * min(limits.rows, limits.waiting)
+        yield [(self._long_text(), short)]
+        yield [(_WARM_UP, {**short, "do_sample": True, "seed": 0, "num_return_sequences": limits.rows})]
+        yield [(_WARM_UP, short)] * min(limits.rows, limits.waiting)
+
+    def _long_text(self) -> str:
+        """As long a text as this bundle takes, up to some length."""
+        words, text = _WORDS, "A <extra_id_0> is" + _WORDS * " warm"
+        while words and len(self.infiller.tokenizer.encode(text)) > self.infiller.model.manifest.limits.tokens:
+            words //= 2
+            text = "A <extra_id_0> is" + words * " warm"
+        return text
 
     def deadline(self, seconds: float | None = None) -> float:
         """When an answer must be there that is asked for now, in seconds of `time.monotonic`."""

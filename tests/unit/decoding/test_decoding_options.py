@@ -102,3 +102,25 @@ def test_accepted(options):
 def test_changed_options_are_checked_again():
     with pytest.raises(OptionsError, match="min_new_tokens 8 is above"):
         replace(DecodingOptions(min_new_tokens=8), max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "names"),
+    [
+        ({"num_beams": 4}, {"do_sample": True}, "num_beams"),
+        ({"do_sample": True}, {"num_beams": 4}, "do_sample"),
+        ({"min_new_tokens": 40}, {"max_new_tokens": 8}, "min_new_tokens"),
+        ({"num_beams": 2, "top_k": 5}, {"num_return_sequences": 3}, "num_beams"),
+        ({"num_beams": 4, "do_sample": True}, {}, "num_beams, do_sample"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_checkpoint_s_settings_says_so(kept, given, names):
+    """The caller has not given those, and cannot leave them out."""
+    with pytest.raises(OptionsError) as caught:
+        DecodingOptions.over(kept, given)
+    end = f" ({names}: kept in the bundle from the checkpoint's settings; give another value)"
+    assert str(caught.value).endswith(end)
+    with pytest.raises(OptionsError) as caught:
+        DecodingOptions.over({}, {**kept, **given})
+    assert "kept in the bundle" not in str(caught.value)

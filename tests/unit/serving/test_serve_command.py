@@ -13,6 +13,7 @@ REFUSED = {
     "a port": (["b", "--port", "70000"], "'70000' is no port: use a whole number from 0 to 65535"),
     "a time": (["b", "--timeout", "0"], "'0' is no time: use a number of seconds above 0"),
     "a variant as an option": (["b", "--variant", "int8"], "--variant is no option (write it behind the bundle, as in"),
+    "a variant, misspelt": (["b", "--varient", "int8"], "--varient is no option (write it behind the bundle, as in"),
     "a size": (["b", "--max-cache-bytes", "4X"], "'4X' is no size: use bytes, or a number with K, M, G or T"),
     "no bundle": ([], "the following arguments are required"),
     "a bundle that is not there": (["nowhere"], "nowhere"),

@@ -10,6 +10,7 @@ from pointsman.errors import OptionsError
 from pointsman.wording import as_text
 
 _LEAST: Final = 16  # characters of a key
+_MAKE_ONE: Final = "; `openssl rand -hex 32 > FILE` makes one"
 _LOG: Final = logging.getLogger("pointsman.serving")
 
 
@@ -55,7 +56,9 @@ class ApiKeys:
         try:
             status = self._path.stat()
         except OSError as error:
-            raise OptionsError(f"API keys {as_text(self._path)} cannot be read ({error.strerror})") from error
+            raise OptionsError(
+                f"API keys {as_text(self._path)} cannot be read ({error.strerror}){_MAKE_ONE}"
+            ) from error
         return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _read(self) -> list[bytes]:
@@ -67,5 +70,6 @@ class ApiKeys:
         if not keys or min(map(len, keys)) < _LEAST:
             raise OptionsError(
                 f"API keys {as_text(self._path)} must have one key a line, of at least {_LEAST} characters each"
+                f"{_MAKE_ONE}"
             )
         return [hashlib.sha256(key.encode()).digest() for key in keys]

@@ -48,8 +48,11 @@ class Server(uvicorn.Server):
         """Start, and say where.
 
         Raises:
+            PointsmanError: A bundle cannot answer.
             OptionsError: Another process has begun to listen there since `bind`.
         """
+        for service in self._services:
+            await service.start()
         try:
             await super().startup(sockets)
         except OSError as error:
@@ -108,7 +111,7 @@ def serve(
         The signal that stopped it.
 
     Raises:
-        OptionsError: It cannot listen there.
+        PointsmanError: It cannot listen there, or a bundle cannot answer.
     """
     connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(

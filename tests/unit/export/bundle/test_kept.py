@@ -71,16 +71,16 @@ def test_plans_that_were_kept_are_counted(tiny_checkpoint, bundle, capsys):
 
 
 @pytest.mark.parametrize("changes", [{"capacity": 2}, {"forms": ["portable"], "capacity": 2}, {"dtype": "bfloat16"}])
-def test_what_is_not_is_asked_for(tiny_checkpoint, bundle, changes):
+def test_what_is_not_is_asked_for(tiny_checkpoint, bundle, changes, capsys):
     before = read_manifest(bundle)
-    with pytest.raises(
-        OutputExistsError, match="made from other variants than this export writes: fused-int8"
-    ) as caught:
+    with pytest.raises(OutputExistsError, match="does not fit what this export writes: fused-int8") as caught:
         export_bundle(tiny_checkpoint, bundle, force=True, **changes)
-    assert str(caught.value).endswith("; add `discard=True`, or choose another output folder")
+    assert str(caught.value).endswith("; choose another output folder, or add `discard=True` and make it again")
     assert read_manifest(bundle) == before
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
     after = export_bundle(tiny_checkpoint, bundle, force=True, discard=True, **changes)
+    said = capsys.readouterr().err
+    assert "note: fused-int8 does not fit what was exported, and is not kept: make it again\n" in said
     assert not after.engines
     assert all(variant.quantization is None for variant in after.variants.values())
     assert not (bundle / "engines").exists()
@@ -93,7 +93,7 @@ def test_all_that_would_be_lost_is_named(tiny_checkpoint, bundle):
 
 
 def test_a_plan_for_other_limits_is_not_right(tiny_checkpoint, bundle):
-    with pytest.raises(OutputExistsError, match=r"writes: the encoder plan of portable-float32 for 8\.9; add"):
+    with pytest.raises(OutputExistsError, match=r"writes: the encoder plan of portable-float32 for 8\.9; choose"):
         export_bundle(tiny_checkpoint, bundle, force=True, max_tokens=512)
 
 
