@@ -17,6 +17,7 @@ import pytest
 
 from conftest import installed
 from pointsman import BundleError, BundleNotFoundError, DeviceError, OptionsError, OutputError, TextError
+from pointsman.bundle import read_manifest, write_manifest
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
 pytestmark = [
@@ -318,10 +319,10 @@ def test_a_bundle_is_what_it_holds(fill, bundle, source, tmp_path, monkeypatch):
 def test_a_bundle_with_other_weights(fill, bundle, source, tmp_path):
     shutil.copytree(bundle, tmp_path / "mine")
     fill(source, bundle=str(tmp_path / "mine"))
-    manifest = json.loads((tmp_path / "mine/manifest.json").read_text())
-    for file in manifest["variants"]["fused-float32"]["files"]:
-        file["sha256"] = file["sha256"][::-1]
-    (tmp_path / "mine/manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(bundle)
+    variant = manifest.variants["fused-float32"]
+    retrained = replace(variant, files=tuple(replace(file, sha256=file.sha256[::-1]) for file in variant.files))
+    write_manifest(replace(manifest, variants={"fused-float32": retrained}), tmp_path / "mine")
     said = (
         r"/out was begun with a bundle of content (\w{16}), and this run has a bundle of content (?!\1)\w{16}; give "
         "what it was begun with, or choose another folder$"

@@ -197,8 +197,10 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
         ),
         (
             ["fill-files", "b", "f.parquet", "-o", "o", "--num-return-sequences", "3"],
-            "--num-return-sequences is no option (the best fill alone is written; leave it out); see pointsman "
-            "fill-files --help",
+            (
+                "--num-return-sequences is no option (the best fill alone is written; leave it out); see pointsman "
+                "fill-files --help"
+            ),
         ),
         (["infill", "b", TEXT, "--zzz"], "--zzz is no option; see pointsman infill --help"),
         (["infill", "b", TEXT, "-b", "4"], "unrecognized arguments: -b 4; see pointsman infill --help"),
