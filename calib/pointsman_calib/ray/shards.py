@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from pointsman.bundle.manifest import installed_versions
 from pointsman.errors import BundleError, OptionsError
-from pointsman.ray.resumable import connect, made, missing, settle
+from pointsman.ray.cluster import connect
+from pointsman.ray.resumable import made, missing, settle
 from pointsman_calib.comparison.counting import Reading, count
 from pointsman_calib.comparison.counts import PART, Counts, added_up, read_counts, write_counts
 from pointsman_calib.comparison.subject import open_subject
@@ -49,6 +50,7 @@ class Shards:
             OutputError: the folder has shards of a comparison with other settings, a damaged one, or cannot be written.
             BundleError: a machine has another bundle, or the engine refuses a graph.
             ParityError: the baseline's values are not finite.
+            DeviceError: Ray does not start, or there is no cluster at the address; or actors die again and again.
         """
         self._check(reading.batch_size)
         folder = Path(self.folder).absolute()

@@ -61,6 +61,16 @@ class Parser(argparse.ArgumentParser):
         self._commands = commands.choices
         return commands
 
+    def lack(self, option: str, hint: str) -> None:
+        """Lack an option of several that were added together.
+
+        Args:
+            option: As it is written on a command line.
+            hint: What to do instead.
+        """
+        self._option_string_actions.pop(option).help = argparse.SUPPRESS
+        self.hints[option] = hint
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

@@ -59,6 +59,7 @@ def add_files(parser: Parser) -> None:
     )
     parser.add_argument("--address", help="of a Ray cluster (default: one of this machine)")
     add_decoding(parser.add_argument_group("decoding"))
+    parser.lack("--num-return-sequences", "the best fill alone is written; leave it out")
     parser.examples = ("pointsman fill-files examples/demo_int8 texts.parquet -o filled --column text --actors 4",)
     parser.set_defaults(run=_fill)
 
@@ -86,8 +87,8 @@ def _fill(parsed: argparse.Namespace) -> int:
 
 
 def _shards_of(parsed: argparse.Namespace, filling: "Filling", stopping: Stopping) -> int:
+    from pointsman.ray.cluster import connect
     from pointsman.ray.files import plan_files
-    from pointsman.ray.resumable import connect
 
     try:
         work = plan_files(parsed.files, parsed.output, filling, on_change=parsed.on_change)
@@ -109,9 +110,8 @@ def _shards_of(parsed: argparse.Namespace, filling: "Filling", stopping: Stoppin
     except KeyboardInterrupt:
         written = counted(progress.shards, "shard")
         raise Interrupted(f"interrupted after {written}; the same command goes on", number=stopping.number) from None
-    without = (
-        f"; {counted(progress.bad, 'row')} without a fill ({parsed.filled}_error says why)" if progress.bad else ""
-    )
+    bad, in_all = work.bad + progress.bad, " in all" if work.kept else ""
+    without = f"; {counted(bad, 'row')} without a fill{in_all} ({parsed.filled}_error says why)" if bad else ""
     report(f"{counted(progress.shards, 'shard')} written{kept}{without}")
     return 0
 
@@ -125,7 +125,7 @@ class _Progress:
         all_rows: Of these.
         shards: Written.
         rows: Of these.
-        bad: Rows among them without a fill.
+        bad: Rows of these without a fill.
         began: When.
     """
 

@@ -4,9 +4,11 @@ bundles.py      a bundle by path or by URL, fetched once for each machine
 deployment.py   `application`: the service on Ray Serve
 filling.py      `fill`: a column of a Ray dataset
 files.py        `fill_files`: files into shards, resumable
+settings.py     what all shards of a folder have in common
 shards.py       how a shard is filled
 sources.py      what each shard was made from
 rows.py         rows of Parquet and of JSON lines
+cluster.py      Ray itself, joined or started
 resumable.py    shards that actors make, and what is left of them after a stop
 """
 

@@ -1,23 +1,18 @@
 """Files with a column of texts, filled by actors into shards; a run that was stopped goes on where it was."""
 
 import re
-import secrets
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pointsman.bundle import read_manifest
-from pointsman.decoding import DecodingOptions
 from pointsman.errors import OptionsError, OutputError
-from pointsman.model import decoding_defaults
-from pointsman.ray.bundles import local_bundle
-from pointsman.ray.resumable import made, settle, settled
+from pointsman.ray.resumable import made
 from pointsman.ray.rows import check_source, parts_of, read_rows
+from pointsman.ray.settings import agreed
 from pointsman.ray.shards import Filler, Filling, Shard
-from pointsman.ray.sources import State, forget, state_of
+from pointsman.ray.sources import State, bad_rows_of, forget, state_of
 from pointsman.wording import first_few
 
 OnChange = Literal["fail", "redo"]
@@ -28,21 +23,25 @@ class Work:
     """What is to be done of some files.
 
     Attributes:
-        filling: How, with its seed where texts are sampled.
+        filling: How, with the variant that runs, and with its seed where texts are sampled.
+        content: What the bundle holds, as `content_of` says it.
         shards: Those that are to be made.
         kept: How many are there already.
+        bad: Rows of these that could not be filled.
     """
 
     filling: Filling
+    content: str
     shards: Sequence[Shard]
     kept: int
+    bad: int
 
     def done(self, *, actors: int = 1, cpus: float = 1.0, gpus: float = 0.0) -> Iterator[Shard]:
         """Do it, and give each shard when it is written; arguments and errors are those of `fill_files`."""
         bundle = self.filling.bundle
         everywhere = bundle if "://" in bundle else str(Path(bundle).absolute())  # an actor has a folder of its own
         filling = replace(self.filling, bundle=everywhere)
-        return made(Filler, [filling], self.shards, actors=actors, cpus=cpus, gpus=gpus)
+        return made(Filler, [filling, self.content], self.shards, actors=actors, cpus=cpus, gpus=gpus)
 
 
 def fill_files(
@@ -83,28 +82,15 @@ def plan_files(
     paths, folder = [Path(source).absolute() for source in sources], Path(output).absolute()
     for path in _distinct(paths):
         check_source(path, filling.column)
-    filling = _with_seed(filling, folder)
-    settle(folder, filling.written())
+    filling, content = agreed(filling, folder)
     left: list[Shard] = []
-    total = 0
+    targets: list[Path] = []
     for path in paths:
         shards = list(_shards(path, folder, filling.rows))
         left += _left(path, folder, shards, skip=filling.on_error == "skip", redo=on_change == "redo")
-        total += len(shards)
-    return Work(filling, left, total - len(left))
-
-
-def _with_seed(filling: Filling, folder: Path) -> Filling:
-    """With the seed of the run that has begun there, or a new one, where texts are sampled and none is given.
-
-    Without it, shards of a later run would not be what the first would have made.
-    """
-    defaults = decoding_defaults(read_manifest(local_bundle(filling.bundle)))
-    options = DecodingOptions.over(defaults, filling.fields, room=sys.maxsize)
-    if not options.do_sample or options.seed is not None:
-        return filling
-    drawn = settled(folder).get("fields", {}).get("seed", secrets.randbits(32))
-    return replace(filling, fields={**filling.fields, "seed": drawn})
+        targets += [shard.target for shard in shards]
+    kept = {*targets} - {shard.target for shard in left}
+    return Work(filling, content, left, len(kept), sum(map(bad_rows_of, kept)))
 
 
 def _distinct(paths: Sequence[Path]) -> Sequence[Path]:

@@ -10,6 +10,7 @@ from pointsman.decoding import DecodingFields
 from pointsman.errors import OptionsError
 from pointsman.infill import Infiller
 from pointsman.ray.bundles import local_bundle
+from pointsman.ray.shards import check_one_fill
 
 Columns = dict[str, NDArray[Any]]
 
@@ -47,8 +48,10 @@ def fill(
         The dataset with two more columns. Reading it raises what `Infiller.infill_batch` raises, wrapped by Ray.
 
     Raises:
-        OptionsError: A seed is given: samples follow from a text's number, and texts of a dataset have none.
+        OptionsError: A seed is given: samples follow from a text's number, and texts of a dataset have none. Or
+            `num_return_sequences` is, other than 1: the best fill is the only one to get a column.
     """
+    check_one_fill(fields)
     if fields.get("seed") is not None:
         raise OptionsError("texts of a dataset have no numbers, from which samples follow; leave out seed")
     result: Dataset = dataset.map_batches(

@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import logging
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -13,11 +10,15 @@ import ray
 
 from pointsman.bundle.writing import locked, one_sentence, whole_file
 from pointsman.errors import DeviceError, OutputError, PointsmanError
+from pointsman.ray.cluster import connect
 from pointsman.wording import first_few
 
 _SETTINGS: Final = "_settings.json"  # readers of folders of Parquet pass over what begins so
+_FORMAT: Final = "format"
+"""A setting that says what the others mean, where there is one."""
+_BUNDLE: Final = "bundle"
+_VARIANT: Final = "variant"
 _SHOWN: Final = 60  # characters of a setting; what is longer, as a digest, tells nobody anything
-_TOKENS: Final = "ray._private.authentication.authentication_token_setup"
 _RETRIES: Final = 3  # of a shard whose actor died
 
 
@@ -40,8 +41,9 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: As JSON has them.
 
     Raises:
-        OutputError: Those that are there were made otherwise, another run is making some, or the folder cannot be
-            written. Where none is there yet, since a first run was refused, what it had written down is replaced.
+        OutputError: Those that are there were made otherwise, or it cannot be told how; another run is making some; or
+            the folder cannot be written. Where none is there yet, since a first run was refused, what it had written
+            down is replaced.
     """
     path, said = folder / _SETTINGS, json.dumps(settings, indent=1)
     with one_sentence(folder):
@@ -51,6 +53,11 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
                 with whole_file(path) as partial:
                     partial.write_text(said, encoding="utf-8")
     was, now = settled(folder), json.loads(said)
+    if not was or was.get(_FORMAT) != now.get(_FORMAT):
+        raise OutputError(
+            f"{path} is damaged or was written by another release, and does not say how the shards beside it were "
+            "made; choose another folder"
+        )
     if was != now:
         raise OutputError(
             f"{folder} was begun with {_differing(was, now)}, and this run has {_differing(now, was)}; give what it "
@@ -62,6 +69,8 @@ def _differing(these: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     """What of some settings is not so in others, in words."""
     found, known = _flat(these), _flat(others)
     names = sorted(name for name in {**found, **known} if found.get(name) != known.get(name))
+    if _VARIANT in names and _BUNDLE in names:
+        names.remove(_BUNDLE)  # its digest is of the variant's files
     return first_few([_said(name, found.get(name)) for name in names], limit=6)
 
 
@@ -76,7 +85,9 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _said(name: str, value: object) -> str:
     if value is None or value is False:
         return f"no `{name}`"
-    if len(str(value)) > _SHOWN or name == "bundle":
+    if name == _BUNDLE:
+        return f"a bundle of content {value}"
+    if len(str(value)) > _SHOWN:
         return f"{name} {str(value)[:_SHOWN]}"
     return f"`{name}={value!r}`"
 
@@ -127,22 +138,24 @@ def made(
             refused belongs there: what an actor's constructor raises ends as an actor that died.
         arguments: To make one of.
         shards: What is to be made.
-        actors: How many; one that dies is replaced and its shard begun again.
+        actors: How many at most; those that the cluster has no room for wait until it has. One that dies is replaced
+            and its shard begun again.
         cpus: That an actor takes of its machine.
         gpus: Likewise.
 
     Raises:
         PointsmanError: What `make` raises.
         OutputError: Another run is writing the folder.
-        DeviceError: Actors die again and again.
+        DeviceError: Ray does not start, where it does not run yet; or actors die again and again.
     """
     if not shards:
         return  # Ray need not even run
+    connect(None)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(worker)
     with alone(shards[0].target.parent):
-        pool = ray.util.ActorPool([remote.remote(*arguments) for _ in range(min(actors, len(shards)))])
+        workers = [remote.remote(*arguments) for _ in range(min(actors, len(shards)))]
         try:
-            yield from pool.map_unordered(lambda actor, shard: actor.make.remote(shard), shards)
+            yield from _as_they_come(workers, shards)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PointsmanError):
                 raise error.cause from None  # in its own words, without the trace of another process
@@ -154,23 +167,21 @@ def made(
             ) from error
 
 
-def connect(address: str | None) -> None:
-    """Join a cluster, or start one on this machine where there is no address, unless this was done before."""
-    if not ray.is_initialized():
-        logging.getLogger(_TOKENS).addFilter(_is_no_reassurance)
-        with _handler_kept(signal.SIGTERM):
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+def _as_they_come(workers: Sequence[Any], shards: Sequence[SomeShard]) -> Iterator[SomeShard]:
+    """Let actors make shards, each its next when it has made one.
 
-
-@contextlib.contextmanager
-def _handler_kept(number: int) -> Iterator[None]:
-    """Undo that Ray takes a signal, which then ends a command with a dump of all threads."""
-    before = signal.getsignal(number)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(number, before)
-
-
-def _is_no_reassurance(record: logging.LogRecord) -> bool:
-    """Ray warns where a cluster asks for tokens, as it does by itself, and where it does not; only that is worth it."""
-    return not record.getMessage().startswith("Token authentication is enabled")
+    None is given to an actor that still waits for room in the cluster: it may do so until the others, which have all
+    of it, are given up.
+    """
+    starting = {worker.__ray_ready__.remote(): worker for worker in workers}
+    working: dict[Any, Any] = {}
+    left, done = iter(shards), 0
+    while done < len(shards):
+        (first,), _ = ray.wait([*working, *starting], num_returns=1)
+        is_shard = first in working
+        worker, outcome = (working if is_shard else starting).pop(first), ray.get(first)
+        if (shard := next(left, None)) is not None:
+            working[worker.make.remote(shard)] = worker
+        if is_shard:
+            done += 1
+            yield outcome

@@ -92,6 +92,9 @@ def check_source(path: Path, column: str) -> None:
     Raises:
         TextError: It is missing, of another kind, cannot be read, or has no such column.
     """
+    if path.is_dir():
+        kind = next((kind for kind in KINDS if any(path.glob(f"*{kind}"))), PARQUET)
+        raise TextError(f"{path} is a folder; name its files, {' or '.join(KINDS)}, such as {path}/*{kind}")
     if path.suffix not in KINDS:
         raise TextError(
             f"{path} is neither {' nor '.join(KINDS)}; write it as one of them, or fill a file of lines with "

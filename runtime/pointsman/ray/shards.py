@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pointsman.decoding import DecodingFields
-from pointsman.errors import TextError
+from pointsman.errors import BundleError, OptionsError, TextError
 from pointsman.infill import Fill, Infiller
 from pointsman.infill.outcomes import outcomes_of, request_of
 from pointsman.infill.requests import Request
-from pointsman.ray.bundles import local_bundle
+from pointsman.ray.bundles import content_of, local_bundle
 from pointsman.ray.rows import Column, NoText, Part, read_rows
 from pointsman.ray.sources import Origin, remember
 
@@ -36,6 +36,9 @@ class Filling:
             `<filled>_error`, which is null for all others.
         fields: Decoding options; samples follow from a row's number in its file, and from a seed that is drawn where
             none is given.
+
+    Raises:
+        OptionsError: `num_return_sequences` is among them and not 1: the best fill alone is written.
     """
 
     bundle: str
@@ -49,10 +52,20 @@ class Filling:
     on_error: Literal["fail", "skip"] = "fail"
     fields: DecodingFields
 
-    def written(self) -> dict[str, Any]:
-        """What a later run must have in common with this one."""
-        said = ("bundle", "column", "filled", "variant", "rows")
-        return {**{name: getattr(self, name) for name in said}, "fields": dict(sorted(self.fields.items()))}
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect."""
+        check_one_fill(self.fields)
+
+
+def check_one_fill(fields: DecodingFields) -> None:
+    """Refuse to ask for fills that would not be written.
+
+    Raises:
+        OptionsError: `num_return_sequences` is other than 1.
+    """
+    count = fields.get("num_return_sequences", 1)
+    if count != 1:
+        raise OptionsError(f"num_return_sequences is {count!r} and the best fill alone is written; leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +86,9 @@ class Shard:
 class Filler:
     """An actor, which loads its model once."""
 
-    def __init__(self, filling: Filling) -> None:
-        """Keep what is asked for."""
-        self._filling = filling
+    def __init__(self, filling: Filling, content: str) -> None:
+        """Keep what is asked for, and what the bundle must hold."""
+        self._filling, self._content = filling, content
 
     def make(self, shard: Shard) -> Shard:
         """Fill a shard, whole or not at all.
@@ -83,7 +96,7 @@ class Filler:
         Raises:
             TextError: A row cannot be filled, unless such rows are skipped; the file cannot be read; or it has a column
                 of a name that the fills are to get.
-            BundleError: The bundle cannot be loaded; or another error, as `Infiller.load`.
+            BundleError: The bundle cannot be loaded, or is another here; or another error, as `Infiller.load`.
             OutputError: The shard cannot be written.
         """
         # The model first: were it loaded for a row, what is wrong with it would seem to be wrong with the row.
@@ -101,12 +114,18 @@ class Filler:
     def _infiller(self) -> Infiller:
         """Loaded here and not when the actor is made: what that raises reaches nobody."""
         filling = self._filling
-        return Infiller.load(
+        infiller = Infiller.load(
             local_bundle(filling.bundle),
             variant=filling.variant,
             threads=filling.threads,
             max_memory=filling.max_memory,
         )
+        if content_of(infiller.model.manifest, filling.variant) != self._content:
+            raise BundleError(
+                f"the bundle at {filling.bundle} is not the one that this run began with; put that there on every "
+                "machine"
+            )
+        return infiller
 
     def _columns(self, names: Sequence[str], outcomes: Sequence[Outcome]) -> Iterator[Column]:
         fills = [outcome if isinstance(outcome, Fill) else None for outcome in outcomes]

@@ -75,6 +75,12 @@ def state_of(target: Path, rows: int, read: Callable[[], Rows], *, skip: bool) -
     return State.MADE if skip or not origin.bad else State.ABSENT
 
 
+def bad_rows_of(target: Path) -> int:
+    """How many rows of a shard could not be filled; 0 where that is not known."""
+    origin = _origin(target)
+    return origin.bad if origin else 0
+
+
 def forget(target: Path) -> None:
     """Remove a shard and what is known of it.
 

@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from conftest import installed
 from pointsman import BundleError, BundleNotFoundError, DeviceError, OptionsError, OutputError, TextError
+from pointsman.bundle import read_manifest, write_manifest
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
 pytestmark = [
@@ -41,7 +44,7 @@ def fill(filling, tmp_path):
 
     def run(*sources, on_change="fail", **settings):
         work = plan_files(sources, tmp_path / "out", replace(filling, **settings), on_change=on_change)
-        filler = Filler(work.filling)
+        filler = Filler(work.filling, work.content)
         return sorted(filler.make(shard).target.name for shard in work.shards)
 
     return run
@@ -98,7 +101,7 @@ def test_files_in_shards_that_a_stopped_run_goes_on_with(cluster, filling, libra
     with pytest.raises(OutputError) as raised:
         fill_files([source], tmp_path / "out", replace(filling, rows=6, fields={"num_beams": 2}))
     assert str(raised.value) == (
-        f"{tmp_path / 'out'} was begun with `do_sample=True`, no `num_beams`, `rows=5`, `seed=2`, and this run has "
+        f"{tmp_path / 'out'} was begun with `do_sample=True`, `num_beams=1`, `rows=5`, `seed=2`, and this run has "
         "no `do_sample`, `num_beams=2`, `rows=6`, no `seed`; give what it was begun with, or choose another folder"
     )
 
@@ -154,7 +157,7 @@ def test_an_actor_that_dies_again_and_again(cluster, tmp_path):
 
 def test_a_seed_that_is_drawn_is_that_of_the_runs_that_follow(fill, library, source, tmp_path):
     fill(source, fields={"do_sample": True})
-    fields = json.loads((tmp_path / "out/_settings.json").read_text())["fields"]
+    fields = {"do_sample": True, "seed": json.loads((tmp_path / "out/_settings.json").read_text())["options"]["seed"]}
     first = list(rows_of(tmp_path / "out", source.suffix[1:]))
     requests = [library.request(text, number=number, **fields) for number, text in enumerate(TEXTS)]
     assert [row["filled"] for row in first] == [fills[0].text for fills in library.fill_requests(requests, 32)]
@@ -280,6 +283,11 @@ def test_files_that_cannot_be_filled(fill, tmp_path):
         f"{tmp_path / 'x.txt'} is neither .parquet nor .jsonl; write it as one of them, or fill a file of lines with "
         "`pointsman infill BUNDLE --input x.txt --jsonl`"
     )
+    with pytest.raises(TextError) as raised:
+        fill(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} is a folder; name its files, .parquet or .jsonl, such as {tmp_path}/*.parquet"
+    )
     with pytest.raises(TextError, match="is not there; check the path"):
         fill(tmp_path / "y.jsonl")
     (tmp_path / "y.parquet").write_text("text\n")
@@ -295,6 +303,73 @@ def test_files_that_cannot_be_filled(fill, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(OptionsError, match="two files are called z"):
         fill(path, path)
+
+
+def test_a_bundle_is_what_it_holds(fill, bundle, source, tmp_path, monkeypatch):
+    """However it is spelt, wherever it lies; so are a variant that `auto` takes and options that are as by default."""
+    fill(source, variant="auto")
+    last = tmp_path / f"out/texts-00004{source.suffix}"
+    shutil.copytree(bundle, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for spelt in (f"{bundle}/", "moved", "./moved/", f"file://{tmp_path}/moved", tmp_path / "moved"):
+        last.unlink()
+        assert fill(source, bundle=str(spelt), fields={"num_beams": 1, "early_stopping": False}) == [last.name]
+
+
+def test_a_bundle_with_other_weights(fill, bundle, source, tmp_path):
+    shutil.copytree(bundle, tmp_path / "mine")
+    fill(source, bundle=str(tmp_path / "mine"))
+    manifest = read_manifest(bundle)
+    variant = manifest.variants["fused-float32"]
+    retrained = replace(variant, files=tuple(replace(file, sha256=file.sha256[::-1]) for file in variant.files))
+    write_manifest(replace(manifest, variants={"fused-float32": retrained}), tmp_path / "mine")
+    said = (
+        r"/out was begun with a bundle of content (\w{16}), and this run has a bundle of content (?!\1)\w{16}; give "
+        "what it was begun with, or choose another folder$"
+    )
+    with pytest.raises(OutputError, match=said):
+        fill(source, bundle=str(tmp_path / "mine"))
+
+
+def test_a_bundle_that_is_replaced_under_a_run(filling, bundle, source, tmp_path):
+    """What was planned for one is not done with another, on this machine or on others."""
+    from pointsman.ray.files import plan_files
+    from pointsman.ray.shards import Filler
+
+    work = plan_files([source], tmp_path / "out", filling)
+    with pytest.raises(BundleError) as raised:
+        Filler(work.filling, "another").make(work.shards[0])
+    assert str(raised.value) == (
+        f"the bundle at {bundle} is not the one that this run began with; put that there on every machine"
+    )
+
+
+@pytest.mark.parametrize("written", ['{"bundle": "demo", "variant": "auto", "fields": {}}', '{"bund', "[]"])
+def test_settings_of_which_nothing_can_be_told(fill, source, tmp_path, written):
+    fill(source)
+    (tmp_path / "out/_settings.json").write_text(written)
+    with pytest.raises(OutputError) as raised:
+        fill(source)
+    assert str(raised.value) == (
+        f"{tmp_path / 'out/_settings.json'} is damaged or was written by another release, and does not say how the "
+        "shards beside it were made; choose another folder"
+    )
+
+
+def test_one_fill_for_each_text(filling, bundle):
+    from pointsman.ray import fill
+
+    said = "num_return_sequences is 3 and the best fill alone is written; leave it out"
+    with pytest.raises(OptionsError, match=said):
+        replace(filling, fields={"num_beams": 4, "num_return_sequences": 3})
+    with pytest.raises(OptionsError, match=said):
+        fill(None, str(bundle), num_return_sequences=3)
+
+
+def test_more_actors_than_there_is_room_for(cluster, filling, source, tmp_path):
+    from pointsman.ray import fill_files
+
+    assert len([*fill_files([source], tmp_path / "out", filling, actors=3, cpus=3)]) == 5
 
 
 def test_a_name_that_is_taken(fill, source, tmp_path):
@@ -340,8 +415,11 @@ def test_the_command(bundle, tmp_path):
     done = run_command(bundle, *arguments, "--on-error", "skip")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out/t-00001.jsonl'}\n")
     assert done.stderr.splitlines()[-1] == (
-        "pointsman: 1 shard written; 1 shard had been there; 1 row without a fill (filled_error says why)"
+        "pointsman: 1 shard written; 1 shard had been there; 1 row without a fill in all (filled_error says why)"
     )
+    (tmp_path / "out/t-00000.jsonl").unlink()
+    again = run_command(bundle, *arguments, "--on-error", "skip")
+    assert again.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
     assert json.loads((tmp_path / "out/t-00000.jsonl").read_text().splitlines()[0])["filled"]
     path.write_text(as_lines(GOOD[:2]))
     changed = run_command(bundle, *arguments)
@@ -367,4 +445,40 @@ def test_a_signal_ends_the_command_with_one_line(bundle, tmp_path, number):
     assert err.count("interrupted") == 1
     assert "Traceback" not in err
     other = run_command(bundle, path, "-o", tmp_path / "out", "--rows", "4", "--num-beams", "2")
-    assert "was begun with no --num-beams, --rows 3, and this run has --num-beams 2, --rows 4; " in other.stderr
+    assert "was begun with --num-beams 1, --rows 3, and this run has --num-beams 2, --rows 4; " in other.stderr
+
+
+def test_a_cluster_that_is_not_there(bundle, tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "t.jsonl", GOOD)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        given = run_command(bundle, path, "-o", tmp_path / "out", "--address", address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        found = run_command(bundle, path, "-o", tmp_path / "out")
+    for failed, instead in ((given, "leave out --address"), (found, "unset RAY_ADDRESS")):
+        assert failed.returncode == 2
+        (said,) = failed.stderr.splitlines()[1:]
+        assert said == (
+            f"pointsman: there is no cluster to join at {address} (Connection refused); check the address, and that "
+            f"Ray {ray.__version__} runs there, or {instead} to start one on this machine"
+        )
+
+
+def test_a_start_that_takes_too_long(bundle, tmp_path):
+    path, stalled = write_rows(tmp_path / "t.jsonl", GOOD), []
+    command = [installed("pointsman"), "fill-files", bundle, path, "-o", tmp_path / "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not stalled:
+        assert process.poll() is None
+        stalled = [child for child in psutil.Process(process.pid).children() if child.name() == "raylet"]
+    stalled[0].suspend()
+    _, err = process.communicate()
+    if stalled[0].is_running():
+        stalled[0].kill()
+    assert process.returncode == 2
+    (said,) = err.splitlines()[1:]
+    assert said == (
+        "pointsman: Ray did not start on this machine (The current node timed out during startup); set that right, or "
+        "try again when it has less to do, or join a cluster that runs, with --address"
+    )

@@ -195,6 +195,13 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
             ["infill", "b", TEXT, "--top_k=4"],
             "--top_k is no option (did you mean --top-k?); see pointsman infill --help",
         ),
+        (
+            ["fill-files", "b", "f.parquet", "-o", "o", "--num-return-sequences", "3"],
+            (
+                "--num-return-sequences is no option (the best fill alone is written; leave it out); see pointsman "
+                "fill-files --help"
+            ),
+        ),
         (["infill", "b", TEXT, "--zzz"], "--zzz is no option; see pointsman infill --help"),
         (["infill", "b", TEXT, "-b", "4"], "unrecognized arguments: -b 4; see pointsman infill --help"),
         (["inspect", "b", "c"], "unrecognized arguments: c; see pointsman inspect --help"),
