@@ -1,7 +1,7 @@
 """Filling blanks, streaming spans, scoring candidates."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -27,6 +27,7 @@ from pointsman.infill.requests import (
     check_requests,
     check_spans,
     grouped,
+    in_order,
     request_of,
     templates_of,
 )
@@ -230,21 +231,36 @@ class Infiller:
             OptionsError: At once, where `batch_size` is below 1; later, where a request's options leave no possible
                 token.
         """
-        check_requests(requests, batch_size)
-        return self._in_order(requests, sorted(grouped(requests, batch_size), key=min))
+        return in_order(self.fill_groups(requests, batch_size))
 
-    def _in_order(self, requests: Sequence[Request], groups: Iterable[list[int]]) -> Iterator[list[Fill]]:
-        """Fill groups of places, and give what is filled in the order of the places."""
-        fills: dict[int, list[Fill]] = {}
-        given = 0
-        for places in groups:
-            group = [requests[place] for place in places]
-            templates, ids = [request.template for request in group], [request.ids for request in group]
-            batch = Batch(group[0].number, templates, ids, group[0].options)
-            fills |= zip(places, self._filled([batch]), strict=True)
-            while given in fills:
-                yield fills.pop(given)
-                given += 1
+    def fill_groups(
+        self, requests: Sequence[Request], batch_size: int = TEXTS_AT_ONCE, *, done: Container[int] = ()
+    ) -> Iterator[dict[int, list[Fill]]]:
+        """Fill requests as `fill_requests` does, and give what is filled at once without waiting for those before it.
+
+        Args:
+            requests: As for `fill_requests`.
+            batch_size: As for `fill_requests`.
+            done: Places of requests that need not be filled. Groups do not depend on it: those that hold none but
+                such requests are passed over, and others are filled whole.
+
+        Returns:
+            An iterator over the fills of each group, by the places of its requests; the group that holds the first is
+            filled first, and so on.
+
+        Raises:
+            TextError: As for `fill_requests`.
+            OptionsError: As for `fill_requests`.
+        """
+        check_requests(requests, batch_size)
+        groups = sorted(grouped(requests, batch_size), key=min)
+        return (self._group(requests, places) for places in groups if not all(place in done for place in places))
+
+    def _group(self, requests: Sequence[Request], places: Sequence[int]) -> dict[int, list[Fill]]:
+        group = [requests[place] for place in places]
+        templates, ids = [request.template for request in group], [request.ids for request in group]
+        batch = Batch(group[0].number, templates, ids, group[0].options)
+        return dict(zip(places, self._filled([batch]), strict=True))
 
     @with_options
     def stream(

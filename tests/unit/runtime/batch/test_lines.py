@@ -239,14 +239,14 @@ def test_objects_that_are_none(run, bad, why):
 
 
 def test_a_request_that_fails_while_it_is_filled_does_not_take_its_neighbours_along(run, infiller, monkeypatch):
-    fill = infiller.fill_requests
+    fill = infiller.fill_groups
 
-    def failing(requests, batch_size):
+    def failing(requests, batch_size, **done):
         if any(request.number == 2 for request in requests):
             raise OptionsError("input 0: there is no possible token")
-        return fill(requests, batch_size)
+        return fill(requests, batch_size, **done)
 
-    monkeypatch.setattr(infiller, "fill_requests", failing)
+    monkeypatch.setattr(infiller, "fill_groups", failing)
     code, records, _ = run(lines(TEXTS[:5]), "--on-error", "skip")
     assert code == 0
     assert ["error" in record for record in records] == [False, False, True, False, False]
