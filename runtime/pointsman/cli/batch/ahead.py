@@ -1,4 +1,4 @@
-"""What a job's file has behind the digests of lines with records: those of lines that were read, and waiting records."""
+"""What a job's file has behind the digests of lines with records: those of other lines, and records that wait."""
 
 import io
 import json

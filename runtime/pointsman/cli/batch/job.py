@@ -146,7 +146,7 @@ class Job:
         self._beside.seek(self._digests + ahead.size)
         self._beside.truncate()
         self._digests += len(ahead.digests)
-        return ahead.records
+        return {number: record for number, record in ahead.records.items() if number > self.count}
 
     def keep(self, records: Sequence[Record]) -> None:
         """Write down records that wait for an earlier line's.
