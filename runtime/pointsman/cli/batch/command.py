@@ -39,6 +39,8 @@ def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
     Raises:
         Interrupted: By a signal; it says how far the run came.
     """
+    if parsed.output == "-":
+        parsed.output = None
     _check(parsed)
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
