@@ -1,6 +1,7 @@
 """From a checkpoint on disk to filled blanks, through the installed commands and the library, on a real engine."""
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -114,9 +115,37 @@ def test_a_file_of_lines_whose_run_is_stopped_says_how_many_records_there_are(jo
         process.send_signal(number)
         said = process.communicate()[1].splitlines()[-1]
         assert process.returncode == code
-        assert said == f"pointsman: interrupted after {output.read_bytes().count(10)} lines; go on with --resume"
+        found = re.fullmatch(r"pointsman: interrupted after (\d+) lines(, and \d+ more are filled)?; go on .*", said)
+        assert int(found[1]) == output.read_bytes().count(10)
     assert resumed(command, output).returncode == 0
     assert output.read_bytes() == whole
+
+
+def test_every_run_goes_further_however_soon_it_is_killed(job, tmp_path):
+    """Killed as soon as anything is filled."""
+    output, before = tmp_path / "records", set[int]()
+    command = [*job[0][:-2], "8", "--resume", "--output"]
+    subprocess.run([*command, str(output)], stderr=subprocess.DEVNULL, check=False)
+    whole = output.read_bytes()
+    output.unlink()
+    for _ in range(4):
+        process = subprocess.Popen([*command, str(output)], stderr=subprocess.DEVNULL)
+        while not filled(output) > before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        before = filled(output)
+        assert len(before) < 200
+    done = resumed(command, output)
+    assert (done.returncode, output.read_bytes()) == (0, whole)
+
+
+def filled(output):
+    """Numbers of lines that have records, or are filled and wait for an earlier one's."""
+    files = [file for file in (output, output.with_name("records.job")) if file.exists()]
+    lines = [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
+    return {json.loads(line)["line"] for line in lines if line.startswith(b'{"line"') and line.endswith(b"\n")}
 
 
 def test_an_output_that_another_process_writes(job, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from pointsman.backends.choice import DEVICES, ENGINES
-from pointsman.errors import OptionsError, PointsmanError
+from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
 from pointsman.wording import did_you_mean, nearest
 
 _QUOTED: Final = re.compile(r"`(\w+)(?:=([^`]+))?`")
@@ -20,6 +20,7 @@ _FLAGS: Final = {
     "most_thin": "max_thin_experts",
 }
 """Flags of other names than Python's, as parsed command lines have them."""
+_REQUIRED: Final = "the following arguments are required: "  # argparse's
 _MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)B?")
 _MULTIPLES: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -41,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.examples: tuple[str, ...] = ()
         self.hints: dict[str, str] = {}
         self._commands: Mapping[str, object] = {}
+        self._given: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -48,7 +50,19 @@ class Parser(argparse.ArgumentParser):
         Raises:
             OptionsError: Always.
         """
-        raise OptionsError(f"{message}; see {self.prog} --help")
+        raise OptionsError(f"{message}{self._taken(message)}; see {self.prog} --help")
+
+    def _taken(self, message: str) -> str:
+        """What to do if an option has taken the arguments that are missed."""
+        missed = message.removeprefix(_REQUIRED)
+        if missed == message or missed.startswith("-"):
+            return ""
+        options = [self._option_string_actions.get(one) for one in self._given]
+        taker = next((one for one in options if one is not None and one.nargs in ("+", "*")), None)
+        if taker is None:
+            return ""
+        name = taker.option_strings[-1]
+        return f" (give {missed.partition(', -')[0]} before {name}, which takes all that stands behind it)"
 
     def format_help(self) -> str:
         """As argparse's, and the examples, which can be copied as they stand."""
@@ -79,7 +93,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             OptionsError: The command line is wrong.
         """
-        given = sys.argv[1:] if args is None else [*args]
+        self._given = given = sys.argv[1:] if args is None else [*args]
         self._check_names(given)
         parsed, left = super().parse_known_args(given, namespace)
         if left and (self.rest is None or any(one.startswith("-") and one != "-" for one in left)):
@@ -186,7 +200,7 @@ def memory(text: str) -> int:
 def in_flags(sentence: str, names: Iterable[str]) -> str:
     """A sentence about options, with these as a command line has them: `--do-sample` for `do_sample=True`."""
     any_name = "|".join(names)
-    return re.sub(rf"(?<![\w-])({any_name})(=True|=False)?(?![\w-])", _flag, sentence) if any_name else sentence
+    return re.sub(rf"(?<![\w/-])({any_name})(=True|=False)?(?![\w/-])", _flag, sentence) if any_name else sentence
 
 
 def _flag(name: re.Match[str]) -> str:
@@ -218,5 +232,7 @@ def sentence_of(error: PointsmanError, parsed: argparse.Namespace | None) -> str
     sentence = quoted_in_flags(str(error), given)
     if isinstance(error, OptionsError):
         sentence = in_flags(sentence, [name for name in given if "_" in name or sentence.startswith(f"{name} is ")])
+    elif isinstance(error, DeviceError | BundleError) and "max_memory" in given:
+        sentence = in_flags(sentence, ["max_memory"])
     where = "|".join(name for name in ("device", "engine") if name in given)
     return re.sub(rf"\b({where}) '([\w-]+)'", r"--\1 \2", sentence) if where else sentence

@@ -5,7 +5,7 @@ the rows of many requests at once, which come and go between steps. What it asks
 and `stream` run a loop with one request.
 """
 
-from pointsman.decoding.constraints import SentinelConstraint, check_room
+from pointsman.decoding.constraints import SentinelConstraint, check_room, is_forced
 from pointsman.decoding.decode import alone, check_streams, decode, stream, streamed
 from pointsman.decoding.generation import FinishReason, Generation, SpecialTokens, TokenEvent
 from pointsman.decoding.keywords import DecodingFields, check_names, without_options
@@ -46,6 +46,7 @@ __all__ = [
     "check_room",
     "check_streams",
     "decode",
+    "is_forced",
     "search_of",
     "stream",
     "streamed",

@@ -6,7 +6,7 @@ Its state is read from the prefix at every step, because beams change places bet
 from collections.abc import Collection, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pointsman.decoding.generation import SpecialTokens
 from pointsman.decoding.options import DecodingOptions
 from pointsman.errors import OptionsError
+
+_Count = TypeVar("_Count", int, NDArray[np.int64])
 
 
 class SentinelConstraint:
@@ -99,8 +101,8 @@ class SentinelConstraint:
         opened, is_empty = self._opened(prefixes), self._is_empty(prefixes)
         missing = self._blanks[inputs] - opened
         generated = prefixes.shape[1] - 1
-        # After one token more; an empty span always has room for text, as none is begun later than this allows.
-        room_left = self._options.max_new_tokens - generated - 1 - 2 * missing
+        # An empty span always has room for text, as none is begun later than this allows.
+        room_left = _room_left(self._options.max_new_tokens, generated, missing)
         sentinel_may_come = ~is_empty & ((missing > 0) | (generated >= self._options.min_new_tokens))
         ends = np.broadcast_to(self._eos_ids, (len(opened), len(self._eos_ids)))
         next_ids = np.column_stack([self._expected[inputs, opened], ends])
@@ -126,6 +128,24 @@ class SentinelConstraint:
     def _inputs(self, prefixes: NDArray[np.int64]) -> NDArray[np.int64]:
         """The input of each row."""
         return np.arange(len(prefixes)) // (len(prefixes) // len(self._blanks))
+
+
+def is_forced(max_new_tokens: int, generated: int, missing: int) -> bool:
+    """Whether a sentinel that follows text had to come, as one token more would have taken the room of what is missing.
+
+    The one after the last span never has to: nothing is missing then, and where no room is left nothing comes at all.
+
+    Args:
+        max_new_tokens: Most tokens of the output.
+        generated: Tokens before the sentinel.
+        missing: Blanks of which no sentinel is among these.
+    """
+    return _room_left(max_new_tokens, generated, missing) < 0
+
+
+def _room_left(max_new_tokens: int, generated: int, missing: _Count) -> _Count:
+    """Tokens that may come after the next if that is text: two are kept for each blank that is missing."""
+    return max_new_tokens - generated - 1 - 2 * missing
 
 
 def check_room(blanks: int, max_new_tokens: int, number: int) -> None:

@@ -1,7 +1,7 @@
 """Filling blanks, streaming spans, scoring candidates."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -27,6 +27,7 @@ from pointsman.infill.requests import (
     check_requests,
     check_spans,
     grouped,
+    in_order,
     request_of,
     templates_of,
 )
@@ -194,7 +195,7 @@ class Infiller:
 
     def reader(self, request: Request) -> SpanReader:
         """What takes the answer to a checked request apart, token by token."""
-        return SpanReader(request.template, self.tokenizer, self.model.special_tokens.eos_ids)
+        return self._reader(request.template, request.options)
 
     def span_scores(self, text: str, target: Sequence[int], logprobs: Sequence[float]) -> list[float]:
         """What the tokens of each span add up to in a target that was scored, in the order of the text.
@@ -212,7 +213,7 @@ class Infiller:
 
     def fills(self, request: Request, generations: Iterable[Generation]) -> list[Fill]:
         """The fills that a checked request's generations come to, best first."""
-        return self._ranked(request.template, generations)
+        return self._ranked(request.template, request.options, generations)
 
     def fill_requests(self, requests: Sequence[Request], batch_size: int = TEXTS_AT_ONCE) -> Iterator[list[Fill]]:
         """Fill what `request` has checked, texts of about the same length together.
@@ -230,21 +231,36 @@ class Infiller:
             OptionsError: At once, where `batch_size` is below 1; later, where a request's options leave no possible
                 token.
         """
-        check_requests(requests, batch_size)
-        return self._in_order(requests, sorted(grouped(requests, batch_size), key=min))
+        return in_order(self.fill_groups(requests, batch_size))
 
-    def _in_order(self, requests: Sequence[Request], groups: Iterable[list[int]]) -> Iterator[list[Fill]]:
-        """Fill groups of places, and give what is filled in the order of the places."""
-        fills: dict[int, list[Fill]] = {}
-        given = 0
-        for places in groups:
-            group = [requests[place] for place in places]
-            templates, ids = [request.template for request in group], [request.ids for request in group]
-            batch = Batch(group[0].number, templates, ids, group[0].options)
-            fills |= zip(places, self._filled([batch]), strict=True)
-            while given in fills:
-                yield fills.pop(given)
-                given += 1
+    def fill_groups(
+        self, requests: Sequence[Request], batch_size: int = TEXTS_AT_ONCE, *, done: Container[int] = ()
+    ) -> Iterator[dict[int, list[Fill]]]:
+        """Fill requests as `fill_requests` does, and give what is filled at once without waiting for those before it.
+
+        Args:
+            requests: As for `fill_requests`.
+            batch_size: As for `fill_requests`.
+            done: Places of requests that need not be filled. Groups do not depend on it: those that hold none but
+                such requests are passed over, and others are filled whole.
+
+        Returns:
+            An iterator over the fills of each group, by the places of its requests; the group that holds the first is
+            filled first, and so on.
+
+        Raises:
+            TextError: As for `fill_requests`.
+            OptionsError: As for `fill_requests`.
+        """
+        check_requests(requests, batch_size)
+        groups = sorted(grouped(requests, batch_size), key=min)
+        return (self._group(requests, places) for places in groups if not all(place in done for place in places))
+
+    def _group(self, requests: Sequence[Request], places: Sequence[int]) -> dict[int, list[Fill]]:
+        group = [requests[place] for place in places]
+        templates, ids = [request.template for request in group], [request.ids for request in group]
+        batch = Batch(group[0].number, templates, ids, group[0].options)
+        return dict(zip(places, self._filled([batch]), strict=True))
 
     @with_options
     def stream(
@@ -271,7 +287,7 @@ class Infiller:
         if count > 1:
             raise OptionsError(f"num_return_sequences {count} cannot be streamed; use 1, or infill")
         events = self.model.stream_unchecked(batch.ids, batch.options, constraint=self._constraint(batch))
-        return self._grown(batch.templates[0], events)
+        return self._grown(self._reader(batch.templates[0], batch.options), events)
 
     @without_options
     def score(self, text: str, candidates: Sequence[Sequence[str]]) -> list[float]:
@@ -321,7 +337,7 @@ class Infiller:
                 batch.ids, batch.options, constraint=constraint, first_input=batch.first
             )
             for template, of_text in zip(batch.templates, generations, strict=True):
-                yield self._ranked(template, of_text)
+                yield self._ranked(template, batch.options, of_text)
 
     def _constraint(self, batch: Batch) -> SentinelConstraint | None:
         if batch.options.constrain is False:
@@ -341,18 +357,22 @@ class Infiller:
         """The ids of a text's sentinels, in its order."""
         return [self.tokenizer.sentinel_id(index) for index in template.sentinels]
 
-    def _ranked(self, template: Template, generations: Iterable[Generation]) -> list[Fill]:
-        return sorted((self._fill(template, one) for one in generations), key=_score, reverse=True)
+    def _reader(self, template: Template, options: DecodingOptions) -> SpanReader:
+        """What takes an answer apart that was decoded so."""
+        room = None if options.constrain is False else options.max_new_tokens
+        return SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids, room=room)
 
-    def _fill(self, template: Template, generation: Generation) -> Fill:
-        reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)
+    def _ranked(self, template: Template, options: DecodingOptions, generations: Iterable[Generation]) -> list[Fill]:
+        return sorted((self._fill(template, options, one) for one in generations), key=_score, reverse=True)
+
+    def _fill(self, template: Template, options: DecodingOptions, generation: Generation) -> Fill:
+        reader = self._reader(template, options)
         for token_id, logprob in zip(generation.token_ids, generation.token_logprobs, strict=True):
             reader.read(token_id, logprob)
         spans = reader.spans(ended=True)
         return Fill(template.fill([span.text for span in spans]), generation.score, spans)
 
-    def _grown(self, template: Template, events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[Span]:
-        reader = SpanReader(template, self.tokenizer, self.model.special_tokens.eos_ids)
+    def _grown(self, reader: SpanReader, events: Iterator[tuple[TokenEvent, ...]]) -> Iterator[Span]:
         for (event,) in events:
             reader.read(event.token_id, event.logprob)
             yield from reader.changes(ended=event.finish_reason is not None)

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from pointsman.decoding import DecodingFields
 from pointsman.errors import PointsmanError
 from pointsman.infill.infiller import Infiller
-from pointsman.infill.requests import Request
+from pointsman.infill.requests import Request, in_order
 from pointsman.infill.results import Fill
 
 
@@ -35,13 +36,27 @@ def outcomes_of(infiller: Infiller, requests: Sequence[Request], batch_size: int
         requests: What is asked.
         batch_size: The most to fill at once.
     """
-    done = 0
+    return in_order(outcomes_in_groups(infiller, requests, batch_size))
+
+
+def outcomes_in_groups(
+    infiller: Infiller, requests: Sequence[Request], batch_size: int, *, done: AbstractSet[int] = frozenset()
+) -> Iterator[dict[int, list[Fill] | str]]:
+    """The same of each group of requests by their places, without waiting for those before it.
+
+    Args:
+        infiller: By what they are filled.
+        requests: What is asked.
+        batch_size: The most to fill at once.
+        done: Places of requests that need not be filled.
+    """
+    left = set(range(len(requests))) - done
     try:
-        for fills in infiller.fill_requests(requests, batch_size):
-            done += 1
-            yield fills
+        for group in infiller.fill_groups(requests, batch_size, done=done):
+            left -= group.keys()
+            yield {**group}
     except PointsmanError:
-        yield from (_alone(infiller, request) for request in requests[done:])
+        yield from ({place: _alone(infiller, requests[place])} for place in sorted(left))
 
 
 def _alone(infiller: Infiller, request: Request) -> list[Fill] | str:

@@ -4,10 +4,10 @@ What passes here is not checked again on its way to the engine.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from pointsman.decoding import DecodingFields, DecodingOptions, check_room
 from pointsman.decoding.options import is_whole
@@ -18,6 +18,7 @@ from pointsman.text.tokenizer import Tokenizer
 
 TEXTS_AT_ONCE: Final = 32
 """Of many texts, where nothing else is said."""
+Answer = TypeVar("Answer")
 _LEAST_ROOM: Final = 32
 _ROOM_PER_BLANK: Final = 8  # a sentinel and a span; T5 was trained on spans of 3 tokens on average
 _ROOM_TO_END: Final = 2  # the closing sentinel and eos
@@ -193,6 +194,17 @@ def grouped(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]
             if end - start == batch_size or not follows:
                 yield group[start:end]
                 start = end
+
+
+def in_order(groups: Iterable[Mapping[int, Answer]]) -> Iterator[Answer]:
+    """What comes for places in any order, in their order from 0, each as soon as it and those before it are there."""
+    there: dict[int, Answer] = {}
+    given = 0
+    for group in groups:
+        there |= group
+        while given in there:
+            yield there.pop(given)
+            given += 1
 
 
 def batches_of(

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 SpanState = Literal["growing", "complete", "cut", "missing"]
-"""`growing`: more may follow (streams only). `complete`: something follows it. `cut`: the output ended in it for want
-of room. `missing`: the model never came to it (only without the constraint)."""
+"""`growing`: more may follow (streams only). `complete`: the model ended it. `cut`: `max_new_tokens` ended it, the last
+one as nothing could follow, one before others as the constraint kept two tokens for each blank that was to come and let
+nothing but the next sentinel follow; whether the model would have ended it there is not known. `missing`: the model
+never came to it (only without the constraint)."""
 
 
 @dataclass(frozen=True, slots=True)

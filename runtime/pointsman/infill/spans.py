@@ -8,6 +8,7 @@ how a text of words and sentinels together is spaced differs between tokenizers.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from pointsman.decoding import is_forced
 from pointsman.infill.results import Span, SpanState
 from pointsman.text.template import Template
 from pointsman.text.tokenizer import Tokenizer
@@ -19,11 +20,13 @@ class _Part:
 
     Attributes:
         sentinel: Id of the blank's sentinel.
+        is_cut: Whether it ended because nothing else could follow it.
         text: What the tokenizer makes of the ids: piece after piece, so that it only grows.
     """
 
     sentinel: int
     is_found: bool = False
+    is_cut: bool = False
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -37,15 +40,19 @@ class SpanReader:
     text does not use, ids before the first sentinel and ids after the end are passed over.
     """
 
-    def __init__(self, template: Template, tokenizer: Tokenizer, ends: Collection[int]) -> None:
+    def __init__(
+        self, template: Template, tokenizer: Tokenizer, ends: Collection[int], *, room: int | None = None
+    ) -> None:
         """Begin an answer.
 
         Args:
             template: The text.
             tokenizer: The model's.
             ends: Ids that end an answer.
+            room: Most tokens of it, where the constraint sees to it that every blank has some; else None.
         """
         self._template, self._tokenizer, self._ends = template, tokenizer, ends
+        self._room, self._read = room, 0
         self._parts = [_Part(tokenizer.sentinel_id(index)) for index in template.sentinels]
         self._ending = frozenset((tokenizer.pad_id, *ends, *tokenizer.sentinel_ids))
         self._open: _Part | None = None
@@ -55,12 +62,20 @@ class SpanReader:
     def read(self, token_id: int, logprob: float) -> None:
         """Take the next token."""
         if token_id in self._ending:
+            if self._open is not None and not self._is_over:
+                self._open.is_cut = self._is_forced()
             self._open = None if self._is_over else self._begun(token_id)
             self._is_over |= token_id in self._ends
         elif self._open is not None:
             self._open.token_ids.append(token_id)
             self._open.logprobs.append(logprob)
             self._open.text += self._tokenizer.decode_span([token_id])
+        self._read += 1
+
+    def _is_forced(self) -> bool:
+        """Whether nothing else than what ends a span could come next."""
+        missing = sum(not part.is_found for part in self._parts)
+        return self._room is not None and is_forced(self._room, self._read, missing)
 
     def _begun(self, token_id: int) -> _Part | None:
         """The span that a sentinel begins; none if it is no blank's, or not the first of its kind."""
@@ -104,5 +119,5 @@ class SpanReader:
         if not part.is_found:
             return "missing"
         if part is not self._open:
-            return "complete"
+            return "cut" if part.is_cut else "complete"
         return "cut" if ended else "growing"

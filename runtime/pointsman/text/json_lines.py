@@ -1,6 +1,7 @@
 """A line that must be a JSON object, of files of lines and of rows."""
 
 import json
+import re
 from typing import Any, Final, cast
 
 from pointsman.errors import TextError
@@ -10,9 +11,20 @@ _WHAT: Final = {list: "a list", str: "a string", int: "a number", float: "a numb
 _PACKED: Final = {
     b"\x1f\x8b": ("gzip", "zcat"),
     b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"),
+    b"BZh": ("bzip2", "bzcat"),
     b"\xfd7zXZ\x00": ("xz", "xzcat"),
     b"PK\x03\x04": ("zip", "unzip -p"),
+    b"7z\xbc\xaf\x27\x1c": ("7-Zip", "7z x -so"),
+    b"\x04\x22\x4d\x18": ("LZ4", "lz4cat"),
 }
+_TABLES: Final = {
+    b"ARROW1": "Arrow",
+    b"FEA1": "Feather",
+    b"ORC": "ORC",
+    b"Obj\x01": "Avro",
+    b"SQLite format 3": "SQLite",
+}
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -53,15 +65,29 @@ def check_beginning(line: bytes) -> None:
     """Refuse what cannot be the first line of a file of lines.
 
     Raises:
-        TextError: It is packed, of another encoding, or no text at all.
+        TextError: It is packed, a table, of another encoding, or no text at all.
     """
     for mark, (name, command) in _PACKED.items():
         if line.startswith(mark):
             raise TextError(f"it is packed by {name}; unpack it, as by `{command} FILE |`, which gives its lines")
+    if line.startswith(b"PAR1"):
+        raise TextError("it is Parquet; `pointsman fill-files` fills that, if its name ends in .parquet")
+    if (table := next((name for mark, name in _TABLES.items() if line.startswith(mark)), None)) and not _is_text(line):
+        raise TextError(f"it is {table}; convert it to Parquet for `pointsman fill-files`, or to JSON lines")
     if line.startswith(_UTF_16):
         raise TextError("it is UTF-16; save it as UTF-8")
     if b"\0" in line:
         raise TextError("it has zero bytes, so it is no UTF-8 text; give a file of lines")
+    if _CONTROLS.search(line) and not _is_text(line):
+        raise TextError("it has control characters and is not UTF-8, so it is no text; give a file of lines")
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in line
 
 
 def _no_number(name: str) -> None:

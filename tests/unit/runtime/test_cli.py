@@ -16,7 +16,7 @@ from small_bundles import fake_infiller
 from pointsman import DecodingOptions
 from pointsman.cli import main as cli
 from pointsman.cli.infill import decoding_of
-from pointsman.errors import ParityError
+from pointsman.errors import BundleError, DeviceError, OptionsError, ParityError
 from pointsman.infill import Infiller
 
 TEXT = "The <extra_id_0> walks in <extra_id_1> park."
@@ -186,6 +186,12 @@ def test_nothing_on_stdin_is_nothing_to_do(loaded, monkeypatch, capsys):
         (["run"], "'run' is no command (use infill, score, fill-files, serve or inspect); see pointsman --help"),
         (["--verison"], "--verison is no option (did you mean --version?); see pointsman --help"),
         (["infill"], "the following arguments are required: BUNDLE, TEXT; see pointsman infill --help"),
+        (
+            ["score", "b", "--spans", "new", "the", TEXT],
+            "the following arguments are required: TEXT (give TEXT before --spans, which takes all that stands behind",
+        ),
+        (["score", "--spans", "new"], "the following arguments are required: BUNDLE, TEXT (give BUNDLE, TEXT before"),
+        (["score", "b", TEXT], "the following arguments are required: --spans; see pointsman score --help"),
         (["infill", "b"], "there is no text; give one, or a file of them with --input; see pointsman infill --help"),
         (
             ["infill", "--num-beam", "4"],
@@ -269,6 +275,19 @@ def test_devices_and_room_are_named_as_flags(small_bundle, loaded, capsys):
     loaded(wandering(VOCAB))
     assert cli.main(["infill", str(small_bundle), TEXT, "--device", "cpu", "--max-new-tokens", "3"]) == 2
     assert capsys.readouterr().err.startswith("pointsman: --max-new-tokens 3 is too few for the 2 blanks")
+
+
+@pytest.mark.parametrize("line", [["infill", "b", TEXT], ["score", "b", TEXT, "--spans", "a"]])
+@pytest.mark.parametrize("kind", [BundleError, DeviceError, OptionsError])
+def test_the_memory_that_is_allowed_is_named_as_a_flag(monkeypatch, capsys, line, kind):
+    def refuse(*_arguments, **_keywords):
+        raise kind("of max_memory/max_memory: max_memory is 1 MB, and 2 MB must stay; leave max_memory out")
+
+    monkeypatch.setattr(Infiller, "load", refuse)
+    assert cli.main([*line, "--max-memory", "1M"]) == 2
+    assert capsys.readouterr().err == (
+        "pointsman: of max_memory/max_memory: --max-memory is 1 MB, and 2 MB must stay; leave --max-memory out\n"
+    )
 
 
 def test_a_text_may_begin_like_an_option(loaded, script, capsys):

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from fake_backend import saying, wandering
 from small_bundles import EXTRA_IDS, fake_infiller
@@ -177,6 +178,58 @@ def test_unconstrained_output_may_be_malformed(answering, answer, filled, states
     for span in fill.spans:
         if span.state == "missing":
             assert (span.text, span.score, span.token_ids) == ("", 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "states"),
+    [
+        ([2, 1], {"max_new_tokens": 6}, "complete complete"),  # with one choice left, and at the last place
+        ([3, 1], {"max_new_tokens": 7}, "complete complete"),
+        ([3, 1], {"max_new_tokens": 6}, "cut cut"),  # it would have ended there, but it had no choice
+        ([9, 1], {"max_new_tokens": 6}, "cut cut"),
+        ([1, 1], {"max_new_tokens": 4}, "cut cut"),
+        ([1, 1], {"max_new_tokens": 5}, "complete complete"),
+        ([1, 9, 1], {"max_new_tokens": 9}, "complete cut cut"),
+        ([9, 1, 1], {"max_new_tokens": 12}, "cut cut cut"),  # the room was gone with the first
+        ([3, 9, 1], {"max_new_tokens": 12}, "complete cut cut"),
+        ([1], {"max_new_tokens": 3}, "complete"),
+        ([2], {"max_new_tokens": 3}, "cut"),
+        ([1], {"max_new_tokens": 2}, "cut"),
+        ([1], {"max_new_tokens": 6, "min_new_tokens": 6}, "cut"),  # the end may not come before the last token
+        ([9, 1], {"max_new_tokens": 6, "constrain": False}, "cut missing"),
+        ([3, 1], {"max_new_tokens": 6, "constrain": False}, "complete cut"),
+    ],
+)
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}])
+def test_a_span_is_cut_where_the_room_left_no_choice(answering, tokenizer, lengths, options, states, search):
+    answer = [part for number, length in enumerate(lengths) for part in (f"<{number}>", *["a"] * length)]
+    infiller = answering([*answer, f"<{len(lengths)}>"])
+    text = " ".join(f"(<extra_id_{number}>)" for number in range(len(lengths)))
+    (fill,) = infiller.infill(text, **options, **search)
+    assert [span.state for span in fill.spans] == states.split()
+    if not search:
+        streamed = {span.index: span for span in infiller.stream(text, **options)}
+        assert [*streamed.values()] == [*fill.spans]
+
+
+@pytest.mark.parametrize("room", range(6, 40, 3))
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3, "num_return_sequences": 3}, {"do_sample": True, "seed": 2}])
+def test_cut_is_what_the_constraint_lets_nothing_else_follow(manifest, tokenizer, room, search):
+    """Asked of the constraint itself, at each place where a span ends."""
+    infiller = fake_infiller(manifest, tokenizer, wandering(VOCAB, room))
+    request = infiller.request("The <extra_id_2> walks<extra_id_0> in <extra_id_7>.", max_new_tokens=room, **search)
+    constraint = infiller.constraint(request)
+    (fills,) = infiller.fill_requests([request])
+    for fill in fills:
+        ids = [token for span in fill.spans for token in (tokenizer.sentinel_id(span.index), *span.token_ids)]
+        end = 0
+        for span in fill.spans:
+            end += 1 + len(span.token_ids)
+            prefix = np.array([[PAD, *ids[:end]]])
+            left = constraint(prefix, np.zeros((1, VOCAB), np.float32))[0] > -np.inf
+            has_choice = end < room and left[: tokenizer.sentinel_ids[0]][2:].any()
+            ended_at_last = span is fill.spans[-1] and end < room
+            assert span.state == ("complete" if has_choice or ended_at_last else "cut")
 
 
 def test_fills_come_best_first(infiller):

@@ -5,13 +5,14 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from pointsman.cli.batch.ahead import Record
 from pointsman.cli.batch.filling import Filling
-from pointsman.cli.batch.job import BUNDLE, DRAWN, LINES, SEED, VARIANT, Job, Record, Settings, check
+from pointsman.cli.batch.job import BUNDLE, DRAWN, LINES, SEED, VARIANT, Job, Settings, check
 from pointsman.cli.batch.progress import Progress
 from pointsman.cli.batch.reading import Form, Line, line_count, opened, read_lines
 from pointsman.cli.batch.stopping import Stopping
@@ -25,6 +26,7 @@ from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet")
+_BATCHES_TO_TELL: Final = 4  # how fast a run is, as its texts are of all lengths
 _TAKEN: Final[dict[Form, str]] = {
     "plain": "lines are taken as plain texts; --objects takes them as JSON objects",
     "objects": "lines are taken as JSON objects; --plain takes them as plain texts",
@@ -37,51 +39,87 @@ def infill_lines(parsed: argparse.Namespace, decoding: DecodingFields) -> int:
     Raises:
         Interrupted: By a signal; it says how far the run came.
     """
+    if parsed.output == "-":
+        parsed.output = None
     _check(parsed)
     stopping = Stopping()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping.taken())
         source = stack.enter_context(opened(parsed.input))
-        infiller, keep, before, failed = loaded(parsed), _printed, 0, 0
+        infiller, job = loaded(parsed), None
         form, lines = read_lines(source, parsed.lines)
         if form and not parsed.lines:
             report(_TAKEN[form])
         if parsed.output is not None:
             settings = _settings(infiller, decoding, form)
             job = stack.enter_context(Job.opened(Path(parsed.output), settings, resume=parsed.resume))
-            lines, keep, before, failed = job.matched(lines), job.write, job.count, job.failed
+            lines = job.matched(lines)
             if job.settings[SEED] is not None:
                 decoding = {**decoding, "seed": job.settings[SEED]}
         filling = Filling(infiller, parsed.batch_size or TEXTS_AT_ONCE, decoding, skip=parsed.on_error == "skip")
-        progress = Progress(line_count(parsed.input), sys.stderr, before=before, failed=failed, window=filling.together)
-        _fill(filling, lines, keep, progress, stopping, again="; go on with --resume" if parsed.output else "")
+        before, failed = (job.count, job.failed) if job else (0, 0)
+        least = min(filling.together, _BATCHES_TO_TELL * filling.batch_size)
+        progress = Progress(line_count(parsed.input), sys.stderr, before=before, failed=failed, window=least)
+        _fill(filling, lines, _Records(job, progress, stopping))
     report(progress.end)
     return 0
 
 
-def _fill(
-    filling: Filling,
-    lines: Iterator[Line],
-    keep: Callable[[Record], None],
-    progress: Progress,
-    stopping: Stopping,
-    *,
-    again: str,
-) -> None:
-    """Fill lines, and keep their records."""
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Where records go, and are counted: both or neither, whatever signal comes.
+
+    Attributes:
+        job: To what file; None is stdout.
+        progress: Counts.
+        stopping: Holds back signals.
+    """
+
+    job: Job | None
+    progress: Progress
+    stopping: Stopping
+
+    def kept(self) -> Mapping[int, Record]:
+        """As the job's."""
+        records = self.job.kept() if self.job else {}
+        self.progress.wait(records, filled=False)
+        return records
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Have records wait; those for stdout are not written down."""
+        with self.stopping.held():
+            if self.job:
+                self.job.keep(records)
+            self.progress.wait((record["line"] for record in records), filled=True)
+
+    def give(self, record: Record) -> None:
+        """Write one."""
+        with self.stopping.held():
+            if self.job:
+                self.job.write(record)
+            else:
+                write(json.dumps(record) + "\n")
+            self.progress.count(record["line"], failed="error" in record)
+
+    @property
+    def end(self) -> str:
+        """What a run has come to that is interrupted."""
+        done = f"interrupted after {counted(self.progress.done, 'line')}"
+        if not self.job:
+            return done
+        ahead = f", and {self.progress.waiting:,} more are filled" if self.progress.waiting else ""
+        return f"{done}{ahead}; go on with --resume"
+
+
+def _fill(filling: Filling, lines: Iterator[Line], records: _Records) -> None:
+    """Fill lines, and give their records."""
     try:
-        with progress:
-            for record in filling.records(lines, progress.before):
-                with stopping.held():
-                    keep(record)
-                    progress.count(failed="error" in record)
+        with records.progress:
+            for record in filling.records(lines, records.progress.before, records):
+                records.give(record)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else Interrupted().number
-        raise Interrupted(f"interrupted after {counted(progress.done, 'line')}{again}", number=number) from None
-
-
-def _printed(record: Record) -> None:
-    write(json.dumps(record) + "\n")
+        raise Interrupted(records.end, number=number) from None
 
 
 def _check(parsed: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """The records of a job, and beside them `OUTPUT.job`, which says how it was begun and which lines it has answered.
 
 The job's first line is JSON: bundle, variant and options. Then comes a digest for each line of the input that was read,
-of one length, written before the record of that line. So each record has its digest however the process ends; digests
-and the record beyond the last whole record are cut off by the next run.
+of one length, written before the record of that line. So each record has its digest however the process ends. Behind
+the digests of all lines that were read stand records that wait for an earlier line's (`ahead.py`), until more lines are
+read. The next run takes these if it reads the same lines together, and cuts off what was only begun.
 """
 
 import contextlib
@@ -10,17 +11,17 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 from pointsman.bundle.writing import locked, resolved, what_to_do, whole_file
+from pointsman.cli.batch.ahead import DIGEST, DIGEST_LINE, Ahead, Record, as_lines
 from pointsman.cli.batch.reading import Line
 from pointsman.cli.output import write_whole
 from pointsman.errors import OptionsError, OutputError, OutputExistsError, PointsmanError
 from pointsman.wording import as_text
 
-Record = dict[str, Any]
 Settings = Mapping[str, Any]
 """What makes records what they are: the bundle, and options by their flags."""
 
@@ -33,8 +34,6 @@ DRAWN: Final = "drawn"
 """In the place of a seed that is not given, where one is needed."""
 _FORMAT: Final = "pointsman infill job"
 _VERSION: Final = 1
-_DIGEST: Final = 8  # bytes
-_DIGEST_LINE: Final = 2 * _DIGEST + 1
 
 
 class Job:
@@ -50,7 +49,7 @@ class Job:
         """Take open files; `opened` opens them."""
         self.settings = settings
         self._path, self._output, self._beside = path, output, beside
-        self._pending = bytearray()
+        self._pending, self._ahead, self._digests = bytearray(), Ahead(), 0
         self.count = self.failed = 0
 
     @classmethod
@@ -80,21 +79,22 @@ class Job:
                 job = cls(path, output, stack.enter_context(beside.open("r+b", buffering=0)), settings)
                 job._go_on()
             yield job
+            job._end()
 
     def _go_on(self) -> None:
         """Cut off what a run that ended anyhow had only begun."""
         with self._path.open("rb") as records:
             whole = self._count(records)
-        digests = len(self._beside.readline()) + self.count * _DIGEST_LINE
-        if self._beside.seek(0, os.SEEK_END) < digests:
+        self._digests = len(self._beside.readline()) + self.count * DIGEST_LINE
+        if self._beside.seek(0, os.SEEK_END) < self._digests:
             raise OptionsError(
                 f"{_beside_name(self._path)} has fewer lines than {as_text(self._path)} has records; choose another "
                 "--output"
             )
         self._output.truncate(whole)
         self._output.seek(whole)
-        self._beside.truncate(digests)
-        self._beside.seek(digests)
+        self._beside.seek(self._digests)
+        self._ahead = Ahead.read(self._beside.read())
 
     def _count(self, records: BinaryIO) -> int:
         """Count whole records; returns the bytes that they take."""
@@ -125,7 +125,7 @@ class Job:
                 number, digest = line.number, _digest(line)
                 if number > self.count:
                     self._pending += digest
-                elif answered.read(_DIGEST_LINE) != digest:
+                elif answered.read(DIGEST_LINE) != digest:
                     raise OptionsError(
                         f"line {number} of the input has changed since {as_text(self._path)} answered it; give the "
                         "input as it was (lines that are not yet answered may change), or choose another --output"
@@ -137,17 +137,58 @@ class Job:
                 "input as it was (it may grow), or choose another --output"
             )
 
+    def kept(self) -> Mapping[int, Record]:
+        """What an earlier run has filled of the lines just read, if it had read the same ones together; asked once."""
+        ahead, self._ahead = self._ahead, Ahead()
+        if not self._pending or self._pending != ahead.digests:
+            return {}
+        self._pending.clear()
+        self._beside.seek(self._digests + ahead.size)
+        self._beside.truncate()
+        self._digests += len(ahead.digests)
+        return {number: record for number, record in ahead.records.items() if number > self.count}
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Write down records that wait for an earlier line's.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        with self._writing():
+            self._write_digests()
+            write_whole(self._beside, as_lines(records))
+
     def write(self, record: Record) -> None:
         """Write a record, after the digests of the lines that were read.
 
         Raises:
             OutputError: It cannot be written.
         """
+        with self._writing():
+            self._write_digests()
+            write_whole(self._output, as_lines([record]))
+
+    def _write_digests(self) -> None:
+        """In the place of records that have waited."""
+        if self._pending:
+            self._cut_off()
+            write_whole(self._beside, self._pending)
+            self._digests += len(self._pending)
+            self._pending.clear()
+
+    def _cut_off(self) -> None:
+        self._beside.truncate(self._digests)
+        self._beside.seek(self._digests)
+
+    def _end(self) -> None:
+        """Nothing waits any more."""
+        with self._writing():
+            self._cut_off()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            if self._pending:
-                write_whole(self._beside, self._pending)
-                self._pending.clear()
-            write_whole(self._output, json.dumps(record).encode() + b"\n")
+            yield
         except OSError as error:
             raise OutputError(
                 f"cannot write {as_text(self._path)} ({error.strerror}); free some space, then go on with --resume"
@@ -283,4 +324,4 @@ def _parsed(line: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _digest(line: Line) -> bytes:
-    return hashlib.blake2b(line.raw, digest_size=_DIGEST).hexdigest().encode() + b"\n"
+    return hashlib.blake2b(line.raw, digest_size=DIGEST).hexdigest().encode() + b"\n"

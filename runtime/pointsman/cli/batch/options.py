@@ -26,7 +26,7 @@ def add_lines(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output",
         metavar="FILE",
-        help="where the objects go; FILE.job beside it says how they were made (default: stdout)",
+        help="where the objects go; FILE.job beside it says how they were made; - is stdout (default: -)",
     )
     group.add_argument("--resume", action="store_true", help="go on where an interrupted run has left --output")
     group.add_argument(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self, TextIO
 
@@ -30,10 +31,11 @@ class Progress:
             stream: Where it is said.
             before: As the attribute.
             failed: Of those.
-            window: Lines that are answered together, fewer of which tell nothing of the speed.
+            window: Fewer lines tell nothing of the speed.
         """
         self.total, self.before, self.answered, self.failed = total, before, 0, failed
         self._stream, self._window = stream, window
+        self._waiting, self._filled = set[int](), 0
         self._ended = threading.Event()
         self._said = threading.Thread(target=self._say, daemon=True)
 
@@ -48,10 +50,28 @@ class Progress:
         self._ended.set()
         self._said.join()
 
-    def count(self, *, failed: bool) -> None:
+    def wait(self, lines: Iterable[int], *, filled: bool) -> None:
+        """Count lines that are filled and wait for an earlier one's record.
+
+        Args:
+            lines: By their numbers.
+            filled: Whether this run has filled them, or an earlier one.
+        """
+        before = len(self._waiting)
+        self._waiting |= {*lines}
+        self._filled += (len(self._waiting) - before) * filled
+
+    def count(self, line: int, *, failed: bool) -> None:
         """Count a line that was answered."""
+        self._filled += line not in self._waiting
+        self._waiting.discard(line)
         self.answered += 1
         self.failed += failed
+
+    @property
+    def waiting(self) -> int:
+        """Lines that are filled and wait for an earlier one's record."""
+        return len(self._waiting)
 
     @property
     def done(self) -> int:
@@ -62,10 +82,11 @@ class Progress:
     def now(self) -> str:
         """How far the run is, how fast, and how long the rest will take, as far as that is known."""
         seconds = time.monotonic() - self._began
-        if self.answered < self._window or seconds < _SECONDS_TO_ESTIMATE:
+        if self._filled < self._window or seconds < _SECONDS_TO_ESTIMATE:
             return self._lines
-        rate = self.answered / seconds
-        left = "" if self.total is None else f", about {duration((self.total - self.done) / rate)} left"
+        rate = self._filled / seconds
+        rest = None if self.total is None else self.total - self.done - self.waiting
+        left = "" if rest is None else f", about {duration(rest / rate)} left"
         return f"{self._lines}, {rate:,.1f} a second{left}"
 
     @property
@@ -75,12 +96,13 @@ class Progress:
             return f"{self._lines}, all there already{self._errors}: done"
         there = f" ({self.before:,} there already)" if self.before else ""
         seconds = time.monotonic() - self._began
-        rate = f", {self.answered / seconds:,.1f} a second" if seconds >= _SECONDS_TO_SAY_A_RATE else ""
+        rate = f", {self._filled / seconds:,.1f} a second" if seconds >= _SECONDS_TO_SAY_A_RATE else ""
         return f"{self._lines}{there}{rate}{self._errors}: done"
 
     @property
     def _lines(self) -> str:
-        return f"{self.done:,}" + (" lines" if self.total is None else f" of {self.total:,} lines")
+        filled = self.done + self.waiting
+        return f"{filled:,}" + (" lines" if self.total is None else f" of {self.total:,} lines")
 
     @property
     def _errors(self) -> str:

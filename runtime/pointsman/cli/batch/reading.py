@@ -66,18 +66,19 @@ def read_lines(stream: BinaryIO, form: Form | None = None) -> tuple[Form | None,
     taken = form or (("objects" if first.lstrip().startswith(b"{") else "plain") if first.strip() else None)
     read = _object if taken == "objects" else _plain if form else _plain_throughout
     lines = (read(number, line) if line.strip() else Line(number, line) for number, line in _numbered(head, raw))
-    return taken, _with_advice(lines, len(head)) if form is None and taken == "objects" else lines
+    advice = "give --plain in place of --objects" if form else "add --plain"
+    return taken, _with_advice(lines, len(head), advice) if taken == "objects" else lines
 
 
 def _numbered(head: Iterable[bytes], raw: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     return enumerate(chain(head, raw), 1)
 
 
-def _with_advice(lines: Iterable[Line], first: int) -> Iterator[Line]:
-    """Where the line that says what all are is no object itself, all may be plain texts."""
+def _with_advice(lines: Iterable[Line], first: int, advice: str) -> Iterator[Line]:
+    """Where the first line that is not empty is no object, all may be plain texts."""
     for line in lines:
         if line.number == first and line.error and line.error.startswith(NO_OBJECT):
-            yield replace(line, error=f"{line.error}; if lines are plain texts, add --plain")
+            yield replace(line, error=f"{line.error}; if lines are plain texts, {advice}")
         else:
             yield line
 

@@ -51,7 +51,9 @@ class SpanAnswer(BaseModel):
     text: str = Field(examples=["old"])
     score: float = Field(description="Summed log-probabilities of its tokens.", examples=[-3.631])
     token_ids: list[int]
-    state: Literal["growing", "complete", "cut", "missing"]
+    state: Literal["growing", "complete", "cut", "missing"] = Field(
+        description="complete: the model ended it; cut: the room for tokens did, also where other blanks need the rest."
+    )
 
 
 class FillAnswer(BaseModel):

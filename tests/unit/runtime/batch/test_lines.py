@@ -1,5 +1,6 @@
 """`pointsman infill --input`: a record for each line, in order."""
 
+import bz2
 import gzip
 import io
 import json
@@ -160,12 +161,48 @@ def test_a_gzipped_file(run):
         (lines().encode("utf-16"), "line 1 of the input: it is UTF-16; save it as UTF-8"),
         (lines().encode("utf-16-le"), "line 1 of the input: it has zero bytes, so it is no UTF-8 text"),
         (lzma.compress(lines().encode()), "it is packed by xz; unpack it, as by `xzcat FILE |`, which gives its lines"),
+        (
+            bz2.compress(lines().encode()),
+            "it is packed by bzip2; unpack it, as by `bzcat FILE |`, which gives its lines",
+        ),
+        (b"\x28\xb5\x2f\xfd\x04\x58\n", "it is packed by zstd; unpack it, as by `zstdcat FILE |`, which gives"),
+        (b"PK\x03\x04\x14\n", "it is packed by zip; unpack it, as by `unzip -p FILE |`, which gives its lines"),
+        (b"PAR1\x15\x04\x15\n\xe9\n", "it is Parquet; `pointsman fill-files` fills that, if its name ends in .parquet"),
+        (gzip.compress(b"PAR1\x15\x04\x15\n\xe9\n"), "it is Parquet; `pointsman fill-files` fills that"),
+        (
+            b"Obj\x01\x04\x16avro\xfe\n",
+            "it is Avro; convert it to Parquet for `pointsman fill-files`, or to JSON lines",
+        ),
+        (b"\x93NUMPY\x01\n<extra_id_0>\n", "line 1 of the input: it has control characters and is not UTF-8, so it is"),
     ],
 )
 def test_files_that_are_no_whole_texts(run, content, sentence):
     code, _, err = run(content, "--on-error", "skip")
     assert (code, err.count("\n")) == (2, 1)
     assert sentence in err
+
+
+@pytest.mark.parametrize("first", [b"ORC <extra_id_0>", b"Obj\x01<extra_id_0>", b"\x1b[1m\x02 <extra_id_0>"])
+def test_texts_that_begin_as_tables_do(run, first):
+    code, records, _ = run(first + b"\n")
+    assert (code, len(records)) == (0, 1)
+
+
+@pytest.mark.parametrize("options", [[], ["--on-error", "skip"]])
+def test_plain_texts_that_are_said_to_be_objects(run, options):
+    _, records, err = run(lines(TEXTS[:2]), "--objects", *options)
+    sentence = (
+        "it is no JSON object (Expecting value at 1); if lines are plain texts, give --plain in place of --objects"
+    )
+    assert sentence in (records[0]["error"] if options else err)
+
+
+def test_stdout_has_a_name(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(lines(TEXTS[:3]), "--output", "-") == run(lines(TEXTS[:3]))
+    code, _, err = run(lines(TEXTS[:3]), "--output", "-", "--resume")
+    assert (code, err) == (2, "pointsman: --resume goes on with a file; say which with --output\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
 
 
 def test_a_gzipped_file_on_stdin(infiller, monkeypatch, capsys):
@@ -242,14 +279,14 @@ def test_objects_that_are_none(run, bad, why):
 
 
 def test_a_request_that_fails_while_it_is_filled_does_not_take_its_neighbours_along(run, infiller, monkeypatch):
-    fill = infiller.fill_requests
+    fill = infiller.fill_groups
 
-    def failing(requests, batch_size):
+    def failing(requests, batch_size, **done):
         if any(request.number == 2 for request in requests):
             raise OptionsError("input 0: there is no possible token")
-        return fill(requests, batch_size)
+        return fill(requests, batch_size, **done)
 
-    monkeypatch.setattr(infiller, "fill_requests", failing)
+    monkeypatch.setattr(infiller, "fill_groups", failing)
     code, records, _ = run(lines(TEXTS[:5]), "--on-error", "skip")
     assert code == 0
     assert ["error" in record for record in records] == [False, False, True, False, False]

@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 def counted(progress, count, failed=0):
     for number in range(count):
-        progress.count(failed=number < failed)
+        progress.count(progress.done + 1, failed=number < failed)
 
 
 def test_rates_and_times_are_of_this_run_and_come_when_they_mean_something(clock):
@@ -74,7 +74,7 @@ def test_a_sign_of_life(monkeypatch, terminal):
     with Progress(9, stream) as progress:
         while "\n" not in stream.getvalue() and "K" not in stream.getvalue():
             time.sleep(0.01)
-        progress.count(failed=False)
+        progress.count(1, failed=False)
     said = stream.getvalue()
     assert said.startswith("\r0 of 9 lines\x1b[K" if terminal else "pointsman: 0 of 9 lines\n")
     assert said.endswith("\r\x1b[K" if terminal else "lines\n")
