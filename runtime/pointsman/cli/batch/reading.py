@@ -20,6 +20,8 @@ Form = Literal["plain", "objects"]
 
 _GZIP: Final = b"\x1f\x8b"
 _BLOCK: Final = 1 << 20  # bytes
+_ADD_PLAIN: Final = "; if lines are plain texts, add --plain"
+_NOT_OBJECTS: Final = "; if lines are plain texts, give --plain in place of --objects"
 _SHOWN: Final = 40  # characters of what is no text
 
 
@@ -66,7 +68,7 @@ def read_lines(stream: BinaryIO, form: Form | None = None) -> tuple[Form | None,
     taken = form or (("objects" if first.lstrip().startswith(b"{") else "plain") if first.strip() else None)
     read = _object if taken == "objects" else _plain if form else _plain_throughout
     lines = (read(number, line) if line.strip() else Line(number, line) for number, line in _numbered(head, raw))
-    advice = "give --plain in place of --objects" if form else "add --plain"
+    advice = _NOT_OBJECTS if form else _ADD_PLAIN
     return taken, _with_advice(lines, len(head), advice) if taken == "objects" else lines
 
 
@@ -78,7 +80,7 @@ def _with_advice(lines: Iterable[Line], first: int, advice: str) -> Iterator[Lin
     """Where the first line that is not empty is no object, all may be plain texts."""
     for line in lines:
         if line.number == first and line.error and line.error.startswith(NO_OBJECT):
-            yield replace(line, error=f"{line.error}; if lines are plain texts, {advice}")
+            yield replace(line, error=f"{line.error}{advice}")
         else:
             yield line
 
