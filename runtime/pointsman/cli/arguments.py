@@ -82,7 +82,11 @@ class Parser(argparse.ArgumentParser):
             option: As it is written on a command line.
             hint: What to do instead.
         """
-        self._option_string_actions.pop(option).help = argparse.SUPPRESS
+        action = self._option_string_actions.pop(option)
+        self._remove_action(action)
+        for group in self._action_groups:
+            if action in group._group_actions:
+                group._group_actions.remove(action)
         self.hints[option] = hint
 
     def parse_known_args(  # type: ignore[override]
