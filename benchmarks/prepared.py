@@ -49,8 +49,8 @@ def prepared_bundle(
     """
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
     if not _is_newer(bundle / names.MANIFEST, [*_exporter(), checkpoint / "config.json"]):
-        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype, "--force"]
-        subprocess.run(command, check=True, timeout=timeout)
+        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype]
+        subprocess.run([*command, "--force", "--discard"], check=True, timeout=timeout)  # variants are made again
     return bundle
 
 
