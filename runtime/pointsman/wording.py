@@ -1,7 +1,7 @@
 """How names are put into a sentence."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 _ALIKE: Final = 0.65  # share of letters that two names must have in common for one to be taken for the other
@@ -51,3 +51,12 @@ def install(*extras: str) -> str:
     """How to get what some feature needs: any one of these extras. No registry has the package, a checkout does."""
     commands = [f"pip install '.[{extra}]'" for extra in extras]
     return f"run {', or '.join(commands)} in a checkout of Pointsman"
+
+
+def no_variant(name: str, there: Collection[str]) -> str:
+    """That a bundle has no such variant, which are there, and what makes one that is quantized."""
+    meant = [one for one in (f"fused-{name}", f"portable-{name}") if one in there]
+    hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    if not meant and "int" in name:
+        hint = "; `pointsman-calib quantize` makes those that are quantized"
+    return f"the bundle has no variant {name!r}; it has {', '.join(there)}{hint}"

@@ -36,6 +36,12 @@ def test_any_error_on_a_command_line(python, flags):
         assert sentence_of(kind(python), argparse.Namespace(**GIVEN)) == flags
 
 
+def test_a_variant_is_written_behind_a_bundle_that_is_served():
+    error = BundleError("ask for one that is quantized, as with `variant='fused-int8'`")
+    said = sentence_of(error, argparse.Namespace(bundles=["b"], device="cpu"))
+    assert said == "ask for one that is quantized, as with `BUNDLE@fused-int8`"
+
+
 @pytest.mark.parametrize(
     ("python", "flags"),
     [("num_beams is 0; use 1", "--num-beams is 0; use 1"), ("documents is 0: give 1", "--documents is 0: give 1")],

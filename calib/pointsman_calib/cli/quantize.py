@@ -133,7 +133,7 @@ def run(parsed: argparse.Namespace) -> int:
     _warn_of_size(recipe.name, variant, source, manifest.variants[source])
     if variant.quantization is not None and (sentence := summary.nearest_loses_less(variant.quantization)) is not None:
         print(sentence)
-    print(*summary.next_commands(bundle, recipe.name), sep="\n")
+    print(*summary.next_commands(bundle, recipe.name, manifest.variants), sep="\n")
     return 0
 
 

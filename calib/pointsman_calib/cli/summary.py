@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -87,10 +88,13 @@ def nearest_loses_less(quantization: Quantization) -> str | None:
     return f"{sentence}, with no more tokens that agree, so that may be chance; calibrate on more text to be sure"
 
 
-def next_commands(bundle: Path, variant: str) -> list[str]:
-    """How to use the variant, and how to see what it loses."""
+def next_commands(bundle: Path, variant: str, others: Collection[str]) -> list[str]:
+    """How to use the variant, and how to see what it loses beside others of the bundle."""
     folder = shlex.quote(str(bundle))
+    filling = f"fill with it: pointsman infill {folder} {shlex.quote(_SENTENCE)} --variant {variant}"
+    if not {"fused-float32", "portable-float32"}.intersection(others):
+        return [filling, "what it loses is measured beside a float32 variant, which this bundle does not have"]
     return [
-        f"fill with it: pointsman infill {folder} {shlex.quote(_SENTENCE)} --variant {variant}",
+        filling,
         f"measure it on other text: pointsman-calib compare {folder} --candidate {variant} --corpus FILES",
     ]

@@ -18,6 +18,7 @@ from polygraphy.common import TensorMetadata
 
 from pointsman.bundle import Variant, names, read_manifest, whole_targets
 from pointsman.errors import BundleError
+from pointsman.wording import no_variant
 from pointsman_calib.comparison.measuring.probes import rows_of_tokens
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import whole_session
@@ -50,7 +51,7 @@ class TeacherForcingRunner(BaseRunner):  # type: ignore[misc]  # untyped
         super().__init__(name=variant)
         variants = read_manifest(Path(bundle)).variants
         if variant not in variants:
-            raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(variants)}")
+            raise BundleError(no_variant(variant, variants))
         self._variant = variants[variant]
         self._encoder, self._decoder = (
             OnnxrtRunner(partial(whole_session, Path(bundle) / graph.file), name=f"{variant} {role}")

@@ -7,6 +7,7 @@ from typing import Final
 
 from pointsman.bundle import Manifest, Variant, read_manifest, verify_files
 from pointsman.errors import BundleError, DeviceError, OptionsError
+from pointsman.wording import no_variant
 from pointsman_calib.comparison.records import Evaluation
 from pointsman_calib.corpus.documents import DocumentSet, refuse_overlap
 from pointsman_calib.corpus.text import Corpus
@@ -100,7 +101,7 @@ def choose_variants(manifest: Manifest, baseline: str | None, candidates: Sequen
 
 def _check(variants: Mapping[str, Variant], name: str) -> None:
     if name not in variants:
-        raise BundleError(f"the bundle has no variant {name!r}; it has {', '.join(variants)}")
+        raise BundleError(no_variant(name, variants))
     if variants[name].precision == "bfloat16":
         raise DeviceError(f"ONNX Runtime does not run bfloat16 on the CPU; compare another variant than {name}")
 

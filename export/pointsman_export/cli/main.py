@@ -10,7 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pointsman_export
-from pointsman.bundle import Form, Variant
+from pointsman.backends.choice import choose
+from pointsman.bundle import Form, Manifest, Variant
 from pointsman.cli.arguments import Parser, sentence_of
 from pointsman.errors import PointsmanError
 from pointsman.wording import counted
@@ -159,8 +160,17 @@ def _bundle(parsed: argparse.Namespace) -> int:
     if manifest.engines:
         print(f"kept {counted(len(manifest.engines), 'plan')}")
     print(f"wrote {parsed.output}")
-    print(f"fill with it: pointsman infill {shlex.quote(parsed.output)} {shlex.quote(_SENTENCE)}")
+    print(_next_command(manifest, shlex.quote(parsed.output)))
     return 0
+
+
+def _next_command(manifest: Manifest, bundle: str) -> str:
+    """How to fill with what was exported, on this machine."""
+    try:
+        choose(manifest, device="auto", variant="auto")
+    except PointsmanError:
+        return f"it needs a GPU; for a CPU, quantize it: pointsman-calib quantize {bundle} --scheme int8"
+    return f"fill with it: pointsman infill {bundle} {shlex.quote(_SENTENCE)}"
 
 
 def _done(variant: Variant) -> str:

@@ -10,7 +10,7 @@ from pointsman.backends.base import Backend
 from pointsman.backends.tensorrt import opening
 from pointsman.bundle import Flavour, Manifest, Variant, verify_files
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
-from pointsman.wording import install
+from pointsman.wording import install, no_variant
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
@@ -165,9 +165,7 @@ def _only_quantized(manifest: Manifest) -> str | None:
 
 def _check_variant(manifest: Manifest, variant: str) -> None:
     if variant not in manifest.variants:
-        meant = [name for name in (f"fused-{variant}", f"portable-{variant}") if name in manifest.variants]
-        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
-        raise BundleError(f"the bundle has no variant {variant!r}; it has {', '.join(manifest.variants)}{hint}")
+        raise BundleError(no_variant(variant, manifest.variants))
 
 
 def _needs_cpu(variant: Variant) -> bool:

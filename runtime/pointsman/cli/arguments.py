@@ -219,6 +219,8 @@ def quoted_in_flags(sentence: str, names: Container[str]) -> str:
 def _as_given(option: re.Match[str], given: Container[str]) -> str:
     """A quoted option as a flag, where the command has it: `--force` for ```force=True```."""
     name, value = _FLAGS.get(option[1], option[1]), option[2]
+    if name == "variant" and value is not None and "bundles" in given:  # of `serve`
+        return f"`BUNDLE@{value.strip(_BRACKETS)}`"
     if name not in given:
         return option[0]
     flag = f"--{name.replace('_', '-')}"

@@ -280,8 +280,19 @@ def _settings(url: str, key: str | None, timeout: float | None) -> dict[str, Any
     if parsed.path.rstrip("/").endswith("/v1"):
         raise OptionsError(f"{url!r} is where OpenAI's clients ask; leave out /v1 here")
     read = (_SECONDS if timeout is None else timeout) + _BEYOND
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return {"base_url": url, "headers": headers, "timeout": httpx2.Timeout(read, connect=_CONNECTING)}
+    return {"base_url": url, "headers": _headers(key), "timeout": httpx2.Timeout(read, connect=_CONNECTING)}
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    """Those that show a key; a file that holds it ends with a line's end, which is none of it."""
+    if key is None:
+        return {}
+    key = key.strip()
+    if not key:
+        raise OptionsError("the key is empty; give one, or leave it out where none is asked for")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise OptionsError("the key has characters that no header can hold; give one line of ASCII, without blanks")
+    return {"Authorization": f"Bearer {key}"}
 
 
 @contextmanager

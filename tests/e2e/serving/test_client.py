@@ -193,3 +193,19 @@ def test_streams_that_fail(kind):
     events, error, sentence = EVENTS[kind]
     with answering(b"200 OK", events + b"\n\n") as url, Client(url) as client, pytest.raises(error, match=sentence):
         list(client.stream(TEXT))
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_may_end_its_line_and_must_fit_a_header(kind, bundle, tmp_path):
+    """What is read from a file of keys ends with a line's end; what cannot be sent is refused before it is."""
+    for key, sentence in (
+        ("", "the key is empty"),
+        ("\n", "the key is empty"),
+        ("clé-of-some-length", "characters that no header can hold"),
+        ("one-of-some-length\nanother-of-some-length", "characters that no header can hold"),
+    ):
+        with pytest.raises(OptionsError, match=sentence) as refused:
+            kind("http://localhost:8000", key=key)
+        assert "some-length" not in str(refused.value)  # a key is not shown
+    client = kind("http://localhost:8000", key="a-key-of-some-length\n")
+    assert client._http.headers["authorization"] == "Bearer a-key-of-some-length"

@@ -125,7 +125,14 @@ def test_a_bundle_without_plans(hosted, gpu):
 def test_a_variant_without_plans(hosted, gpu):
     for variant, sentence in (
         (VARIANT, f"the bundle has no tensorrt-rtx engines of {VARIANT}; {BUILD} --flavour tensorrt-rtx`"),
-        ("fused-int8", f"the bundle has no variant 'fused-int8'; it has {VARIANT}"),
+        (
+            "fused-int8",
+            (
+                f"the bundle has no variant 'fused-int8'; it has {VARIANT}; "
+                "`pointsman-calib quantize` makes those that are quantized"
+            ),
+        ),
+        ("fused-float8", f"the bundle has no variant 'fused-float8'; it has {VARIANT}"),
     ):
         load = lambda v=variant: SwitchModel.load(hosted.folder, variant=v, engine="tensorrt-rtx")  # noqa: E731
         assert refusal(load) == sentence

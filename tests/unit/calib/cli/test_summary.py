@@ -130,8 +130,10 @@ def test_a_model_that_guesses(ids, warned):
 
 
 def test_commands_can_be_pasted():
-    fill, measure = summary.next_commands(Path("my bundles/demo"), "fused-int8")
+    fill, measure = summary.next_commands(Path("my bundles/demo"), "fused-int8", ["portable-float32"])
     assert fill.startswith("fill with it: pointsman infill 'my bundles/demo' 'The <extra_id_0> walks")
     assert measure.startswith(
         "measure it on other text: pointsman-calib compare 'my bundles/demo' --candidate fused-int8 "
     )
+    _, measure = summary.next_commands(Path("my bundles/demo"), "fused-int8", ["fused-bfloat16"])
+    assert "pointsman-calib" not in measure

@@ -205,6 +205,13 @@ def test_what_is_not_used_stops_the_export_unless_it_is_ignored(tmp_path, capsys
     assert read_manifest(tmp_path / "bundle").source.unused == ("pooler.bias", "pooler.weight", "position_ids")
 
 
+def test_what_no_processor_runs_is_to_be_quantized_first(checkpoint, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    assert main(["bundle", str(checkpoint), "-o", str(bundle), "--form", "fused", "--dtype", "bfloat16"]) == 0
+    *_, said = capsys.readouterr().out.splitlines()
+    assert said == f"it needs a GPU; for a CPU, quantize it: pointsman-calib quantize {bundle} --scheme int8"
+
+
 def test_done_exits_with_0_and_says_what_was_written(checkpoint, tmp_path, capsys):
     assert main(["bundle", str(checkpoint), "-o", str(tmp_path / "bundle"), "--form", "fused"]) == 0
     output = capsys.readouterr().out.splitlines()
