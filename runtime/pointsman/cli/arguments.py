@@ -141,7 +141,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
         "--variant",
         metavar="V",
         default="auto",
-        help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
+        help="a name that inspect shows, or auto: the fastest without quantization, if there is one (default: auto)",
     )
     add_place(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document, for programs")

@@ -31,7 +31,7 @@ def add_files(parser: Parser) -> None:
     parser.add_argument(
         "--variant",
         default="auto",
-        help="a name that inspect shows, or auto: the fastest without quantization (default: auto)",
+        help="a name that inspect shows, or auto: the fastest without quantization, if there is one (default: auto)",
     )
     parser.add_argument(
         "--threads",

@@ -83,9 +83,9 @@ def check_spans(spans: object) -> None:
     if isinstance(spans, str):
         raise TextError("the spans are one string; give a list of them, one for each blank")
     check_list(spans, "spans")
-    other = next((span for span in cast("Sequence[object]", spans) if not isinstance(span, str)), None)
-    if other is not None:
-        raise TextError(f"a span must be a string, not {type(other).__name__}; decode or convert it")
+    others = [type(span).__name__ for span in cast("Sequence[object]", spans) if not isinstance(span, str)]
+    if others:
+        raise TextError(f"a span must be a string, not {others[0]}; decode or convert it")
 
 
 def check_requests(requests: object, batch_size: int) -> None:
@@ -96,9 +96,9 @@ def check_requests(requests: object, batch_size: int) -> None:
         OptionsError: `batch_size` is below 1.
     """
     check_list(requests, "requests")
-    other = next((one for one in cast("Sequence[object]", requests) if not isinstance(one, Request)), None)
-    if other is not None:
-        raise TextError(f"a request is a {type(other).__name__}; make it with `request`, or use infill_in_batches")
+    others = [type(one).__name__ for one in cast("Sequence[object]", requests) if not isinstance(one, Request)]
+    if others:
+        raise TextError(f"a request is a {others[0]}; make it with `request`, or use infill_in_batches")
     check_batch_size(batch_size)
 
 
@@ -172,6 +172,8 @@ def request_of(
         TextError: It has no blanks, bad ones, or too many tokens.
         OptionsError: The options ask for what cannot be.
     """
+    if not (is_whole(number) and number >= 0):
+        raise OptionsError(f"number is {number!r}; use a whole number of at least 0")
     (batch,) = batches_of(model, tokenizer, [text], 1, options, fields)
     return Request(number, batch.templates[0], batch.ids[0], batch.options)
 

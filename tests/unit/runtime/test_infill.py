@@ -477,6 +477,7 @@ LISTS = "give a list of"
     [
         (lambda one: one.fill_requests(one.request(text) for text in [TEXT]), f"the requests are a generator; {LISTS}"),
         (lambda one: one.fill_requests([TEXT]), "a request is a str; make it with `request`"),
+        (lambda one: one.fill_requests([None]), "a request is a NoneType; make it with `request`"),
         (lambda one: one.fill_requests(TEXT), f"the requests are a str; {LISTS} requests"),
         (lambda one: one.infill_in_batches(iter([TEXT])), f"the texts are a list_iterator; {LISTS} texts"),
         (lambda one: one.infill_batch({TEXT}), f"the texts are a set; {LISTS} texts, or use infill for one"),
@@ -486,6 +487,7 @@ LISTS = "give a list of"
             f"candidate 0: the spans are a generator; {LISTS} spans",
         ),
         (lambda one: one.score(TEXT, [[5]]), "candidate 0: a span must be a string, not int"),
+        (lambda one: one.score(TEXT, [["man", None]]), "candidate 0: a span must be a string, not NoneType"),
     ],
 )
 def test_what_is_no_list_is_refused_at_once(infiller, ask, said):
@@ -493,6 +495,12 @@ def test_what_is_no_list_is_refused_at_once(infiller, ask, said):
     with pytest.raises(TextError) as raised:
         ask(infiller)
     assert str(raised.value).startswith(said)
+
+
+@pytest.mark.parametrize("number", [-1, 0.5, True])
+def test_a_number_that_is_none(infiller, number):
+    with pytest.raises(OptionsError, match=f"number is {number!r}; use a whole number of at least 0"):
+        infiller.request(TEXT, number=number)
 
 
 def test_a_batch_of_no_size(infiller):
