@@ -1,17 +1,19 @@
 """`pointsman-calib`: one module of this package for each subcommand.
 
-Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one line that says what to do), 130 interrupted;
-anything else is a bug and shows its traceback.
+Exit codes: 0 done, 1 a comparison failed, 2 the user's mistake (one line that says what to do), 130 interrupted,
+141 the reader of stdout went away; anything else is a bug and shows its traceback.
 """
 
 import signal
 import sys
 import threading
 from collections.abc import Collection, Sequence
+from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
 from pointsman.cli.arguments import Parser, sentence_of
+from pointsman.cli.output import run_to_the_end
 from pointsman.errors import PointsmanError
 from pointsman_calib.cli.memory import return_large_blocks
 from pointsman_calib.loading import loaded
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = None
     try:
         parsed = _parser(_named(sys.argv[1:] if arguments is None else arguments)).parse_args(arguments)
-        code: int = parsed.run(parsed)
+        code = run_to_the_end(partial(parsed.run, parsed))
     except PointsmanError as error:
         print(f"pointsman-calib: {sentence_of(error, parsed)}", file=sys.stderr)
         return error.exit_code

@@ -5,7 +5,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import pointsman_export
 from pointsman.backends.choice import choose
 from pointsman.bundle import Form, Manifest, Variant
 from pointsman.cli.arguments import Parser, sentence_of
+from pointsman.cli.output import run_to_the_end
 from pointsman.errors import PointsmanError
 from pointsman.wording import counted
 from pointsman_export.cli.plans import add_commands
@@ -41,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     try:
-        run: Callable[[argparse.Namespace], int] = parsed.run
-        return run(parsed)
+        return run_to_the_end(partial(parsed.run, parsed))
     except KeyboardInterrupt:
         print(f"pointsman-export: {parsed.interrupted}", file=sys.stderr)
         return 130

@@ -8,19 +8,19 @@ ended; anything else is a bug and shows its traceback.
 import argparse
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from pointsman.cli.arguments import Parser, add_bundle, sentence_of
 from pointsman.cli.files import add_files
 from pointsman.cli.infill import add_infill
-from pointsman.cli.output import Interrupted, give_up_stdout, open_stdout, report, write, write_json
+from pointsman.cli.output import Interrupted, open_stdout, report, run_to_the_end, write, write_json
 from pointsman.cli.score import add_score
 from pointsman.cli.serve import add_serve
 from pointsman.errors import BundleError, PointsmanError
 from pointsman.inspection import as_json, as_text, inspect_bundle
 
 SIGNALLED: Final = 128  # and the number of the signal, as shells have it
-PIPE_BROKEN: Final = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = _parser().parse_args(arguments)
         open_stdout()
-        code: int = parsed.run(parsed)
+        code = run_to_the_end(partial(parsed.run, parsed))
     except PointsmanError as error:
         report(sentence_of(error, parsed))
         return error.exit_code
@@ -43,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         report("interrupted")
         return SIGNALLED + signal.SIGINT
-    except BrokenPipeError:
-        give_up_stdout()
-        return PIPE_BROKEN
     return code
 
 

@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final
 
 from pointsman.errors import OutputError
+
+PIPE_BROKEN: Final = 141  # 128 + SIGPIPE, as shells have it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,6 +42,25 @@ def open_stdout() -> None:
         raise OutputError("stdout is closed; send the results to a file or a pipe")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def run_to_the_end(run: Callable[[], int]) -> int:
+    """The exit code of a command that prints results; 141, as by SIGPIPE, where their reader has gone.
+
+    Args:
+        run: The command.
+
+    Raises:
+        OutputError: Results cannot be written.
+    """
+    try:
+        code = run()
+        if sys.stdout is not None:
+            write("")  # what is printed may wait to be written
+    except BrokenPipeError:
+        give_up_stdout()
+        return PIPE_BROKEN
+    return code
 
 
 def write(results: str) -> None:
