@@ -8,7 +8,7 @@ DEMO_MODEL := examples/demo_model
 DEMO := build/demo
 CAPABILITIES ?= 8.6 8.9 12.0
 QUANTIZED := $(foreach scheme,int8 int4 int8-qdq,$(DEMO)/variants/$(scheme)/weights.bin)
-WORKERS ?= 2
+WORKERS ?= 3
 SHARED_OUT := pytest --numprocesses $(WORKERS)
 BY_FILES := --dist loadfile --no-loadscope-reorder
 SAMPLE := examples/data/c4-sample-train.json.gz
@@ -49,7 +49,7 @@ compare: $(QUANTIZED) ## compare the demo bundle's variants on a small sample, o
 engines: $(DEMO)/manifest.json $(VENV)/.engines ## build the demo's TensorRT-RTX plans, no GPU needed (CAPABILITIES="8.9")
 	$(BIN)/pointsman-export engines $(DEMO) --flavour tensorrt-rtx --compute-capability $(CAPABILITIES) --force
 
-test: $(VENV)/.dev ## run the fast tests, two files at a time (ARGS="-k beam", WORKERS=4)
+test: $(VENV)/.dev ## run the fast tests, three files at a time (ARGS="-k beam", WORKERS=4)
 	$(BIN)/python -m $(SHARED_OUT) $(BY_FILES) $(ARGS)
 
 test-slow: $(VENV)/.dev $(VENV)/.ray ## run the heavy tests
