@@ -1,16 +1,14 @@
 """A bundle by path or by URL, fetched once for each machine."""
 
 import hashlib
-import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import fsspec
 from filelock import FileLock
 
-from pointsman.bundle import Manifest, read_manifest
+from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import replacing
 from pointsman.errors import BundleNotFoundError
 
@@ -35,23 +33,6 @@ def local_bundle(bundle: str) -> Path:
         if not folder.exists():
             _fetch(bundle, folder)
     return folder
-
-
-def content_of(manifest: Manifest, variant: str) -> str:
-    """What fills of a variant follow from, wherever the bundle lies and whatever it is called.
-
-    Args:
-        manifest: Of the bundle.
-        variant: One of it.
-
-    Returns:
-        16 hexadecimal digits: a digest of the vocabulary, of the variant's files, and of what the checkpoint says of
-        generating.
-    """
-    files = [*manifest.tokenizer, *manifest.variants[variant].files]
-    generation = asdict(manifest.generation) if manifest.generation else None
-    content = json.dumps([[[file.path, file.sha256] for file in files], manifest.extra_ids, generation])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _fetch(url: str, folder: Path) -> None:

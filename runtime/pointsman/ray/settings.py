@@ -1,16 +1,14 @@
 """What all shards of a folder have in common: what their fills follow from, however it was given."""
 
 import secrets
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pointsman.backends.choice import choose
 from pointsman.bundle import Manifest, read_manifest
-from pointsman.decoding import DecodingFields, DecodingOptions
-from pointsman.model import decoding_defaults
-from pointsman.ray.bundles import content_of, local_bundle
+from pointsman.infill.origin import content_of, options_of
+from pointsman.ray.bundles import local_bundle
 from pointsman.ray.resumable import settle, settled
 from pointsman.ray.shards import Filling
 
@@ -41,7 +39,7 @@ def agreed(filling: Filling, folder: Path) -> tuple[Filling, str]:
     filling = _with_seed(filling, manifest, folder)
     content = content_of(manifest, filling.variant)
     given = {name: getattr(filling, name) for name in _GIVEN}
-    options = _options(decoding_defaults(manifest), filling.fields)
+    options = options_of(manifest, filling.fields)
     settle(folder, {"format": _FORMAT, "bundle": content, **given, _OPTIONS: options})
     return filling, content
 
@@ -51,19 +49,9 @@ def _with_seed(filling: Filling, manifest: Manifest, folder: Path) -> Filling:
 
     Without it, shards of a later run would not be what the first would have made.
     """
-    options = _options(decoding_defaults(manifest), filling.fields)
+    options = options_of(manifest, filling.fields)
     if not options["do_sample"] or options["seed"] is not None:
         return filling
     begun = settled(folder).get(_OPTIONS)
     seed = begun.get("seed") if isinstance(begun, dict) else None
     return replace(filling, fields={**filling.fields, "seed": secrets.randbits(32) if seed is None else seed})
-
-
-def _options(defaults: DecodingFields, fields: DecodingFields) -> dict[str, Any]:
-    """All options as they hold: one that is given its default is as one that is not given."""
-    options = asdict(DecodingOptions.over(defaults, fields, room=sys.maxsize))
-    if options["max_new_tokens"] == sys.maxsize:
-        options["max_new_tokens"] = None  # it follows from each text
-    options["constrain"] = options["constrain"] is not False
-    options["early_stopping"] = str(options["early_stopping"]).lower()
-    return options

@@ -9,9 +9,10 @@ from typing import Literal, TypeVar
 from pointsman.decoding import DecodingFields
 from pointsman.errors import BundleError, OptionsError, TextError
 from pointsman.infill import Fill, Infiller
+from pointsman.infill.origin import content_of
 from pointsman.infill.outcomes import outcomes_of, request_of
 from pointsman.infill.requests import Request
-from pointsman.ray.bundles import content_of, local_bundle
+from pointsman.ray.bundles import local_bundle
 from pointsman.ray.rows import Column, NoText, Part, read_rows
 from pointsman.ray.sources import Origin, remember
 

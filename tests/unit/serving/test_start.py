@@ -1,7 +1,10 @@
 """A service starts whatever settings a checkpoint has of its own, and says in one line what keeps it from it."""
 
 import asyncio
+import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -73,3 +76,18 @@ def test_a_bundle_that_cannot_answer(changed, capsys):
     assert "this bundle takes 2 at most" in said
     assert said.startswith("pointsman: ")
     assert not any("traceback" in line for line in log)
+
+
+def test_told_to_stop_before_it_is_ready(tiny_bundle, monkeypatch, capsys):
+    first_requests = Service._warm_ups
+
+    def interrupted(service):
+        for number, asked in enumerate(first_requests(service)):
+            if number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield asked
+
+    monkeypatch.setattr(Service, "_warm_ups", interrupted)
+    assert main(["serve", str(tiny_bundle), "--port", "0"]) == 0
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["loading", "stopping", "stopped"]

@@ -2,11 +2,10 @@
 
 import argparse
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,11 +17,11 @@ from pointsman.cli.batch.reading import Form, Line, line_count, opened, read_lin
 from pointsman.cli.batch.stopping import Stopping
 from pointsman.cli.loading import loaded
 from pointsman.cli.output import Interrupted, report, write
-from pointsman.decoding import DecodingFields, DecodingOptions
+from pointsman.decoding import DecodingFields
 from pointsman.errors import OptionsError
 from pointsman.infill import Infiller
+from pointsman.infill.origin import content_of, options_of
 from pointsman.infill.requests import TEXTS_AT_ONCE
-from pointsman.model import decoding_defaults
 from pointsman.wording import counted
 
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip", ".parquet")
@@ -154,15 +153,9 @@ def _check(parsed: argparse.Namespace) -> None:
 def _settings(infiller: Infiller, decoding: DecodingFields, form: Form | None) -> Settings:
     """What the records follow from, but for the lines."""
     manifest, choice = infiller.model.manifest, infiller.model.choice
-    files = [*manifest.tokenizer, *manifest.variants[choice.variant].files]
-    content = json.dumps([[file.path, file.sha256] for file in files])
-    effective = asdict(DecodingOptions.over(decoding_defaults(manifest), decoding, room=sys.maxsize))
-    if effective["max_new_tokens"] == sys.maxsize:
-        effective["max_new_tokens"] = None  # it follows from each text
-    effective["constrain"] = effective["constrain"] is not False
-    effective["early_stopping"] = str(effective["early_stopping"]).lower()
+    effective = options_of(manifest, decoding)
     settings: dict[str, Any] = {
-        BUNDLE: hashlib.sha256(content.encode()).hexdigest()[:16],
+        BUNDLE: content_of(manifest, choice.variant),
         VARIANT: choice.variant,
         "--device": choice.device,
         "--engine": choice.engine,

@@ -33,7 +33,7 @@ SEED: Final = "--seed"
 DRAWN: Final = "drawn"
 """In the place of a seed that is not given, where one is needed."""
 _FORMAT: Final = "pointsman infill job"
-_VERSION: Final = 1
+_VERSION: Final = 2  # the first did not know what the checkpoint says of generating
 
 
 class Job:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from pointsman.errors import OptionsError
+from pointsman.errors import OptionsError, UnavailableError
 from pointsman.serving.http.app import create_app
 from pointsman.serving.http.connections import TimedConnection
 from pointsman.serving.http.keys import ApiKeys
@@ -51,8 +51,13 @@ class Server(uvicorn.Server):
             PointsmanError: A bundle cannot answer.
             OptionsError: Another process has begun to listen there since `bind`.
         """
-        for service in self._services:
-            await service.start()
+        try:
+            for service in self._services:
+                await service.start()
+        except UnavailableError:
+            if self.stopped_by is None:
+                raise
+            return  # told to stop before it was ready
         try:
             await super().startup(sockets)
         except OSError as error:
