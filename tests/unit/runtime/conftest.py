@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from small_bundles import EXTRA_IDS, write_small_bundle
+from fake_backend import wandering
+from small_bundles import EXTRA_IDS, fake_infiller, write_small_bundle
 
+from pointsman import Infiller
 from pointsman.bundle import Manifest, read_manifest
 from pointsman.text.tokenizer import Tokenizer
 
@@ -24,3 +26,9 @@ def manifest(small_bundle: Path) -> Manifest:
 @pytest.fixture(scope="session")
 def tokenizer(small_bundle: Path) -> Tokenizer:
     return Tokenizer.load(small_bundle / "tokenizer", extra_ids=EXTRA_IDS)
+
+
+@pytest.fixture
+def infiller(manifest: Manifest, tokenizer: Tokenizer) -> Infiller:
+    """Over an engine that computes nothing, and says something else for each prefix."""
+    return fake_infiller(manifest, tokenizer, wandering(manifest.architecture.vocab_size))
