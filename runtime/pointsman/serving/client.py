@@ -314,7 +314,10 @@ async def _async_failures() -> AsyncIterator[None]:
 def _failure(error: httpx2.HTTPError) -> PointsmanError:
     url = error.request.url
     if url.scheme == "https" and "SSL" in str(error):
-        return UnavailableError(f"what is at https://{url.netloc.decode()} cannot be trusted, or speaks http: {error}")
+        return UnavailableError(
+            f"what answers at https://{url.netloc.decode()} has no TLS or a certificate that is not trusted here; give "
+            "http:// where it has none, or let this machine trust the certificate"
+        )
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return UnavailableError(
             f"there is no service at {url.scheme}://{url.netloc.decode()}; start it, or correct the address"

@@ -209,3 +209,13 @@ def test_a_key_may_end_its_line_and_must_fit_a_header(kind, bundle, tmp_path):
         assert "some-length" not in str(refused.value)  # a key is not shown
     client = kind("http://localhost:8000", key="a-key-of-some-length\n")
     assert client._http.headers["authorization"] == "Bearer a-key-of-some-length"
+
+
+def test_a_service_without_tls():
+    """It is there: the address is wrong in its first letters alone."""
+    with (
+        answering(b"200 OK", b"{}") as url,
+        Client(url.replace("http:", "https:")) as client,
+        pytest.raises(UnavailableError, match="has no TLS or a certificate that is not trusted here; give http://"),
+    ):
+        client.infill(TEXT)

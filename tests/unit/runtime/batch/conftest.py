@@ -32,3 +32,17 @@ def run(infiller, tmp_path, capsys):
         return code, [json.loads(line) for line in out.splitlines()], "".join(said)
 
     return use
+
+
+@pytest.fixture
+def job(run, tmp_path):
+    """Fills a file of texts into `records`; gives exit code and what was said."""
+    output = tmp_path / "records"
+
+    def use(content: str, *options: str):
+        code, printed, err = run(content, "--output", str(output), *options)
+        assert printed == []
+        return code, err
+
+    use.output, use.beside = output, tmp_path / "records.job"
+    return use

@@ -32,19 +32,11 @@ def stopped(infiller, groups):
 
 
 @pytest.fixture
-def job(run, tmp_path):
-    """Fills a file of texts into `records`; gives exit code and what was said."""
-    output = tmp_path / "records"
-
-    def use(content: str, *options: str):
-        code, printed, err = run(content, "--output", str(output), *options)
-        assert printed == []
-        return code, err
-
-    use.output, use.beside = output, tmp_path / "records.job"
-    use.files = lambda: (use.output.read_bytes(), use.beside.read_bytes())
-    use.lines = lambda: {json.loads(line)["line"] for file in use.files() for line in records_of(file)}
-    return use
+def job(job):
+    """As of all tests, with both files, and the lines that have records in them."""
+    job.files = lambda: (job.output.read_bytes(), job.beside.read_bytes())
+    job.lines = lambda: {json.loads(line)["line"] for file in job.files() for line in records_of(file)}
+    return job
 
 
 def records_of(file):

@@ -16,16 +16,14 @@ from pointsman.cli.output import Interrupted
 
 
 @pytest.fixture
-def job(run, tmp_path):
-    """Fills a file of texts into `records`; gives exit code, what was said, and what the output then holds."""
-    output = tmp_path / "records"
+def job(job):
+    """As of all tests; gives what the output then holds as well."""
 
     def use(content: str, *options: str):
-        code, printed, err = run(content, "--output", str(output), *options)
-        assert printed == []
-        return code, err, output.read_bytes() if output.is_file() else None
+        code, err = job(content, *options)
+        return code, err, job.output.read_bytes() if job.output.is_file() else None
 
-    use.output, use.beside = output, tmp_path / "records.job"
+    use.output, use.beside = job.output, job.beside
     return use
 
 
