@@ -88,6 +88,13 @@ class CacheRows:
         ordered[self._places] = values
         return ordered
 
-    def from_places(self, values: NDArray[_Scalar]) -> NDArray[_Scalar]:
-        """Values of each place, [rows, ...], in the order of the rows."""
-        return values if self._places is self._own else values[self._places]
+    def from_places(self, values: NDArray[_Scalar], into: NDArray[_Scalar] | None = None) -> NDArray[_Scalar]:
+        """Values of each place, [rows, ...], in the order of the rows.
+
+        Args:
+            values: themselves the result, where that order is theirs.
+            into: of the same shape, to take the result otherwise; None for new memory.
+        """
+        if self._places is self._own:
+            return values
+        return np.take(values, self._places, axis=0, out=into, mode="clip")  # other modes copy twice

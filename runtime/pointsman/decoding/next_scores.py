@@ -151,9 +151,7 @@ class _WholeScorer:
     def scores(self, answer: Answer, prefixes: Ids) -> WholeRows:
         assert not isinstance(answer, Selection)
         logits = checked_logits(answer, position=prefixes.shape[1])
-        if self.normalized:
-            return WholeRows(self.rules.process(prefixes, log_softmax(logits)))
-        return WholeRows(self.rules.process(prefixes, logits.copy()) if self.rules.processors else logits)
+        return WholeRows(self.rules.process(prefixes, log_softmax(logits) if self.normalized else logits))
 
 
 @dataclass(slots=True)

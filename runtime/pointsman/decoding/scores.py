@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pointsman.errors import ParityError
 
 _WIDEST_BLOCK = 256
+_SORTED_WHOLE = 512
+"""Up to so many values, sorting all is faster than looking for those that have to be sorted."""
 
 
 def checked_logits(logits: NDArray[np.float32], position: int) -> NDArray[np.float32]:
@@ -46,8 +48,8 @@ def log_normalizers(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Log-probabilities of each row `[rows, vocabulary]`, in a new array."""
-    return logits - log_normalizers(logits)[:, None]
+    """Log-probabilities of each row `[rows, vocabulary]`, in the logits' place: new memory is dearer than the sum."""
+    return np.subtract(logits, log_normalizers(logits)[:, None], out=logits)
 
 
 def best_continuations(
@@ -82,7 +84,17 @@ def best_continuations(
 
 def highest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Indices `[batch, count]` of the highest values `[batch, size]`, best first, ties by index."""
-    return np.argsort(-values, axis=1, kind="stable")[:, :count]
+    size = values.shape[1]
+    if size <= _SORTED_WHOLE:
+        return np.argsort(-values, axis=1, kind="stable")[:, :count]
+    lowest = np.partition(values, size - count, axis=1)[:, size - count]
+    return np.stack([_highest_from(row, least, count) for row, least in zip(values, lowest, strict=True)])
+
+
+def _highest_from(values: NDArray[np.float32], least: np.float32, count: int) -> NDArray[np.int64]:
+    """Indices `[count]` of the highest of `values` `[size]`, of which at least `count` reach `least`."""
+    reaching = np.flatnonzero(values >= least)
+    return reaching[np.argsort(-values[reaching], kind="stable")[:count]]
 
 
 @lru_cache

@@ -28,8 +28,8 @@ class DecodingState(Protocol):
             beam_rows: `[rows]`, row r continues the cache of row `beam_rows[r]`; in the first step each row its own.
 
         Returns:
-            Logits of the token after each position, `[rows, positions, vocabulary]`. They are only read, and only
-            until the next step.
+            Logits of the token after each position, `[rows, positions, vocabulary]`. Until the next step they are the
+            caller's, who may overwrite them.
         """
         ...
 
@@ -116,8 +116,8 @@ class Feed:
 
 
 Answer = NDArray[np.float32] | Selection
-"""Of one request's rows: logits `[rows, vocabulary]`, which are only read and only until the next step, or what was
-selected of them."""
+"""Of one request's rows: logits `[rows, vocabulary]`, or what was selected of them. Until the next step logits are the
+search's, which may overwrite them."""
 
 
 class Rows(Protocol):

@@ -17,7 +17,7 @@ class Always:
         self._logits = logits
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.broadcast_to(self._logits, (*token_ids.shape, len(self._logits)))
+        return np.tile(self._logits, (*token_ids.shape, 1))
 
 
 class RandomNetwork:
@@ -31,6 +31,7 @@ class RandomNetwork:
         self._bias = bias or {}
         self._input_ids = input_ids
         self._prefixes: list[tuple[int, ...]] = []
+        self._given = np.zeros(0, np.float32)
         self.fed: list[list[int]] = []
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -41,9 +42,9 @@ class RandomNetwork:
             (*before[parent], *tokens) for parent, tokens in zip(beam_rows.tolist(), token_ids.tolist(), strict=True)
         ]
         self.fed.append(token_ids[:, -1].tolist())
-        logits = np.stack([self._of_row(row, token_ids.shape[1]) for row in range(len(token_ids))])
-        logits.flags.writeable = False  # an engine's buffer is not decoding's to write into
-        return logits
+        self._given.fill(np.nan)  # an engine's buffer is decoding's to read and write until the next step only
+        self._given = np.stack([self._of_row(row, token_ids.shape[1]) for row in range(len(token_ids))])
+        return self._given
 
     def _of_row(self, row: int, positions: int) -> list[NDArray[np.float32]]:
         prefix = self._prefixes[row]

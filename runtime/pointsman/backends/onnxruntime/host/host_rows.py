@@ -51,14 +51,15 @@ class HostRows:
         """Put a token for each row into its slot."""
         slots[self._span()] = self._places.to_places(token_ids)
 
-    def read(self, slots: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What each row finds in its slot; a view, where its rows lie side by side in their order."""
-        return self._places.from_places(slots[self._span()])
+    def read(self, slots: NDArray[np.float32], spare: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What each row finds in its slot, put in order in the same slots of `spare`; a view, where it is in order."""
+        span = self._span()
+        return self._places.from_places(slots[span], spare[span])
 
     def _span(self) -> _Slots:
         first, last = int(self.slots[0]), int(self.slots[-1])
         rows = len(self.slots)
-        if rows == 1 or (last - first == rows - 1 and (np.diff(self.slots) == 1).all()):
+        if rows == 1 or (last - first == rows - 1 and (self.slots[1:] - self.slots[:-1] == 1).all()):
             return slice(first, first + rows)
         return self.slots
 
@@ -107,6 +108,7 @@ class HostStepper:
         self._row_inputs = np.zeros(0, np.int64)  # the input that each row attends to
         self._gone: list[NDArray[np.int64]] = []  # slots of rows that have left since the last step
         self._ids, self._logits = np.zeros(0, np.int64), np.empty((0, 1, self._vocabulary), np.float32)
+        self._ordered = np.empty((0, self._vocabulary), np.float32)
         self._bound: list[Any] = []  # values of the host are the arrays' own memory, which the binding does not keep
         self._is_bound = False
 
@@ -184,7 +186,7 @@ class HostStepper:
         self._caches.lengths += 1
         if self._choices is not None:
             self._choices.stepped()
-        return [rows.read(self._logits[:, 0]) for rows, _ in feeds]
+        return [rows.read(self._logits[:, 0], self._ordered) for rows, _ in feeds]
 
     def release(self, rows: HostRows) -> None:
         """See `Stepper.release`."""
@@ -216,6 +218,7 @@ class HostStepper:
         """Bind all that a step reads and writes."""
         rows, inputs = len(self._caches), len(self._inputs)
         self._ids, self._logits = np.zeros(rows, np.int64), np.empty((rows, 1, self._vocabulary), np.float32)
+        self._ordered = np.empty_like(self._logits[:, 0])
         caches = [array[:rows] for array in self._caches.arrays.values()]
         read = {names.INPUT_IDS: self._ids[:, None], names.LENGTHS: self._caches.lengths}
         read |= {names.ATTENTION_MASK: self._inputs.mask[:inputs], **self._attending(inputs)}
