@@ -58,10 +58,13 @@ def _exact_products() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _any_algorithm() -> Iterator[None]:
-    """No refusal of operations that torch has no deterministic algorithm for on some device."""
-    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(mode=False)
+    """No refusal of operations that torch has no deterministic algorithm for on some device.
+
+    `torch.use_deterministic_algorithms` would set the same, and import torch's compiler for it: most of a second.
+    """
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.set_deterministic_debug_mode(before)

@@ -1,5 +1,7 @@
 """An export computes the same whatever torch was set to before, and leaves torch as it was."""
 
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,3 +141,11 @@ def test_the_command_in_a_thread(exports, tmp_path):
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_settings_are_kept_without_the_compiler():
+    """It takes most of a second to import, in every process that exports."""
+    code = "import sys; from pointsman_export.network.ambient import pinned; pinned().__enter__(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in modules
+    assert "torch._inductor" not in modules
