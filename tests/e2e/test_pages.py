@@ -106,6 +106,15 @@ def test_figures_of_products_alone():
         assert f"\n| {' | '.join([name, *figures])} |\n" in PAGES["performance"]
 
 
+def test_figures_of_the_service_under_load():
+    contestants = json.loads((RESULTS / "serving.json").read_text(encoding="utf-8"))["contestants"]
+    rows = ["service", "lock around `Infiller.infill`", "wrapper around `transformers.generate`"]
+    for row, loads in zip(rows, contestants.values(), strict=True):
+        assert [load["clients"] for load in loads] == [1, 4, 16, 64]
+        figures = " | ".join(f"{load['answers_a_second']:.1f}" for load in loads)
+        assert f"\n| {row} | {figures} |\n" in PAGES["deployment"]
+
+
 def test_figures_of_models_larger_than_memory():
     models = json.loads((RESULTS / "large.json").read_text(encoding="utf-8"))["models"]
     assert models
