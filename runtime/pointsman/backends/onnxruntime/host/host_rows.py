@@ -115,7 +115,7 @@ class HostStepper:
     @property
     def bytes(self) -> int:
         """Of memory that is held for inputs and rows."""
-        return self._inputs.bytes + self._caches.bytes + self._logits.nbytes
+        return self._inputs.bytes + self._caches.bytes + self._logits.nbytes + self._ordered.nbytes
 
     def encode(self, sources: Sequence[Source], pad_id: int) -> list[HostRows]:
         """See `RequestStepper.encode`.
