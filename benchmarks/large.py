@@ -1,11 +1,11 @@
 """Models larger than memory: what decoding takes when experts stay on disk until a token reaches them.
 
 A model of switch-base's width with as many experts as are asked for is written in bfloat16, exported in bfloat16,
-quantized to int8 without a float32 copy, and decoded greedily by itself three times: with all in memory, with
-`max_memory` that leaves room for all, and with `max_memory` of a part of its size. Each begins with nothing of the
-weights in the kernel's cache: the first round over the inputs is cold, the next warm. switch-base-8 goes the same way
-beside it. What the published models would take follows by arithmetic. What is made is removed again. Exit code 1 says
-that a promise is not kept.
+quantized to int8 and int4 without a float32 copy, and decoded greedily by itself: in int8 three times, with all in
+memory, with `max_memory` that leaves room for all, and with `max_memory` of a part of its size; in int4, which takes no
+limit, once. Each begins with nothing of the weights in the kernel's cache: the first round over the inputs is cold, the
+next warm. switch-base-8 goes the same way beside it. What the published models would take follows by arithmetic. What
+is made is removed again. Exit code 1 says that a promise is not kept.
 """
 
 import argparse
@@ -36,7 +36,9 @@ LIBRARIES: Final = 200_000_000
 INTERVAL: Final = 0.1  # seconds between samples of memory
 KEPT: Final = 5  # of so many samples, one is written down
 KB: Final = 1024
-MOST_QUANTIZE_GB, MOST_OVER_LIMIT, MOST_ANONYMOUS_GB = 1.5, 1.1, 3.0
+SCHEMES: Final = ("int8", "int4")
+IN_INT4: Final = "in int4, all in memory"
+MOST_QUANTIZE_GB, MOST_OVER_LIMIT, MOST_ANONYMOUS_GB, MOST_RESIDENT_GB = 1.5, 1.1, 3.0, 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +107,34 @@ class Measured:
 
     Attributes:
         source_bytes: of its weights in bfloat16.
-        bytes: of its int8 variant.
+        bytes: of each scheme's variant.
         export: the export in bfloat16, watched.
-        quantize: quantizing to int8, watched.
+        quantize: quantizing to each scheme, watched.
         disk_rate: bytes a second at which its weights are read from disk, one after another.
         runs: by what they are limited to.
     """
 
     source_bytes: int
-    bytes: int
+    bytes: Mapping[str, int]
     export: Watched
-    quantize: Watched
+    quantize: Mapping[str, Watched]
     disk_rate: float
     runs: Mapping[str, Decoded]
+
+    @property
+    def steps(self) -> dict[str, Watched]:
+        """What makes the variants, by name."""
+        return {"export": self.export, **{f"quantize to {scheme}": step for scheme, step in self.quantize.items()}}
 
     def to_json(self) -> dict[str, Any]:
         """Bytes, and seconds."""
         return {
             "bfloat16_bytes": self.source_bytes,
-            "int8_bytes": self.bytes,
+            **{f"{scheme}_bytes": size for scheme, size in self.bytes.items()},
             "disk_bytes_per_second": round(self.disk_rate),
             **{
                 name: {"seconds": round(step.seconds, 1), "peak_bytes": step.peak_bytes}
-                for name, step in (("export", self.export), ("quantize", self.quantize))
+                for name, step in self.steps.items()
             },
             "runs": {name: run.to_json() for name, run in self.runs.items()},
         }
@@ -143,17 +150,17 @@ def measure(architecture: Architecture, folder: Path, options: Sequence[str]) ->
         command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", "fused", "--dtype", "bfloat16"]
         export = watched(command)
         shutil.rmtree(checkpoint)
-        quantize = watched([CALIBRATOR, "quantize", str(bundle), "--scheme", "int8"])
-        # The runs read int8 alone, and check no hashes.
+        quantize = {scheme: watched([CALIBRATOR, "quantize", str(bundle), "--scheme", scheme]) for scheme in SCHEMES}
+        # The runs read integers alone, and check no hashes.
         (bundle / names.weights_file("bfloat16")).unlink()
-        weights = bundle / names.weights_file("int8")
-        size = weights.stat().st_size
-        rate = read_rate(weights)
-        limits = {"all in memory": None, "room for all": 1 << 40, "limited": int(SHARE * size) + LIBRARIES}
-        runs = {name: decoded(bundle, limit, options) for name, limit in limits.items()}
+        sizes = {scheme: (bundle / names.weights_file(scheme)).stat().st_size for scheme in SCHEMES}
+        rate = read_rate(bundle / names.weights_file("int8"))
+        limits = {"all in memory": None, "room for all": 1 << 40, "limited": int(SHARE * sizes["int8"]) + LIBRARIES}
+        runs = {name: decoded(bundle, "int8", limit, options) for name, limit in limits.items()}
+        runs[IN_INT4] = decoded(bundle, "int4", None, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Measured(total_bytes(architecture, "bfloat16"), size, export, quantize, rate, runs)
+    return Measured(total_bytes(architecture, "bfloat16"), sizes, export, quantize, rate, runs)
 
 
 def watched(command: Sequence[str]) -> Watched:
@@ -179,15 +186,15 @@ def read_rate(path: Path) -> float:
     return size / (time.perf_counter() - began)
 
 
-def decoded(bundle: Path, limit: int | None, options: Sequence[str]) -> Decoded:
+def decoded(bundle: Path, scheme: str, limit: int | None, options: Sequence[str]) -> Decoded:
     """Decode in a process of its own, cold at first, with its memory watched.
 
     Raises:
         CalledProcessError: it fails.
     """
-    say(f"decoding, {'all in memory' if limit is None else f'at most {limit / 1e9:.1f} GB'}")
-    forget((bundle / names.weights_file("int8")).parent)
-    command = [sys.executable, str(CHILD), str(bundle), *options]
+    say(f"decoding in {scheme}, {'all in memory' if limit is None else f'at most {limit / 1e9:.1f} GB'}")
+    forget((bundle / names.weights_file(scheme)).parent)
+    command = [sys.executable, str(CHILD), str(bundle), f"fused-{scheme}", *options]
     command += [] if limit is None else ["--max-memory", str(limit)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     memory = list(samples(process))
@@ -226,12 +233,14 @@ def bars(large: Measured) -> list[Bar]:
     """What is promised: quantizing in bounded memory, and decoding within the limit, with the same tokens."""
     limited, whole = large.runs["limited"], large.runs["all in memory"]
     assert limited.max_memory is not None
-    same = all(run.tokens == whole.tokens for run in large.runs.values())
+    same = all(run.tokens == whole.tokens for name, run in large.runs.items() if name != IN_INT4)
+    quantizing = max(step.peak_bytes for step in large.quantize.values())
     return [
-        Bar("peak of quantizing, GB", large.quantize.peak_bytes / 1e9, MOST_QUANTIZE_GB, at_least=False),
+        Bar("peak of quantizing, GB", quantizing / 1e9, MOST_QUANTIZE_GB, at_least=False),
         Bar("peak over the limit", limited.peak_bytes / limited.max_memory, MOST_OVER_LIMIT, at_least=False),
         Bar("anonymous peak, GB", limited.anonymous_peak / 1e9, MOST_ANONYMOUS_GB, at_least=False),
-        Bar("runs with the same tokens", float(same), 1.0, at_least=True),
+        Bar("resident peak, GB", limited.peak_bytes / 1e9, MOST_RESIDENT_GB, at_least=False),
+        Bar("runs in int8 with the same tokens", float(same), 1.0, at_least=True),
     ]
 
 
@@ -252,17 +261,17 @@ def print_report(measured: Mapping[str, Measured], whole: Sequence[Published]) -
         for model, each in measured.items()
         for name, run in each.runs.items()
     ]
-    header = ["int8", "load, s", "cold tok/s", "warm", "cold first, s", "warm", "anonymous GB", "peak GB", "limit GB"]
+    header = ["", "load, s", "cold tok/s", "warm", "cold first, s", "warm", "anonymous GB", "peak GB", "limit GB"]
     measurements.print_table(header, rows)
     print()
     rows = [
-        [name, f"{each.source_bytes / 1e9:.2f}", f"{each.bytes / 1e9:.2f}", f"{each.disk_rate / 1e9:.2f}"]
-        + [f"{value:.2f}" for step in (each.export, each.quantize) for value in (step.seconds, step.peak_bytes / 1e9)]
+        [name, *(f"{size / 1e9:.2f}" for size in (each.source_bytes, *each.bytes.values(), each.disk_rate))]
+        + [f"{value:.2f}" for step in each.steps.values() for value in (step.seconds, step.peak_bytes / 1e9)]
         for name, each in measured.items()
     ]
-    measurements.print_table(
-        ["model", "bfloat16 GB", "int8 GB", "disk GB/s", "export s", "peak GB", "quantize s", "peak GB"], rows
-    )
+    steps = [*measured.values()][-1].steps
+    header = ["model", "bfloat16 GB", *(f"{scheme} GB" for scheme in SCHEMES), "disk GB/s"]
+    measurements.print_table(header + [cell for step in steps for cell in (f"{step} s", "peak GB")], rows)
     print()
     rows = [each.row() for each in whole]
     measurements.print_table(Published.HEADER, rows)

@@ -19,7 +19,7 @@ def main() -> None:
     parsed = _parser().parse_args()
     began = time.perf_counter()
     model = SwitchModel.load(
-        parsed.bundle, "cpu", "fused-int8", threads=parsed.threads, verify=False, max_memory=parsed.max_memory
+        parsed.bundle, "cpu", parsed.variant, threads=parsed.threads, verify=False, max_memory=parsed.max_memory
     )
     loaded = time.perf_counter()
     options = DecodingOptions(max_new_tokens=parsed.new_tokens, min_new_tokens=parsed.new_tokens)
@@ -48,6 +48,7 @@ def decoded(model: SwitchModel, ids: list[int], options: DecodingOptions) -> dic
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Decode with a limit of memory.")
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("variant")
     parser.add_argument("--max-memory", type=int, metavar="BYTES", help="(default: all is loaded)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--inputs", type=int, default=12)

@@ -177,7 +177,7 @@ def test_large_runs_and_cleans_up(tmp_path):
     ran = script("large", "--quick", "--folder", folder, "--output", output)
     assert ran.returncode == 0, ran.stderr
     (model,) = json.loads(output.read_text())["models"].values()
-    assert list(model["runs"]) == ["all in memory", "room for all", "limited"]
+    assert list(model["runs"]) == ["all in memory", "room for all", "limited", "in int4, all in memory"]
     for run in model["runs"].values():
         assert 0 < run["anonymous_peak_bytes"] <= run["peak_bytes"]
         assert run["cold_tokens_per_second"] > 0

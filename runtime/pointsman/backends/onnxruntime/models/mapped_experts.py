@@ -4,6 +4,8 @@ ONNX Runtime lays the weights of products out anew in memory of its own when it 
 initializer that is also an input of its graph may be overridden, and so is not constant: it stays where it is, in the
 mapped file. The codes of an integer variant's experts are initializers of their branches of an `If`; made inputs of
 these, they are mapped, while all else is laid out as ever. Nobody gives such an input, and the results are the same.
+Where a processor's products of bytes saturate, ONNX Runtime would rewrite constant weights for others; the products of
+these are made in two parts instead (`exact_products.py`).
 
 Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
@@ -11,6 +13,7 @@ Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.
 from dataclasses import dataclass
 from typing import Final
 
+from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, operator, shared_by_parts
 from pointsman.backends.onnxruntime.models.messages import field, fields, varint
 
 _MODEL_GRAPH: Final = 7
@@ -33,47 +36,78 @@ class Stored:
     length: int
 
 
-def with_mapped_experts(model: bytes) -> tuple[bytes, list[Stored]]:
+def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[Stored]]:
     """A serialized model of an integer variant in the fused form whose experts are mapped.
 
     Args:
         model: The model; initializers in branches are int8, and lie in external data.
+        saturates: Whether this processor's products of bytes do.
 
     Returns:
         The model, and where the experts' codes lie.
     """
-    found: list[Stored] = []
+    found = _Found([], {} if saturates else None)
     parts = [
-        field(number, _graph(content, found, outermost=True)) if number == _MODEL_GRAPH else whole
+        field(number, _outermost(content, found)) if number == _MODEL_GRAPH else whole
         for number, content, whole in fields(model)
     ]
-    return b"".join(parts), found
+    return b"".join(parts), found.places
 
 
-def _graph(graph: bytes, found: list[Stored], *, outermost: bool = False) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was met in branches.
+
+    Attributes:
+        places: of weights.
+        zeros: names of the zero points of products in parts, as keys; None where products stay whole.
+    """
+
+    places: list[Stored]
+    zeros: dict[bytes, None] | None
+
+
+def _outermost(graph: bytes, found: _Found) -> bytes:
+    parts = [
+        field(number, _node(content, found)) if number == _GRAPH_NODE else whole
+        for number, content, whole in fields(graph)
+    ]
+    return (shared_by_parts(found.zeros) if found.zeros else b"") + b"".join(parts)
+
+
+def _branch(graph: bytes, found: _Found) -> bytes:
     parts = []
     for number, content, whole in fields(graph):
         if number == _GRAPH_NODE:
-            parts.append(field(number, _node(content, found)))
+            parts.append(_node_of_branch(content, found))
             continue
         parts.append(whole)
-        if number == _GRAPH_INITIALIZER and not outermost and (place := _place(content)) is not None:
-            found.append(place)
+        if number == _GRAPH_INITIALIZER and (place := _place(content)) is not None:
+            found.places.append(place)
             parts.append(_input(_text(content, _TENSOR_NAME)))
     return b"".join(parts)
 
 
-def _node(node: bytes, found: list[Stored]) -> bytes:
+def _node_of_branch(node: bytes, found: _Found) -> bytes:
+    """A node, or what takes its place, as fields of its graph."""
+    if found.zeros is None or operator(node) != PRODUCT:
+        return field(_GRAPH_NODE, _node(node, found))
+    nodes, zero = in_parts(node)
+    found.zeros[zero] = None
+    return nodes
+
+
+def _node(node: bytes, found: _Found) -> bytes:
     parts = []
     for number, content, whole in fields(node):
         parts.append(field(number, _attribute(content, found)) if number == _NODE_ATTRIBUTE else whole)
     return b"".join(parts)
 
 
-def _attribute(attribute: bytes, found: list[Stored]) -> bytes:
+def _attribute(attribute: bytes, found: _Found) -> bytes:
     parts = []
     for number, content, whole in fields(attribute):
-        parts.append(field(number, _graph(content, found)) if number == _ATTRIBUTE_GRAPH else whole)
+        parts.append(field(number, _branch(content, found)) if number == _ATTRIBUTE_GRAPH else whole)
     return b"".join(parts)
 
 

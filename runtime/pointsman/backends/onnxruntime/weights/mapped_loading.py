@@ -32,15 +32,10 @@ def with_experts_mapped(
         BundleError: the engine refuses a graph, or it has no experts that could be mapped.
         DeviceError: it is not possible on this machine, or what must stay resident has more than the limit.
     """
-    if products_saturate():
-        raise DeviceError(
-            "this processor has no exact products of unsigned and signed bytes, and the ones that stand in for them "
-            "need all weights in memory; leave max_memory out"
-        )
     mappings = NewMappings(bundle / names.weights_file(variant.precision))
+    graphs, saturates = [bundle / graph.file for graph in (variant.encoder, variant.decoder)], products_saturate()
     models, stored = zip(
-        *(with_mapped_experts((bundle / graph.file).read_bytes()) for graph in (variant.encoder, variant.decoder)),
-        strict=True,
+        *(with_mapped_experts(graph.read_bytes(), saturates=saturates) for graph in graphs), strict=True
     )
     if not any(stored):
         raise BundleError(
