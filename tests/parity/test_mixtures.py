@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from exports import FORMS
-from pointsman.backends.onnxruntime.weights.saturation import products_saturate
 from pointsman.decoding import DecodingOptions, Generation, SentinelConstraint
 from pointsman.model import SwitchModel
 from pointsman.running import Request
@@ -96,8 +95,6 @@ def test_answers_in_a_mixture_are_those_of_each_request_alone(exports, name, for
 @pytest.fixture(scope="module", params=["tied-int8", "gated-int8", "tied-int4"])
 def quantized(exports, request, tmp_path_factory):
     name, _, scheme = request.param.partition("-")
-    if scheme == "int4" and products_saturate():
-        pytest.skip("without VNNI, MatMulNBits takes other kernels for one row than for several")
     bundle = shutil.copytree(exports(name).folder, tmp_path_factory.mktemp(scheme) / "bundle")
     quantize(bundle, scheme)
     return SwitchModel.load(bundle, "cpu", f"fused-{scheme}")

@@ -6,7 +6,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, operator, shared_by_parts
+from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, shared_by_parts
+from pointsman.backends.onnxruntime.models.graphs import operator
 from pointsman.backends.onnxruntime.models.messages import field
 
 DEPTH, COLUMNS = 70, 24

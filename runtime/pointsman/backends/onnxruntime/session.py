@@ -11,7 +11,9 @@ import onnxruntime
 from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
 from pointsman.backends.onnxruntime.models.more_outputs import with_outputs
+from pointsman.backends.onnxruntime.models.row_pairs import has_block_products, with_rows_in_company
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
+from pointsman.backends.onnxruntime.weights.single_rows import rows_alone_differ
 from pointsman.errors import BundleError, DeviceError
 from pointsman.processors import restricted
 from pointsman.wording import as_text, install, is_text
@@ -76,7 +78,8 @@ def session(
         threads: of the CPU; one for each core that the process may use where None.
         provider_options: of the device's execution provider.
         shown: int64 values inside it that shall be outputs too.
-        exact_integers: whether it multiplies integers; see `make_exact`.
+        exact_integers: whether it multiplies integers, which are to give the same on every processor and beside all
+            rows; see `make_exact` and `with_rows_in_company`.
         model: what is loaded in place of the file's contents.
 
     Raises:
@@ -95,8 +98,10 @@ def session(
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
         graph: Path | bytes = path if model is None else model
+        if exact_integers and has_block_products(_content(graph)) and rows_alone_differ():
+            graph = with_rows_in_company(_content(graph))
         if shown:
-            graph = with_outputs(path.read_bytes() if model is None else model, shown)
+            graph = with_outputs(_content(graph), shown)
         if isinstance(graph, bytes):
             # A graph in memory has no folder in which its weights could be looked for.
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
@@ -124,6 +129,10 @@ def require_device(loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyp
             f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
             f"{install('gpu')} again, with a driver that fits, or use device 'cpu'"
         )
+
+
+def _content(graph: Path | bytes) -> bytes:
+    return graph if isinstance(graph, bytes) else graph.read_bytes()
 
 
 def _options() -> Any:  # noqa: ANN401 - untyped engine

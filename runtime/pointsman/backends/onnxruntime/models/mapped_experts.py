@@ -13,13 +13,11 @@ Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.
 from dataclasses import dataclass
 from typing import Final
 
-from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, operator, shared_by_parts
-from pointsman.backends.onnxruntime.models.messages import field, fields, varint
+from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, shared_by_parts
+from pointsman.backends.onnxruntime.models.graphs import operator, rewritten, texts
+from pointsman.backends.onnxruntime.models.messages import field, varint
 
-_MODEL_GRAPH: Final = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT = 1, 5, 11
-_NODE_ATTRIBUTE: Final = 5
-_ATTRIBUTE_GRAPH: Final = 6
+_GRAPH_INPUT: Final = 11
 _TENSOR_NAME, _TENSOR_PLACE = 8, 13
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _VALUE_NAME, _VALUE_TYPE = 1, 2
@@ -46,80 +44,30 @@ def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[S
     Returns:
         The model, and where the experts' codes lie.
     """
-    found = _Found([], {} if saturates else None)
-    parts = [
-        field(number, _outermost(content, found)) if number == _MODEL_GRAPH else whole
-        for number, content, whole in fields(model)
-    ]
-    return b"".join(parts), found.places
+    places: list[Stored] = []
+    zeros: dict[bytes, None] = {}
 
+    def node(content: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - the shape of a `NodeChange`
+        if not (saturates and branch and operator(content) == PRODUCT):
+            return None
+        nodes, zero = in_parts(content)
+        zeros[zero] = None
+        return nodes
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What was met in branches.
+    def initializer(tensor: bytes) -> bytes:
+        if (place := _place(tensor)) is None:
+            return b""
+        places.append(place)
+        return _input(texts(tensor, _TENSOR_NAME)[0])
 
-    Attributes:
-        places: of weights.
-        zeros: names of the zero points of products in parts, as keys; None where products stay whole.
-    """
-
-    places: list[Stored]
-    zeros: dict[bytes, None] | None
-
-
-def _outermost(graph: bytes, found: _Found) -> bytes:
-    parts = [
-        field(number, _node(content, found)) if number == _GRAPH_NODE else whole
-        for number, content, whole in fields(graph)
-    ]
-    return (shared_by_parts(found.zeros) if found.zeros else b"") + b"".join(parts)
-
-
-def _branch(graph: bytes, found: _Found) -> bytes:
-    parts = []
-    for number, content, whole in fields(graph):
-        if number == _GRAPH_NODE:
-            parts.append(_node_of_branch(content, found))
-            continue
-        parts.append(whole)
-        if number == _GRAPH_INITIALIZER and (place := _place(content)) is not None:
-            found.places.append(place)
-            parts.append(_input(_text(content, _TENSOR_NAME)))
-    return b"".join(parts)
-
-
-def _node_of_branch(node: bytes, found: _Found) -> bytes:
-    """A node, or what takes its place, as fields of its graph."""
-    if found.zeros is None or operator(node) != PRODUCT:
-        return field(_GRAPH_NODE, _node(node, found))
-    nodes, zero = in_parts(node)
-    found.zeros[zero] = None
-    return nodes
-
-
-def _node(node: bytes, found: _Found) -> bytes:
-    parts = []
-    for number, content, whole in fields(node):
-        parts.append(field(number, _attribute(content, found)) if number == _NODE_ATTRIBUTE else whole)
-    return b"".join(parts)
-
-
-def _attribute(attribute: bytes, found: _Found) -> bytes:
-    parts = []
-    for number, content, whole in fields(attribute):
-        parts.append(field(number, _branch(content, found)) if number == _ATTRIBUTE_GRAPH else whole)
-    return b"".join(parts)
+    return rewritten(model, node, initializer, lambda: shared_by_parts(zeros) if zeros else b""), places
 
 
 def _place(tensor: bytes) -> Stored | None:
     """Where a tensor lies in external data; None where it is part of the graph."""
-    entries = [content for number, content, _ in fields(tensor) if number == _TENSOR_PLACE]
-    said = {_text(entry, _ENTRY_KEY): _text(entry, _ENTRY_VALUE) for entry in entries}
+    entries = texts(tensor, _TENSOR_PLACE)
+    said = {texts(entry, _ENTRY_KEY)[0]: texts(entry, _ENTRY_VALUE)[0] for entry in entries}
     return Stored(int(said.get(b"offset", b"0")), int(said[b"length"])) if said else None
-
-
-def _text(message: bytes, wanted: int) -> bytes:
-    return next(content for number, content, _ in fields(message) if number == wanted)
 
 
 def _input(name: bytes) -> bytes:

@@ -1,0 +1,125 @@
+"""Nodes of a serialized ONNX model replaced, in its branches too, without a library for ONNX.
+
+Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from pointsman.backends.onnxruntime.models.messages import field, fields, varint
+
+FLOAT, UINT8, INT64 = 1, 2, 7  # onnx.TensorProto.DataType
+
+_MODEL_GRAPH: Final = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_KIND = 1, 3, 4, 6, 20
+_KIND_INTEGER, _KIND_TEXT = 2, 3
+_TENSOR_DIMENSION, _TENSOR_ELEMENTS, _TENSOR_NAME, _TENSOR_BYTES = 1, 2, 8, 9
+
+NodeChange = Callable[[bytes, bool], bytes | None]
+"""Of a node, and whether it is in a branch: fields of a graph that take its place; None where it stays."""
+
+
+def rewritten(
+    model: bytes,
+    node: NodeChange,
+    initializer: Callable[[bytes], bytes] = lambda tensor: b"",  # noqa: ARG005
+    shared: Callable[[], bytes] = bytes,
+) -> bytes:
+    """A model with other nodes.
+
+    Args:
+        model: the model.
+        node: see `NodeChange`.
+        initializer: of an initializer of a branch: further fields of the branch.
+        shared: asked at the end: fields of the outermost graph, which precede its others.
+    """
+
+    def changed_graph(graph: bytes, *, branch: bool) -> bytes:
+        parts = []
+        for number, content, whole in fields(graph):
+            if number == _GRAPH_NODE:
+                replaced = node(content, branch)
+                parts.append(field(number, changed_node(content)) if replaced is None else replaced)
+            else:
+                parts.append(whole + initializer(content) if branch and number == _GRAPH_INITIALIZER else whole)
+        return b"".join(parts)
+
+    def changed_node(content: bytes) -> bytes:
+        return _changed(content, _NODE_ATTRIBUTE, changed_attribute)
+
+    def changed_attribute(content: bytes) -> bytes:
+        return _changed(content, _ATTRIBUTE_GRAPH, lambda graph: changed_graph(graph, branch=True))
+
+    def changed_outermost(graph: bytes) -> bytes:
+        rest = changed_graph(graph, branch=False)
+        return shared() + rest
+
+    return _changed(model, _MODEL_GRAPH, changed_outermost)
+
+
+def operator(node: bytes) -> bytes:
+    """The name of a node's operator."""
+    return texts(node, _NODE_OPERATOR)[0]
+
+
+def inputs_of(node: bytes) -> list[bytes]:
+    """The names of a node's inputs."""
+    return texts(node, _NODE_INPUT)
+
+
+def output_of(node: bytes) -> bytes:
+    """The name of the only output of a node."""
+    (output,) = texts(node, _NODE_OUTPUT)
+    return output
+
+
+def texts(message: bytes, wanted: int) -> list[bytes]:
+    """All fields of one number, which are texts or messages."""
+    return [content for number, content, _ in fields(message) if number == wanted]
+
+
+def renamed(node: bytes, inputs: Iterable[bytes], output: bytes) -> bytes:
+    """A field of a graph: a node with other inputs and another output."""
+    rest = [whole for number, _, whole in fields(node) if number not in {_NODE_INPUT, _NODE_OUTPUT}]
+    return field(_GRAPH_NODE, _values(inputs, output) + b"".join(rest))
+
+
+def new_node(name: bytes, inputs: Iterable[bytes], output: bytes, *attributes: bytes) -> bytes:
+    """A field of a graph: a node of an operator of standard ONNX; attributes as `integer` and `text` give them."""
+    parts = [_values(inputs, output), field(_NODE_OPERATOR, name)]
+    parts += [field(_NODE_ATTRIBUTE, attribute) for attribute in attributes]
+    return field(_GRAPH_NODE, b"".join(parts))
+
+
+def integer(name: bytes, value: int) -> bytes:
+    """An attribute that is an integer."""
+    return field(_ATTRIBUTE_NAME, name) + _number(_ATTRIBUTE_INTEGER, value) + _number(_ATTRIBUTE_KIND, _KIND_INTEGER)
+
+
+def text(name: bytes, value: bytes) -> bytes:
+    """An attribute that is a text."""
+    return field(_ATTRIBUTE_NAME, name) + field(_ATTRIBUTE_TEXT, value) + _number(_ATTRIBUTE_KIND, _KIND_TEXT)
+
+
+def new_initializer(name: bytes, elements: int, shape: Iterable[int], content: bytes) -> bytes:
+    """A field of a graph: an initializer; `elements` is a DataType, `content` little-endian."""
+    parts = [_number(_TENSOR_DIMENSION, size) for size in shape]
+    parts += [_number(_TENSOR_ELEMENTS, elements), field(_TENSOR_NAME, name), field(_TENSOR_BYTES, content)]
+    return field(_GRAPH_INITIALIZER, b"".join(parts))
+
+
+def _changed(message: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
+    parts = (
+        field(number, change(content)) if number == wanted else whole for number, content, whole in fields(message)
+    )
+    return b"".join(parts)
+
+
+def _values(inputs: Iterable[bytes], output: bytes) -> bytes:
+    return b"".join(field(_NODE_INPUT, each) for each in inputs) + field(_NODE_OUTPUT, output)
+
+
+def _number(number: int, value: int) -> bytes:
+    return varint(number << 3) + varint(value)
