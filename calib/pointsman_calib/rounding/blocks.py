@@ -160,10 +160,13 @@ def dequantize(codes: Codes, scales: Scales, form: BlockFormat) -> NDArray[np.fl
 
 
 def _least_error(blocks: NDArray[np.float32], extreme: NDArray[np.float32], whole: Scales, form: BlockFormat) -> Scales:
-    best, least = whole, _squared_error(blocks, whole, form)
+    # NumPy broadcasts scales along a long last axis in half the time that it takes along a block's few weights.
+    weights = np.ascontiguousarray(np.moveaxis(blocks, -1, 0))
+    room = np.empty_like(weights)
+    best, least = whole, _squared_error(weights, whole, form, room)
     for ratio in _SEARCHED_RATIOS:
         scales = _usable(extreme * (-float(ratio) / form.middle_code))
-        error = _squared_error(blocks, scales, form)
+        error = _squared_error(weights, scales, form, room)
         best, least = np.where(error < least, scales, best), np.minimum(error, least)
     return best
 
@@ -174,12 +177,16 @@ def _usable(scales: NDArray[np.floating[Any]]) -> Scales:
     return np.where(narrow != 0, narrow, np.float32(1))
 
 
-def _squared_error(blocks: NDArray[np.float32], scales: Scales, form: BlockFormat) -> NDArray[np.float32]:
-    error: NDArray[np.float32] = np.rint(blocks / scales[..., None])
-    np.clip(error, -form.middle_code, form.largest_code - form.middle_code, out=error)
-    error *= scales[..., None]
-    error -= blocks
-    return np.asarray(np.einsum("...i,...i->...", error, error))
+def _squared_error(
+    weights: NDArray[np.float32], scales: Scales, form: BlockFormat, room: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Of each block, whose weights are along the first axis; `room` is overwritten."""
+    np.divide(weights, scales, out=room)
+    np.rint(room, out=room)
+    np.clip(room, -form.middle_code, form.largest_code - form.middle_code, out=room)
+    room *= scales
+    room -= weights
+    return np.asarray(np.einsum("i...,i...->...", room, room))
 
 
 def _packed(codes: Codes, bits: int) -> Codes:
