@@ -42,6 +42,7 @@ def huge_pages(weights: int) -> Iterator[None]:
     # Blocks then lie side by side in the heap. In mappings of their own they would begin and end between huge pages.
     library.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
     yield
+    library.malloc_trim(0)  # what loading freed, which would be moved too
     grown = [mapping for mapping in anonymous_mappings() if mapping not in before]
     Thread(target=_collapse, args=(grown,), name=THREAD, daemon=True).start()
 
