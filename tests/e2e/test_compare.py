@@ -11,6 +11,7 @@ import pytest
 
 from e2e.serving.browser import browsing, needs_a_browser
 from places import EXAMPLES
+from pointsman.backends.onnxruntime.weights.saturation import products_saturate
 
 BIN = Path(sys.executable).parent
 DATA = EXAMPLES / "data"
@@ -89,7 +90,8 @@ def test_tables_fit_a_window_of_1400_pixels(compared, folder, tmp_path):
 
 def test_a_written_command(compared, folder):
     *_, last, _ = (folder / "commands" / "commands.sh").read_text().splitlines()
-    assert "int8/fused.decoder.onnx" in last
+    variant = "float32" if products_saturate() else "int8"  # Polygraphy cannot ask for exact products
+    assert f"{variant}/fused.decoder.onnx" in last
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", "-c", last.removesuffix(" || failed=1")],

@@ -4,6 +4,9 @@ For every graph of every variant, `commands.sh` holds a line that runs the graph
 and compares each output with the baseline's. All decoders are fed the baseline's cross keys and values, so a line
 judges one graph alone. Tolerances are twice the errors that were measured: the lines show whether a graph, an engine or
 a machine changes what was measured, and say nothing about whether that was good.
+
+Where a processor's products of bytes saturate, Polygraphy has no way to ask ONNX Runtime for exact ones, as Pointsman
+does. A line of a quantized graph would compare something else there, so none is written.
 """
 
 import functools
@@ -20,9 +23,10 @@ from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 
+from pointsman.backends.onnxruntime.weights.saturation import products_saturate
 from pointsman.bundle import Role, Variant, names
 from pointsman.bundle.writing import replacing
-from pointsman.errors import OutputExistsError
+from pointsman.errors import DeviceError, OutputExistsError
 from pointsman_calib.comparison.polygraphy_runner import Arrays, decoder_feeds
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import whole_session
@@ -32,7 +36,8 @@ _HEADER: Final = """\
 #!/bin/sh
 # Each graph on one document, beside the baseline's outputs. Tolerances are twice the errors that were measured when
 # this was written: a line that fails shows a change, and one that passes says nothing of quality. All lines are run.
-# ONNX Runtime warns of the caches that it copies: nothing binds them here, as serving does.
+# ONNX Runtime warns of the caches that it copies: nothing binds them here, as serving does. On x86 processors without
+# VNNI lines of quantized graphs fail: their products saturate there, unless ONNX Runtime is told to take exact ones.
 failed=0
 """
 _HEADROOM: Final = 2.0  # over the error measured here: other machines round otherwise
@@ -49,8 +54,14 @@ def check_commands_folder(folder: Path) -> None:
         raise OutputExistsError(f"{folder} is there already; name a new one for the commands, or remove it")
 
 
+def comparable(variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """Those whose graphs Polygraphy can run on this processor as Pointsman does, by name."""
+    saturates = products_saturate()
+    return {name: variant for name, variant in variants.items() if not (saturates and variant.quantization)}
+
+
 def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], document: Batch) -> None:
-    """Write inputs, outputs and command lines: each variant's encoder, then each variant's decoder.
+    """Write inputs, outputs and command lines: each comparable variant's encoder, then each one's decoder.
 
     Args:
         folder: to make.
@@ -59,11 +70,18 @@ def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], 
         document: a batch of one, so that nothing of what Polygraphy compares is padding.
 
     Raises:
+        DeviceError: the baseline is not comparable on this processor.
         OutputExistsError: the folder is there already.
         OutputError: it cannot be written.
     """
     check_commands_folder(folder)
-    baseline = next(iter(variants.values()))
+    first, baseline = next(iter(variants.items()))
+    variants = comparable(variants)
+    if first not in variants:
+        raise DeviceError(
+            f"{first} is quantized, and Polygraphy cannot have its products computed exactly on this processor, which "
+            "has no VNNI; compare with a float variant (`--baseline`), or write the commands on another processor"
+        )
     tokens = {names.INPUT_IDS: document.input_ids, names.ATTENTION_MASK: document.attention_mask}
     with replacing(folder) as partial, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         graphs = {name: _path(bundle, variant.encoder.file) for name, variant in variants.items()}

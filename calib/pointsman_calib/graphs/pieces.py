@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.session import PROVIDERS, Device, load_cuda, require_device, why_not_cuda
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
-from pointsman.bundle import ROLES, names
 from pointsman.errors import BundleError, DeviceError
 from pointsman.processors import restricted
 from pointsman_calib.graphs.scan import gather_by_token
@@ -170,12 +169,12 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
 
     The engine's warnings are left out: it has one for every cache that it copies, and here none is bound in place.
     """
-    options = _options(path, None)
+    options = _options(None)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _session(model: bytes, path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
-    options = _options(path, threads)
+    options = _options(threads)
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
@@ -189,12 +188,11 @@ def _session(model: bytes, path: Path, device: Device, threads: int | None) -> o
     return session
 
 
-def _options(path: Path, threads: int | None) -> onnxruntime.SessionOptions:
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
-    if path.name in {names.graph_name("fused", role) for role in ROLES}:
-        make_exact(options)
+    make_exact(options)
     return options
 
 

@@ -32,7 +32,8 @@ def test_exact_kernels_are_asked_for_where_they_are_needed(monkeypatch):
     for saturates in (True, False):
         monkeypatch.setattr(saturation, "products_saturate", lambda saturates=saturates: saturates)
         make_exact(options := Options())
-        assert options.entries == ({"session.x64quantprecision": "1"} if saturates else {})
+        needed = {"session.x64quantprecision": "1", "session.disable_quant_qdq": "1"}
+        assert options.entries == (needed if saturates else {})
 
 
 def test_with_them_products_are_exact_on_this_processor():

@@ -95,7 +95,7 @@ def _sessions(
     models: Sequence[bytes | None],
 ) -> Iterator[Any]:
     """Encoder and decoder; `models` take the place of their files' contents."""
-    graphs, exact = (variant.encoder, variant.decoder), variant.form == "fused"
+    graphs, exact = (variant.encoder, variant.decoder), variant.quantization is not None
     # Laying out weights for matrix products takes most of a load, on one core for each graph.
     with ThreadPoolExecutor(len(graphs)) as pool:
         yield from pool.map(

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from pointsman.backends.onnxruntime import session
 from pointsman_calib.comparison import compare
 
 WEIGHTS = "session.model_external_initializers_file_folder_path"
@@ -27,6 +28,8 @@ def loaded(monkeypatch):
                 moments.append([{name for kind, name in alive.values() if kind is each} for each in (True, False)])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Counted)
+    # Where a graph is changed when it is loaded, it comes from memory as pieces do.
+    monkeypatch.setattr(session, "rows_alone_differ", lambda: False)
     return moments
 
 

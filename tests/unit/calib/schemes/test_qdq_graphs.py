@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from checkpoints import CHECKPOINTS
+from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.bundle import names
 from pointsman_calib.graphs.products import Product, products
 from pointsman_calib.schemes.qdq.graphs import rewrite
@@ -68,7 +69,7 @@ def quantized(model, folder, factors=None):
 def run(model, folder, feeds, *, optimized):
     path = folder / "model.onnx"
     ir.save(model, path)
-    options = onnxruntime.SessionOptions()
+    make_exact(options := onnxruntime.SessionOptions())
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, feeds)

@@ -1,7 +1,9 @@
 """Whether this processor's products of integers are exact, and what makes them so.
 
 x86 processors without VNNI add products of unsigned and signed bytes up in pairs of 16 bits, which saturate. ONNX
-Runtime has exact kernels for them, which are slower, and takes them where it is told to make weights unsigned.
+Runtime has exact kernels for them, and takes them where it is told to make weights unsigned. It does that to integer
+operators; `QuantizeLinear` and `DequantizeLinear` around products of floats it must leave as they are, since it also
+makes integer products of them that saturate.
 """
 
 from functools import cache
@@ -16,7 +18,7 @@ from pointsman.bundle import names
 _GRAPH = Path(__file__).with_suffix(names.GRAPH_SUFFIX)
 """`y = MatMulIntegerToFloat(x, w, 1, ones)` with w int8 [64, 16], all 127."""
 _INPUTS, _LARGEST, _WEIGHT = 64, 255, 127
-_UNSIGNED_WEIGHTS = "session.x64quantprecision"
+_UNSIGNED_WEIGHTS, _FLOATS_STAY = "session.x64quantprecision", "session.disable_quant_qdq"
 
 
 def make_exact(options: Any) -> None:  # noqa: ANN401 - untyped engine
@@ -26,6 +28,7 @@ def make_exact(options: Any) -> None:  # noqa: ANN401 - untyped engine
     """
     if products_saturate():
         options.add_session_config_entry(_UNSIGNED_WEIGHTS, "1")
+        options.add_session_config_entry(_FLOATS_STAY, "1")
 
 
 @cache
