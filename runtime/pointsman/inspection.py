@@ -174,7 +174,7 @@ def _product_lines(variant: Variant, choice: Choice) -> Iterator[str]:
     if (choice.device, variant.form) == ("cpu", "fused") and variant.precision in ("int8", "int4"):
         engine = importlib.import_module("pointsman.backends.onnxruntime.weights.saturation")
         if engine.products_saturate():
-            yield "              integers by other kernels, which are exact: this processor's own products of bytes saturate"
+            yield "              integers by other kernels: this processor's own products of bytes saturate"
         else:
             yield "              integers by this processor's own products of bytes, which are exact"
 

@@ -162,7 +162,7 @@ def test_sizes(number, shown):
 @pytest.mark.parametrize(
     ("saturates", "line"),
     [
-        (True, "integers by other kernels, which are exact: this processor's own products of bytes saturate"),
+        (True, "integers by other kernels: this processor's own products of bytes saturate"),
         (False, "integers by this processor's own products of bytes, which are exact"),
     ],
 )
