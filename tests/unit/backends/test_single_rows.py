@@ -1,6 +1,7 @@
 """Rows of products with blocks of codes give the same alone and beside others, on every processor."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -35,6 +36,16 @@ def test_a_row_in_company_gives_what_it_gives_beside_others(x):
     changed = with_rows_in_company(model)
     for count in range(1, ROWS + 1):
         np.testing.assert_array_equal(multiply(changed, x[:count]), expected[:count])
+
+
+def test_rows_of_many_matrices_have_company_too(x):
+    """As in variants of earlier versions, whose dense products have blocks of codes too."""
+    model = onnx.ModelProto.FromString(single_rows._GRAPH.read_bytes())
+    for value, width in ((model.graph.input[0], 256), (model.graph.output[0], 32)):
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, ["many", "rows", width]))
+    expected = multiply(single_rows._GRAPH.read_bytes(), x)
+    changed = with_rows_in_company(model.SerializeToString())
+    np.testing.assert_array_equal(multiply(changed, x[:, None]), expected[:, None])
 
 
 def test_whether_that_is_needed_is_found_out(x):

@@ -28,11 +28,7 @@ def has_block_products(model: bytes) -> bool:
 
 
 def with_rows_in_company(model: bytes) -> bytes:
-    """A serialized model with a row of zeros in each product.
-
-    Args:
-        model: Its products with blocks of codes are of matrices.
-    """
+    """A serialized model with a row of zeros in each product; one of many matrices gets a row in each."""
     return rewritten(model, _in_company, shared=_shared)
 
 
@@ -43,7 +39,7 @@ def _in_company(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT
     y = output_of(node)
     padded, all_rows = y + b"/padded", y + b"/all_rows"
     nodes = (
-        new_node(b"Pad", (x, _ONE_ROW_BEHIND), padded),
+        new_node(b"Pad", (x, _ONE_ROW_BEHIND, b"", _ROWS), padded),
         renamed(node, (padded, *weight), all_rows),
         new_node(b"Slice", (all_rows, _FIRST, _LAST, _ROWS), y),
     )
@@ -51,7 +47,7 @@ def _in_company(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT
 
 
 def _shared() -> bytes:
-    constants = {_ONE_ROW_BEHIND: (0, 0, 1, 0), _FIRST: (0,), _LAST: (-1,), _ROWS: (0,)}
+    constants = {_ONE_ROW_BEHIND: (0, 1), _FIRST: (0,), _LAST: (-1,), _ROWS: (-2,)}
     return b"".join(
         new_initializer(
             name, INT64, (len(values),), b"".join(value.to_bytes(8, "little", signed=True) for value in values)
