@@ -80,7 +80,7 @@ def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], 
     if first not in variants:
         raise DeviceError(
             f"{first} is quantized, and Polygraphy cannot have its products computed exactly on this processor, which "
-            "has no VNNI; compare with a float variant (`--baseline`), or write the commands on another processor"
+            "has no VNNI; compare with a float variant, or write the commands on another processor"
         )
     tokens = {names.INPUT_IDS: document.input_ids, names.ATTENTION_MASK: document.attention_mask}
     with replacing(folder) as partial, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
