@@ -17,7 +17,13 @@ from pointsman_calib.comparison import Comparison, Limits, compare
 from pointsman_calib.comparison.comparing import GENERATIONS
 from pointsman_calib.comparison.counting import Counter, count
 from pointsman_calib.comparison.counts import PART
-from pointsman_calib.comparison.polygraphy_commands import COMMANDS, check_commands_folder, comparable, write_commands
+from pointsman_calib.comparison.polygraphy_commands import (
+    COMMANDS,
+    check_baseline,
+    check_commands_folder,
+    comparable,
+    write_commands,
+)
 from pointsman_calib.comparison.subject import choose_variants
 from pointsman_calib.comparison.summary import guessing
 from pointsman_calib.comparison.table import as_text
@@ -147,7 +153,10 @@ def run(parsed: argparse.Namespace) -> int:
     limits = _limits(parsed)
     _check_outputs(parsed)
     counter = _counter(parsed)
-    choose_variants(read_manifest(parsed.bundle), parsed.baseline, parsed.candidate)  # before a corpus is fetched
+    manifest = read_manifest(parsed.bundle)
+    baseline, _ = choose_variants(manifest, parsed.baseline, parsed.candidate)  # before a corpus is fetched
+    if parsed.commands is not None:
+        check_baseline(baseline, manifest.variants[baseline])
     corpus = corpus_arguments.read(parsed, split=SPLIT)
     comparison = compare(
         parsed.bundle,
@@ -223,8 +232,10 @@ def _write_commands(folder: Path, comparison: Comparison, corpus: Corpus) -> Non
     variants = {result.name: manifest.variants[result.name] for result in results}
     document = next(corpus.batches(manifest.architecture, 1))
     write_commands(folder, Path(comparison.bundle), variants, document)
-    if left_out := [name for name in variants if name not in comparable(variants)]:
-        _say(f"no commands for {', '.join(left_out)}: Polygraphy's products of bytes saturate on this processor")
+    if left_out := variants.keys() - comparable(variants).keys():
+        _say(
+            f"no commands for {', '.join(sorted(left_out))}: Polygraphy's products of bytes saturate on this processor"
+        )
     _say(f"wrote {folder}; compare again with `sh {folder / COMMANDS}`")
 
 

@@ -60,6 +60,19 @@ def comparable(variants: Mapping[str, Variant]) -> dict[str, Variant]:
     return {name: variant for name, variant in variants.items() if not (saturates and variant.quantization)}
 
 
+def check_baseline(name: str, variant: Variant) -> None:
+    """Refuse to write lines that compare with a variant.
+
+    Raises:
+        DeviceError: it is not comparable on this processor.
+    """
+    if name not in comparable({name: variant}):
+        raise DeviceError(
+            f"{name} is quantized, and Polygraphy cannot have its products computed exactly on this processor, which "
+            "has no VNNI; compare with a float variant, or write the commands on another processor"
+        )
+
+
 def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], document: Batch) -> None:
     """Write inputs, outputs and command lines: each comparable variant's encoder, then each one's decoder.
 
@@ -76,12 +89,8 @@ def write_commands(folder: Path, bundle: Path, variants: Mapping[str, Variant], 
     """
     check_commands_folder(folder)
     first, baseline = next(iter(variants.items()))
+    check_baseline(first, baseline)
     variants = comparable(variants)
-    if first not in variants:
-        raise DeviceError(
-            f"{first} is quantized, and Polygraphy cannot have its products computed exactly on this processor, which "
-            "has no VNNI; compare with a float variant, or write the commands on another processor"
-        )
     tokens = {names.INPUT_IDS: document.input_ids, names.ATTENTION_MASK: document.attention_mask}
     with replacing(folder) as partial, G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         graphs = {name: _path(bundle, variant.encoder.file) for name, variant in variants.items()}

@@ -98,8 +98,8 @@ def session(
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
         graph: Path | bytes = path if model is None else model
-        if exact_integers and has_block_products(_content(graph)) and rows_alone_differ():
-            graph = with_rows_in_company(_content(graph))
+        if exact_integers and has_block_products(content := _content(graph)) and rows_alone_differ():
+            graph = with_rows_in_company(content)
         if shown:
             graph = with_outputs(_content(graph), shown)
         if isinstance(graph, bytes):
