@@ -35,6 +35,7 @@ from pointsman.backends.gpu.cuda import CudaDevice
 from pointsman.errors import DeviceError
 from pointsman_calib.corpus.text import Corpus
 from prepared import EXPORTER, prepared_bundle, prepared_checkpoint
+from shapes import SHAPES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DEMO_MODEL, TEXTS = EXAMPLES / "demo_model", EXAMPLES / "data" / "c4-sample-validation.json.gz"
@@ -45,6 +46,7 @@ FLAVOURS: tuple[Engine, ...] = ("tensorrt", "tensorrt-rtx")
 STORED = LOW  # of the checkpoint, as the released ones: half the bytes to write, and both precisions hold it
 ROWS = len(SEARCHED_LENGTHS) * max(options.get("num_beams", 1) for options in SEARCHES)  # more than timed cases have
 WARM_UPS = 2  # beside the first run: a step is recorded when it comes the second time, and replayed the third
+MIXED = 48  # requests
 RESERVE = 15.0  # seconds kept for the report
 _COMPILED_CASES = ("greedy", "batch 8", "encoder 64", "encoder 512")
 
@@ -80,6 +82,8 @@ class Check:
         forced: what each contestant noted of the documents forced upon the demo model.
         refusals: why the others did not run.
         grown: what ONNX Runtime printed for as many experts as `wide` has.
+        doubts: by contestant, the nearest choice of each sequence that is not that of transformers.
+        mixed: what ONNX Runtime found of requests in shared steps.
     """
 
     clock: Clock
@@ -93,6 +97,8 @@ class Check:
     forced: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     grown: dict[str, Any] = field(default_factory=dict)
+    doubts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    mixed: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Everything, what matters most first: bfloat16's engines are what is promised."""
@@ -102,6 +108,8 @@ class Check:
         self._each_engine(checkpoint, LOW, self._time)
         self._force_documents()
         self._each_engine(checkpoint, EXACT, self._time)
+        self._doubt(checkpoint)
+        self._mix()
         self._grow()
         compiled = tuple(case for case in self.cases if case.name in _COMPILED_CASES)
         self._time(replace(self._transformers(checkpoint, LOW), engine="compiled", cases=compiled))
@@ -121,6 +129,28 @@ class Check:
             planned = replace(job, engine=flavour)
             if self._build(planned):
                 do(planned)
+
+    def _doubt(self, checkpoint: Path) -> None:
+        """Ask transformers how near the choices are in sequences that are not its own."""
+        reference = f"transformers {EXACT}"
+        for name in [name for name in self.measured if name.endswith(EXACT) and name != reference]:
+            if reference not in self.measured:
+                continue
+            apart = gpu_report.differing(name, self.measured, self.cases, SHAPES[self.shape].vocab_size)
+            asked = replace(self._transformers(checkpoint, EXACT), doubted=tuple(apart))
+            printed = self._contestant(asked, f"doubts about {name}") if apart else None
+            if printed is not None:
+                self.doubts[name] = printed["doubts"]
+
+    def _mix(self) -> None:
+        """Decode requests together that come and go, on ONNX Runtime, by the demo model."""
+        bundle = self._bundle(DEMO_MODEL, EXACT)
+        if bundle is None:
+            return
+        job = Job(engine="onnxruntime", path=str(bundle), variant=f"portable-{EXACT}", device=self.device, mixed=MIXED)
+        printed = self._contestant(job, f"{name_of(job)}, shared steps")
+        if printed is not None:
+            self.mixed = printed["mixed"]
 
     def _grow(self) -> None:
         """Time one input with more experts."""
@@ -258,7 +288,9 @@ def main(find_gpu: Callable[[], CudaDevice] = CudaDevice) -> int:
     cases = QUICK_CASES if parsed.quick else GPU_CASES
     check = Check(Clock(time.monotonic() + 60 * parsed.minutes), parsed.keep, *shapes, cases, parsed.repeats)
     check.run()
-    report = gpu_report.Report(gpu, cases, check.measured, check.forced, check.refusals, shapes[0], check.grown)
+    report = gpu_report.Report(
+        gpu, cases, check.measured, check.forced, check.refusals, shapes[0], check.grown, check.doubts, check.mixed
+    )
     folder = parsed.output or (BUILD / "quick" if parsed.quick else RESULTS)
     measurements.write(folder / f"{file_name(gpu['name'])}.json", started, report.to_json())
     (folder / f"{file_name(gpu['name'])}.md").write_text(report.to_markdown(started), encoding="utf-8")

@@ -33,6 +33,8 @@ class Job:
         search: whether to generate in each of the ways of `searches.SEARCHES` too, to compare tokens.
         bandwidth: whether to measure how fast the device copies.
         documents: token ids to force through the decoder, for losses and the likeliest tokens.
+        doubted: of transformers, sequences whose choices may be too near for float32; see `doubting`.
+        mixed: requests to decode together in shared steps, and each alone; 0 for none.
     """
 
     engine: Engine
@@ -48,6 +50,8 @@ class Job:
     search: bool = False
     bandwidth: bool = False
     documents: tuple[Document, ...] = ()
+    doubted: tuple[Document, ...] = ()
+    mixed: int = 0
 
     def to_json(self) -> str:
         """For the process's input."""
@@ -58,5 +62,5 @@ class Job:
         """From the process's input."""
         fields: dict[str, Any] = json.loads(text)
         cases = tuple(Case(**case) for case in fields.pop("cases"))
-        documents = tuple(Document.from_json(document) for document in fields.pop("documents"))
-        return cls(cases=cases, documents=documents, **fields)
+        documents, doubted = (tuple(map(Document.from_json, fields.pop(name))) for name in ("documents", "doubted"))
+        return cls(cases=cases, documents=documents, doubted=doubted, **fields)

@@ -1,5 +1,6 @@
 """A contestant's run: load, do what the job asks, and say what was measured as one JSON document."""
 
+import dataclasses
 import json
 import resource
 import sys
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cases import Case
+from contestants.doubting import doubts
 from contestants.forcing import ForcedTarget
 from contestants.job import Ids, Job
+from contestants.mixing import mixture
+from contestants.ours import Pointsman
 from contestants.protocol import Contestant, run
 from contestants.reference import CompiledTransformers, Transformers
 from contestants.searches import SEARCHED_LENGTHS, SEARCHED_TOKENS, SEARCHES
@@ -25,7 +29,6 @@ _BEHIND_LOADS = "huge pages"  # the runtime's `huge_pages.THREAD`; its engine is
 def load(job: Job) -> Contestant:
     """The contestant."""
     from contestants.dense import CTranslate2
-    from contestants.ours import Pointsman
 
     kinds: dict[str, Callable[[Job], Contestant]] = {
         "transformers": Transformers,
@@ -42,7 +45,8 @@ def measure(job: Job) -> dict[str, Any]:
         `load_seconds`; `cases`, of each the `tokens`, the `seconds` of every timed run, the `peak_bytes` of the process
         up to then, and what the contestant adds; where the job asks for them, `searched`, the tokens of each of
         `SEARCHES`, `bytes_a_second`, at which the device copies, and `forced`, the losses and the likeliest tokens of
-        each document; and `peak_bytes`, the largest resident memory.
+        each document, `doubts`, the nearest choice of each doubted one, and `mixed`, what was found of requests in
+        shared steps; and `peak_bytes`, the largest resident memory.
     """
     began = time.perf_counter()
     contestant = load(job)
@@ -55,6 +59,11 @@ def measure(job: Job) -> dict[str, Any]:
         measured["searched"] = list(_searched(contestant))
     if job.documents:
         measured["forced"] = list(_forced(contestant, job))
+    if job.doubted:
+        measured["doubts"] = [dataclasses.asdict(doubt) for doubt in doubts(job)]
+    if job.mixed:
+        assert isinstance(contestant, Pointsman)
+        measured["mixed"] = mixture(contestant.model, job.mixed)
     if job.bandwidth:
         measured["bytes_a_second"] = _bandwidth(job)
     measured["peak_bytes"] = _peak_bytes()

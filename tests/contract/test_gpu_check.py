@@ -91,6 +91,37 @@ def test_the_gpu_report_compares_tokens_in_float32(gpu_report):
     assert not gpu_report.tokens_agree()  # nothing was compared
 
 
+def test_the_gpu_report_knows_where_sequences_part(gpu_report, load):
+    name, differing = "onnxruntime fused-float32", load("gpu_report").differing
+    gpu_report.measured["transformers float32"]["searched"] = [[[3, 1], [2, 1]], [[9, 1], [4, 4]]]
+    gpu_report.measured[name]["searched"] = [[[3, 1], [2, 1]], [[9, 1], [4]]]
+    (document,) = differing(name, gpu_report.measured, gpu_report.cases, 32128)
+    assert document.target == (4, 4)  # ours ends after the first
+    assert len(document.inputs) == 17  # the second length that is searched
+    gpu_report.measured[name]["cases"]["greedy"]["tokens"] = [[5, 1, 7, 8]]
+    found = {len(each.inputs): each.target for each in differing(name, gpu_report.measured, gpu_report.cases, 32128)}
+    assert found == {64: (5, 6), 17: (4, 4)}
+
+
+def test_a_sequence_may_part_where_float32_cannot_choose(gpu_report):
+    name, near = "onnxruntime fused-float32", {"where": "a router", "margin": 1e-5, "error": 2e-5}
+    far = {**near, "margin": 3e-5}
+    assert replace(gpu_report, doubts={name: [near]}).tokens_agree()
+    for doubts in ({name: [near, far]}, {name: [far]}, {name: []}, {"another": [near]}):
+        assert not replace(gpu_report, doubts=doubts).tokens_agree()
+    page = replace(gpu_report, doubts={name: [far]}).to_markdown({"date": "2026-01-01", "versions": {}})
+    assert "- a choice that float32 can make: a router has its best two 3.0e-05 apart in float64" in page
+
+
+def test_requests_in_shared_steps_have_to_get_what_they_get_alone(gpu_report):
+    del gpu_report.measured["onnxruntime fused-float32"]["searched"]
+    mixed = {"requests": 48, "equal": 48, "together": 1.0, "alone": 3.0}
+    assert replace(gpu_report, mixed=mixed).tokens_agree()
+    assert not replace(gpu_report, mixed={**mixed, "equal": 47}).tokens_agree()
+    page = replace(gpu_report, mixed=mixed).to_markdown({"date": "2026-01-01", "versions": {}})
+    assert "48 of 48 requests in shared steps get the tokens that they get alone, 3.0 times as fast" in page
+
+
 def test_the_gpu_report_compares_losses_in_low_precision(gpu_report):
     ours = gpu_report.fidelities()["onnxruntime portable-bfloat16"]
     assert (ours.loss, ours.change, ours.agreement) == pytest.approx((4.002, 0.0005, 2 / 3))
@@ -174,6 +205,25 @@ def test_contestants_note_the_same_of_forced_documents(load, exports):
         assert one["likeliest"] == other["likeliest"]
 
 
+def test_doubts_are_less_where_choices_are_far(load, exports):
+    """In float32 a tiny model's nearest choice is some way from its rounding."""
+    job, document = load("contestants.job").Job, load("contestants.forcing").Document
+    checkpoint = exports.checkpoint("tied")
+    asked = job(engine="transformers", path=str(checkpoint), doubted=(document((5, 6, 7, 1), (9, 8, 7, 1)),))
+    (doubt,) = load("contestants.measuring").measure(job.from_json(asked.to_json()))["doubts"]
+    assert 0 < doubt["error"] < doubt["margin"] < 1
+    assert doubt["where"] == "tokens" or doubt["where"].endswith("mlp.router.classifier")
+
+
+def test_mixed_requests_get_what_they_get_alone(load, exports):
+    export = exports("tied", "fused")
+    job = load("contestants.job").Job(
+        engine="onnxruntime", path=str(export.folder), variant="fused-float32", threads=1, mixed=12
+    )
+    mixed = load("contestants.measuring").measure(job)["mixed"]
+    assert (mixed["requests"], mixed["equal"]) == (12, 12)
+
+
 def test_a_contestant_that_cannot_run_says_why(load, exports):
     bundle = exports("tied", "fused").folder
     job = load("contestants.job").Job(engine="tensorrt", path=str(bundle), device="cuda")
@@ -204,9 +254,9 @@ def test_the_gpu_check_runs_on_a_cpu(load, tmp_path):
     cases = tuple(case for case in load("cases").QUICK_CASES if case.name in {"greedy", "4 beams", "encoder 64"})
     check = gpu.Check(gpu.Clock(time.monotonic() + 1700), tmp_path, "tiny", "tiny-16", cases, 1, "cpu")
     check.run()
-    report = load("gpu_report").Report(
-        {"name": "CPU"}, cases, check.measured, check.forced, check.refusals, "tiny", check.grown
-    )
+    found = check.measured, check.forced, check.refusals, "tiny", check.grown, check.doubts, check.mixed
+    report = load("gpu_report").Report({"name": "CPU"}, cases, *found)
+    assert check.mixed["equal"] == check.mixed["requests"] == gpu.MIXED
     assert set(check.measured["transformers compiled bfloat16"]["cases"]) == {"greedy", "encoder 64"}
     assert report.tokens_agree()
     assert set(report.equal_tokens()) == {"onnxruntime portable-float32"}

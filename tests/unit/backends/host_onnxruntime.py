@@ -5,17 +5,22 @@ from pathlib import Path
 from pointsman import SwitchModel
 from pointsman.backends.choice import Choice
 from pointsman.backends.gpu.backend import GpuBackend
-from pointsman.backends.onnxruntime.cuda import BucketedShapes, RecordedGraph
+from pointsman.backends.onnxruntime.cuda import BucketedShapes, RecordedGraph, device_graphs
+from pointsman.backends.onnxruntime.models.graphs import BFLOAT16, FLOAT
 from pointsman.backends.onnxruntime.session import session
-from pointsman.bundle import ROLES, read_manifest
+from pointsman.bundle import read_manifest
 from unit.backends.host_device import HostDevice
 
 
-def on_the_host(bundle: Path, name: str) -> SwitchModel:
-    """A variant, run as on a GPU."""
+def on_the_host(bundle: Path, name: str, *, own_operators: bool = False) -> SwitchModel:
+    """A variant, run as on a GPU; in float32, but where asked for with the operators that bfloat16 has there."""
     manifest = read_manifest(bundle)
     variant = manifest.variants[name]
-    graphs = (variant.graph_of_one_position(role) for role in ROLES)
-    encoder, decoder = (RecordedGraph(graph, session(bundle / graph.file, "cpu", 1), "cpu") for graph in graphs)
+    loaded = list(device_graphs(bundle, variant, FLOAT if own_operators else BFLOAT16))
+    encoder, decoder = (
+        RecordedGraph(graph, session(path, "cpu", 1, model=model, weights=weights), "cpu")
+        for graph, path, model, weights in loaded
+    )
+    encoder.kept, decoder.kept = (weights for *_, weights in loaded)
     backend = GpuBackend(HostDevice(), "onnxruntime", variant, (encoder, decoder), BucketedShapes())
     return SwitchModel(manifest, Choice(name, "cuda", "it is a test"), backend)

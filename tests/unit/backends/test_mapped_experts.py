@@ -15,7 +15,8 @@ from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends import open_backend
 from pointsman.backends.choice import Choice
 from pointsman.backends.onnxruntime import backend as loading
-from pointsman.backends.onnxruntime.models.mapped_experts import Stored, with_mapped_experts
+from pointsman.backends.onnxruntime.models.mapped_experts import with_mapped_experts
+from pointsman.backends.onnxruntime.models.tensors import Stored
 from pointsman.backends.onnxruntime.weights import mapped_loading, residency
 from pointsman.backends.onnxruntime.weights.residency import NewMappings, ResidentWeights
 from pointsman.bundle import read_manifest

@@ -1,6 +1,6 @@
 """A variant's graphs on CUDA: run at addresses of the device, on one stream, and replayed as CUDA graphs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,10 @@ from pointsman.backends.gpu.cuda import CudaDevice
 from pointsman.backends.gpu.device import CaptureError
 from pointsman.backends.gpu.device import Device as Gpu
 from pointsman.backends.gpu.replays import Replays
+from pointsman.backends.onnxruntime.models.device_operators import with_device_operators
+from pointsman.backends.onnxruntime.models.graphs import BFLOAT16
 from pointsman.backends.onnxruntime.session import ELEMENT_TYPES, Device, load_cuda, run, session
+from pointsman.backends.onnxruntime.weights.derived import derived_values
 from pointsman.bundle import ROLES, Graph, Variant, names
 from pointsman.errors import DeviceError
 
@@ -126,6 +129,27 @@ def _run_options(recording: str) -> Any:  # noqa: ANN401 - untyped engine
     return options
 
 
+def device_graphs(
+    bundle: Path, variant: Variant, elements: int = BFLOAT16
+) -> Iterator[tuple[Graph, Path, bytes, Mapping[str, Any]]]:
+    """Both graphs of a variant as a GPU runs them.
+
+    Args:
+        bundle: its folder.
+        variant: which.
+        elements: of which precision a variant's operators are exchanged; see `with_device_operators`.
+
+    Yields:
+        Interface, file, what is loaded in its place, and the weights of that which are in no file.
+    """
+    file = bundle / names.weights_file(variant.precision)
+    for role in ROLES:
+        graph = variant.graph_of_one_position(role)
+        path = bundle / graph.file
+        model, derived = with_device_operators(path.read_bytes(), elements)
+        yield graph, path, model, derived_values(file, derived)
+
+
 def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> GpuBackend:
     """Load a variant on the first GPU.
 
@@ -145,9 +169,9 @@ def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> G
         "use_tf32": "0",  # float32 is float32: TF32 would keep 10 bits of it
         "enable_cuda_graph": str(int(variant.form == "portable")),  # no graph with branches can be recorded
     }
-    graphs = (variant.graph_of_one_position(role) for role in ROLES)
     encoder, decoder = (
-        RecordedGraph(graph, session(bundle / graph.file, "cuda", None, options), "cuda") for graph in graphs
+        RecordedGraph(graph, session(path, "cuda", None, options, model=model, weights=weights), "cuda")
+        for graph, path, model, weights in device_graphs(bundle, variant)
     )
     if variant.form != "portable":
         encoder.replays.refusal = decoder.replays.refusal = "the fused form branches"

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ def session(
     *,
     exact_integers: bool = False,
     model: bytes | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
 
@@ -81,6 +82,7 @@ def session(
         exact_integers: whether it multiplies integers, which are to give the same on every processor and beside all
             rows; see `make_exact` and `with_rows_in_company`.
         model: what is loaded in place of the file's contents.
+        weights: its initializers that lie in no file; on the CPU they are to be kept as long as the session.
 
     Raises:
         BundleError: the engine refuses it, or cannot take its path.
@@ -95,6 +97,8 @@ def session(
         make_exact(options)
     if device == "cpu":
         options.enable_mem_pattern = False  # it keeps a plan for every shape that it has seen, and saves no time
+    if weights:
+        options.add_external_initializers([*weights], [*weights.values()])
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
         graph: Path | bytes = path if model is None else model

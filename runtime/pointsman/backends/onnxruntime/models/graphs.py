@@ -8,14 +8,18 @@ from typing import Final
 
 from pointsman.backends.onnxruntime.models.messages import field, fields, varint
 
-FLOAT, UINT8, INT64 = 1, 2, 7  # onnx.TensorProto.DataType
+FLOAT, UINT8, INT64, BFLOAT16 = 1, 2, 7, 16  # onnx.TensorProto.DataType
+OF_ONNX_RUNTIME: Final = b"com.microsoft"  # the domain of operators that are its own
 
-_MODEL_GRAPH: Final = 7
+_MODEL_GRAPH, _MODEL_OPERATORS = 7, 8
+_OPERATORS_DOMAIN, _OPERATORS_VERSION = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_KIND = 1, 3, 4, 6, 20
 _KIND_INTEGER, _KIND_TEXT = 2, 3
-_TENSOR_DIMENSION, _TENSOR_ELEMENTS, _TENSOR_NAME, _TENSOR_BYTES = 1, 2, 8, 9
+_TENSOR_DIMENSION, _TENSOR_ELEMENTS, _TENSOR_NAME, _TENSOR_BYTES, _TENSOR_PLACE = 1, 2, 8, 9, 13
+_TENSOR_LOCATION, _EXTERNAL = 14, 1
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 NodeChange = Callable[[bytes, bool], bytes | None]
 """Of a node, and whether it is in a branch: fields of a graph that take its place; None where it stays."""
@@ -59,6 +63,25 @@ def rewritten(
     return _changed(model, _MODEL_GRAPH, changed_outermost)
 
 
+def nodes_of(model: bytes) -> list[bytes]:
+    """The nodes of a model's outermost graph."""
+    return _in_graph(model, _GRAPH_NODE)
+
+
+def initializers_of(model: bytes) -> list[bytes]:
+    """The initializers of a model's outermost graph."""
+    return _in_graph(model, _GRAPH_INITIALIZER)
+
+
+def _in_graph(model: bytes, wanted: int) -> list[bytes]:
+    return [each for graph in texts(model, _MODEL_GRAPH) for each in texts(graph, wanted)]
+
+
+def with_operators(model: bytes, domain: bytes) -> bytes:
+    """A model that may have operators of a domain, in their first version."""
+    return model + field(_MODEL_OPERATORS, field(_OPERATORS_DOMAIN, domain) + _number(_OPERATORS_VERSION, 1))
+
+
 def operator(node: bytes) -> bytes:
     """The name of a node's operator."""
     return texts(node, _NODE_OPERATOR)[0]
@@ -69,10 +92,20 @@ def inputs_of(node: bytes) -> list[bytes]:
     return texts(node, _NODE_INPUT)
 
 
+def outputs_of(node: bytes) -> list[bytes]:
+    """The names of a node's outputs."""
+    return texts(node, _NODE_OUTPUT)
+
+
 def output_of(node: bytes) -> bytes:
     """The name of the only output of a node."""
-    (output,) = texts(node, _NODE_OUTPUT)
+    (output,) = outputs_of(node)
     return output
+
+
+def attributes_of(node: bytes) -> dict[bytes, bytes]:
+    """A node's attributes as `integer` and `text` give them, by name."""
+    return {texts(attribute, _ATTRIBUTE_NAME)[0]: attribute for attribute in texts(node, _NODE_ATTRIBUTE)}
 
 
 def texts(message: bytes, wanted: int) -> list[bytes]:
@@ -83,13 +116,21 @@ def texts(message: bytes, wanted: int) -> list[bytes]:
 def renamed(node: bytes, inputs: Iterable[bytes], output: bytes) -> bytes:
     """A field of a graph: a node with other inputs and another output."""
     rest = [whole for number, _, whole in fields(node) if number not in {_NODE_INPUT, _NODE_OUTPUT}]
-    return field(_GRAPH_NODE, _values(inputs, output) + b"".join(rest))
+    return field(_GRAPH_NODE, _values(inputs, (output,)) + b"".join(rest))
 
 
 def new_node(name: bytes, inputs: Iterable[bytes], output: bytes, *attributes: bytes) -> bytes:
     """A field of a graph: a node of an operator of standard ONNX; attributes as `integer` and `text` give them."""
-    parts = [_values(inputs, output), field(_NODE_OPERATOR, name)]
+    return new_node_of(b"", name, inputs, (output,), *attributes)
+
+
+def new_node_of(
+    domain: bytes, name: bytes, inputs: Iterable[bytes], outputs: Iterable[bytes], *attributes: bytes
+) -> bytes:
+    """The same of an operator of any domain, with any number of outputs; those with an empty name are left out."""
+    parts = [_values(inputs, outputs), field(_NODE_OPERATOR, name)]
     parts += [field(_NODE_ATTRIBUTE, attribute) for attribute in attributes]
+    parts += [field(_NODE_DOMAIN, domain)] if domain else []
     return field(_GRAPH_NODE, b"".join(parts))
 
 
@@ -110,6 +151,17 @@ def new_initializer(name: bytes, elements: int, shape: Iterable[int], content: b
     return field(_GRAPH_INITIALIZER, b"".join(parts))
 
 
+def new_external_initializer(name: bytes, elements: int, shape: Iterable[int], length: int) -> bytes:
+    """The same of one whose content, of so many bytes, is given to the engine beside the model."""
+    parts = [_number(_TENSOR_DIMENSION, size) for size in shape]
+    parts += [_number(_TENSOR_ELEMENTS, elements), field(_TENSOR_NAME, name)]
+    entries = {b"location": b"given", b"offset": b"0", b"length": str(length).encode()}
+    parts += [
+        field(_TENSOR_PLACE, field(_ENTRY_KEY, key) + field(_ENTRY_VALUE, value)) for key, value in entries.items()
+    ]
+    return field(_GRAPH_INITIALIZER, b"".join([*parts, _number(_TENSOR_LOCATION, _EXTERNAL)]))
+
+
 def _changed(message: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
     parts = (
         field(number, change(content)) if number == wanted else whole for number, content, whole in fields(message)
@@ -117,8 +169,9 @@ def _changed(message: bytes, wanted: int, change: Callable[[bytes], bytes]) -> b
     return b"".join(parts)
 
 
-def _values(inputs: Iterable[bytes], output: bytes) -> bytes:
-    return b"".join(field(_NODE_INPUT, each) for each in inputs) + field(_NODE_OUTPUT, output)
+def _values(inputs: Iterable[bytes], outputs: Iterable[bytes]) -> bytes:
+    both = (_NODE_INPUT, inputs), (_NODE_OUTPUT, outputs)
+    return b"".join(field(number, each) for number, values in both for each in values)
 
 
 def _number(number: int, value: int) -> bytes:

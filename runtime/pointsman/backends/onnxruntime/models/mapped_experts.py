@@ -10,28 +10,18 @@ these are made in two parts instead (`exact_products.py`).
 Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, shared_by_parts
-from pointsman.backends.onnxruntime.models.graphs import operator, rewritten, texts
+from pointsman.backends.onnxruntime.models.graphs import operator, rewritten
 from pointsman.backends.onnxruntime.models.messages import field, varint
+from pointsman.backends.onnxruntime.models.tensors import Stored, read_initializer
 
 _GRAPH_INPUT: Final = 11
-_TENSOR_NAME, _TENSOR_PLACE = 8, 13
-_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR: Final = 1
 _TENSOR_ELEMENTS: Final = 1
 _INT8: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a tensor lies in the file of the weights: both numbers are of bytes."""
-
-    offset: int
-    length: int
 
 
 def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[Stored]]:
@@ -55,19 +45,13 @@ def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[S
         return nodes
 
     def initializer(tensor: bytes) -> bytes:
-        if (place := _place(tensor)) is None:
+        read = read_initializer(tensor)
+        if read.place is None:
             return b""
-        places.append(place)
-        return _input(texts(tensor, _TENSOR_NAME)[0])
+        places.append(read.place)
+        return _input(read.name)
 
     return rewritten(model, node, initializer, lambda: shared_by_parts(zeros) if zeros else b""), places
-
-
-def _place(tensor: bytes) -> Stored | None:
-    """Where a tensor lies in external data; None where it is part of the graph."""
-    entries = texts(tensor, _TENSOR_PLACE)
-    said = {texts(entry, _ENTRY_KEY)[0]: texts(entry, _ENTRY_VALUE)[0] for entry in entries}
-    return Stored(int(said.get(b"offset", b"0")), int(said[b"length"])) if said else None
 
 
 def _input(name: bytes) -> bytes:

@@ -25,6 +25,13 @@ def varint(number: int) -> bytes:
     return bytes([*groups, number])
 
 
+def integer_of(whole: bytes) -> int:
+    """The number in a field that holds one that is not negative."""
+    _, place = _read_varint(whole, 0)
+    number, _ = _read_varint(whole, place)
+    return number
+
+
 def fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """The fields of a message in order: number, content (of messages and texts; else empty), and the field as it is."""
     place = 0

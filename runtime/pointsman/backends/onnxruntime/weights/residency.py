@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from pointsman.backends.onnxruntime.models.mapped_experts import Stored
+from pointsman.backends.onnxruntime.models.tensors import Stored
 from pointsman.errors import DeviceError
 
 _PAGE: Final = mmap.PAGESIZE
