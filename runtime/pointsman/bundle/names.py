@@ -212,6 +212,11 @@ def stacked_experts(layer: str, projection: str) -> str:
     return f"{layer}{_EXPERTS}{projection}"
 
 
+def layer_of_stacked(weight: str) -> str:
+    """The sparse layer of what `stacked_experts` names."""
+    return weight.partition(_EXPERTS)[0]
+
+
 def expert_of(weight: str) -> tuple[str, int, str] | None:
     """Sparse layer, number and projection of one expert's weight; None for other weights."""
     found = _EXPERT.fullmatch(weight)

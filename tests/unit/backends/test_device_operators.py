@@ -30,11 +30,12 @@ from unit.backends.test_tensorrt_backend import CASES, INPUTS, check
 NO_KERNEL = {"Reshape", "Squeeze", "Unsqueeze"}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """Of sizes that the kernels of `MoE` take."""
+@pytest.fixture(scope="module", params=[64, 2], ids="capacity {}".format)
+def bundle(tmp_path_factory, request):
+    """Of sizes that the kernels of `MoE` take; with a capacity of two, the encoder drops tokens."""
     folder = tmp_path_factory.mktemp("wide")
-    checkpoint = write_checkpoint(folder / "checkpoint", Spec(d_model=64, d_ff=128), tokenizer=True)
+    spec = Spec(d_model=64, d_ff=128, expert_capacity=request.param)
+    checkpoint = write_checkpoint(folder / "checkpoint", spec, tokenizer=True)
     export_bundle(checkpoint, folder / "bundle", forms=["portable"])
     return folder / "bundle"
 
@@ -53,7 +54,7 @@ def test_tokens_and_scores(bundle, reference, case):
 
 
 def test_what_is_exchanged(bundle):
-    """Two of four blocks are sparse in each half; the encoder's experts are not fetched, and stay."""
+    """Two of four blocks are sparse in each half; no bucket is left, and nothing that nobody reads."""
     counts = {}
     for graph, _, model, weights in device_graphs(bundle, read_manifest(bundle).variants[VARIANT], FLOAT):
         read = onnx.load_from_string(model)
@@ -63,8 +64,11 @@ def test_what_is_exchanged(bundle):
         assert weights.keys() <= declared
         used = {name for node in read.graph.node for name in node.input}
         assert weights.keys() <= used
+        read_by_somebody = used | {result.name for result in read.graph.output}
+        assert all(read_by_somebody.intersection(node.output) for node in read.graph.node)
     encoder, step = counts.values()
-    assert (encoder["SkipSimplifiedLayerNormalization"], encoder["Split"], encoder["MoE"]) == (8, 5, 0)
+    assert (encoder["SkipSimplifiedLayerNormalization"], encoder["Split"], encoder["MoE"]) == (8, 5, 2)
+    assert not {"ScatterElements", "GatherElements", "Expand", "ConstantOfShape"} & encoder.keys()
     assert (step["SkipSimplifiedLayerNormalization"], step["Split"], step["MoE"]) == (12, 4, 2)
     assert step["RMSNormalization"] == encoder["RMSNormalization"] == 1
 

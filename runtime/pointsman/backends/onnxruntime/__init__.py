@@ -1,13 +1,13 @@
 """ONNX Runtime, on the CPU and on CUDA.
 
     backend.py   on the CPU: encoder, then one decoder step after another: `Backend` and `DecodingState`
-    caches.py    a request's self-attention cache in host memory
+    host/        requests that share steps there: caches and what is encoded, in host memory
     cuda.py      on CUDA: graphs run at addresses of the device, and replayed
     choices.py   how many tokens every expert is sent
     routing.py   a backend that also shows the routers' choices
     session.py   graphs loaded and run; what the engine says turned into sentences
-    mapped_experts.py, mapped_loading.py, residency.py
-                 experts that stay in their file until a token reaches them, and what of them stays in memory
+    models/      serialized graphs read and changed, for processors and devices that want other nodes
+    weights/     where weights come from, and what of them stays in memory
 
 Cross-attention keys and values are bound once per request, and steps write into the cache in place.
 """

@@ -6,20 +6,23 @@ own:
 
     x w_1, x w_2, ... of weights of equal size       one product, and `Split`
     y = x + residual, RMSNormalization(y)            `SkipSimplifiedLayerNormalization`
-    relu(x w_in[expert]) w_out[expert], fetched      `MoE`: rows by their expert, each expert read once
+    relu(x w_in[expert]) w_out[expert]               `MoE`: rows by their expert, each expert read once
 
+In a step an expert is fetched for each row; in the encoder tokens are scattered into buckets, and all experts multiply
+theirs. Both become the same. What no expert accepts is multiplied by zero behind either.
 `MoE` would choose experts itself, by logits in the precision of the weights. It is given a row of a table that leaves
 it no choice: a hundred for the expert that the router chose in float32, zero for the others.
 Not in float32, whose results are to be those of the graphs as they are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pointsman.backends.onnxruntime.models.graphs import (
     BFLOAT16,
     FLOAT,
+    INT64,
     OF_ONNX_RUNTIME,
     attributes_of,
     initializers_of,
@@ -29,19 +32,29 @@ from pointsman.backends.onnxruntime.models.graphs import (
     new_initializer,
     new_node,
     new_node_of,
+    nodes_in,
     nodes_of,
     operator,
     outputs_of,
+    results_of,
     rewritten,
     text,
     with_operators,
 )
 from pointsman.backends.onnxruntime.models.tensors import Initializer, read_initializers
+from pointsman.bundle import names
 
 _HUNDRED: Final = {FLOAT: b"\0\0\xc8\x42", BFLOAT16: b"\xc8\x42"}  # little-endian
 _COLUMNS: Final = 2  # the axis of d_model in [rows, tokens, d_model]
 _ALIGNED: Final = 64  # what the kernels of `MoE` want d_model and d_ff to be multiples of
 _MOST_JOINED: Final = 32  # `Split` of more outputs reads their addresses from memory that a recording does not keep
+
+
+_LAYING_OUT: Final = {b"Reshape", b"Transpose", b"Slice"}
+_FLAT: Final = b"experts/flat"  # a shape: all in one axis
+
+_Factors = tuple[bytes, bytes, Initializer]
+_Read = Callable[[bytes], _Factors | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +85,12 @@ def with_device_operators(model: bytes, elements: int = BFLOAT16) -> tuple[bytes
         The model, and the weights that are to be given with it.
     """
     changes = _Changes(model, elements)
-    for change in (changes.norm, changes.projections, changes.experts):
+    for change in (changes.norm, changes.projections, changes.fetched_experts, changes.experts_of_buckets):
         for node in changes.nodes:
             change(node)
     if not changes.replaced:
         return model, []
+    changes.drop_unread(results_of(model))
 
     def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - the shape of a `NodeChange`
         return changes.replaced.get(outputs_of(node)[0])
@@ -117,7 +131,8 @@ class _Changes:
             new_external_initializer(each.name, self._elements, each.shape, size * each.shape[-1] * _rows(each.shape))
             for each in self.derived
         )
-        return b"".join((*tables, *weights))
+        flat = new_initializer(_FLAT, INT64, (1,), (-1).to_bytes(8, "little", signed=True))
+        return b"".join((flat, *tables, *weights))
 
     def norm(self, node: bytes) -> None:
         """A norm whose input is a sum of two values."""
@@ -164,46 +179,88 @@ class _Changes:
                 if weight is not None:
                     yield reader, weight
 
-    def experts(self, node: bytes) -> None:
-        """The last product of a layer's fetched experts."""
-        chain = self._fetched(node)
-        if chain is None:
+    def fetched_experts(self, node: bytes) -> None:
+        """The last product of a layer that fetches each row's expert."""
+        network = self._network(node, self._fetched)
+        if network is None:
             return
-        rows, chosen, (w_in, w_out), gone = chain
-        names = [self._transposed(weight) for weight in (w_in, w_out)]
-        table = self._tables.setdefault(w_in.shape[0], b"experts/%d" % w_in.shape[0])
-        (output,) = outputs_of(node)
+        (rows, chosen, w_in), (_, again, w_out) = network
+        if chosen == again:
+            self._moe(outputs_of(node)[0], rows, chosen, (w_in, w_out), b"")
+
+    def experts_of_buckets(self, node: bytes) -> None:
+        """Where tokens are taken from the buckets of all experts, `GatherElements`."""
+        if operator(node) != b"GatherElements":
+            return
+        joined, slots = inputs_of(node)
+        last = self._behind(inputs_of(self._made_by[joined])[1])
+        network = None if last is None else self._network(last, self._stacked)
+        scattered = None if network is None else self._behind(network[0][0])
+        if network is None or scattered is None or operator(scattered) != b"ScatterElements":
+            return
+        (_, _, w_in), (_, _, w_out) = network
+        _, its_slots, rows = inputs_of(scattered)
+        expert = names.expert_choice(names.layer_of_stacked(w_in.name.decode())).encode()
+        if its_slots == slots and expert in self._made_by:
+            chosen = expert + b"/flat"
+            flat = new_node(b"Reshape", (expert, _FLAT), chosen)
+            self._moe(outputs_of(node)[0], rows, chosen, (w_in, w_out), flat)
+
+    def _moe(
+        self, output: bytes, rows: bytes, chosen: bytes, weights: tuple[Initializer, Initializer], before: bytes
+    ) -> None:
+        """Have `MoE` give an output."""
+        if any(size % _ALIGNED for size in weights[0].shape[1:]):
+            return
+        w_in, w_out = (self._transposed(weight) for weight in weights)
+        table = self._tables.setdefault(weights[0].shape[0], b"experts/%d" % weights[0].shape[0])
         scores = output + b"/scores"
         attributes = text(b"activation_type", b"relu"), integer(b"k", 1), integer(b"normalize_routing_weights", 1)
-        inputs = rows, scores, names[0], b"", names[1]
-        self.replaced |= {outputs_of(each)[0]: b"" for each in gone}
-        self.replaced[output] = new_node(b"Gather", (table, chosen), scores, integer(b"axis", 0)) + new_node_of(
-            OF_ONNX_RUNTIME, b"MoE", inputs, (output,), *attributes
+        nodes = (
+            new_node(b"Gather", (table, chosen), scores, integer(b"axis", 0)),
+            new_node_of(OF_ONNX_RUNTIME, b"MoE", (rows, scores, w_in, b"", w_out), (output,), *attributes),
         )
+        self.replaced[output] = before + b"".join(nodes)
 
-    def _fetched(self, node: bytes) -> tuple[bytes, bytes, tuple[Initializer, Initializer], Sequence[bytes]] | None:
-        """Rows, their experts, the weights, and all other nodes, where a product ends a network without a gate."""
-        last = self._product_with_fetched(node)
-        relu = None if last is None else self._made_by.get(last[0])
-        if last is None or relu is None or operator(relu) != b"Relu":
+    def _network(self, last: bytes, read: _Read) -> tuple[_Factors, _Factors] | None:
+        """Of `relu(x w_in) w_out`, which ends with a product, what `read` says of both; None where it is another."""
+        second = read(last)
+        relu = None if second is None else self._made_by.get(second[0])
+        if second is None or relu is None or operator(relu) != b"Relu":
             return None
         product = self._made_by.get(inputs_of(relu)[0])
-        first = None if product is None else self._product_with_fetched(product)
-        if product is None or first is None:
-            return None
-        (rows, fetched_in, w_in), (_, fetched_out, w_out) = first, last
-        chosen = {inputs_of(fetched)[1] for fetched in (fetched_in, fetched_out)}
-        if len(chosen) != 1 or any(size % _ALIGNED for size in w_in.shape[1:]):
-            return None
-        return rows, chosen.pop(), (w_in, w_out), (fetched_in, fetched_out, product, relu)
+        first = None if product is None else read(product)
+        return None if first is None else (first, second)
 
-    def _product_with_fetched(self, node: bytes) -> tuple[bytes, bytes, Initializer] | None:
-        """What is multiplied, the node that fetches each row's weight, and the weights of all experts."""
+    def _fetched(self, node: bytes) -> _Factors | None:
+        """Of a product with each row's own weight: what is multiplied, the rows' experts, and the weights of all."""
         fetched = self._made_by.get(inputs_of(node)[1]) if operator(node) == b"MatMul" else None
         if fetched is None or operator(fetched) != b"Gather":
             return None
         weight = self._weight(inputs_of(fetched)[0])
-        return None if weight is None or len(weight.shape) != 3 else (inputs_of(node)[0], fetched, weight)
+        return None if weight is None or len(weight.shape) != 3 else (inputs_of(node)[0], inputs_of(fetched)[1], weight)
+
+    def _stacked(self, node: bytes) -> _Factors | None:
+        """The same of a product with the weights of all experts, whose rows are of known experts."""
+        weight = self._weight(inputs_of(node)[1]) if operator(node) == b"MatMul" else None
+        return None if weight is None or len(weight.shape) != 3 else (inputs_of(node)[0], b"", weight)
+
+    def _behind(self, value: bytes) -> bytes | None:
+        """The node that made a value, where others only laid it out anew."""
+        node = self._made_by.get(value)
+        while node is not None and operator(node) in _LAYING_OUT:
+            node = self._made_by.get(inputs_of(node)[0])
+        return node
+
+    def drop_unread(self, results: Iterable[bytes]) -> None:
+        """Leave out what nobody reads any more: the engine would run it."""
+        live = set(results)
+        for node in reversed(self.nodes):
+            first = outputs_of(node)[0]
+            if first not in self.replaced and not live.intersection(outputs_of(node)):
+                self.replaced[first] = b""
+            for each in nodes_in(self.replaced[first]) if first in self.replaced else (node,):
+                live.update(inputs_of(each))
 
     def _weight(self, name: bytes) -> Initializer | None:
         """An initializer of the graph's precision that lies in the bundle's file of weights."""

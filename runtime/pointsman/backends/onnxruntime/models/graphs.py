@@ -13,7 +13,8 @@ OF_ONNX_RUNTIME: Final = b"com.microsoft"  # the domain of operators that are it
 
 _MODEL_GRAPH, _MODEL_OPERATORS = 7, 8
 _OPERATORS_DOMAIN, _OPERATORS_VERSION = 1, 2
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
+_VALUE_NAME: Final = 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_KIND = 1, 3, 4, 6, 20
 _KIND_INTEGER, _KIND_TEXT = 2, 3
@@ -71,6 +72,16 @@ def nodes_of(model: bytes) -> list[bytes]:
 def initializers_of(model: bytes) -> list[bytes]:
     """The initializers of a model's outermost graph."""
     return _in_graph(model, _GRAPH_INITIALIZER)
+
+
+def results_of(model: bytes) -> list[bytes]:
+    """The names of a model's outputs."""
+    return [texts(value, _VALUE_NAME)[0] for value in _in_graph(model, _GRAPH_OUTPUT)]
+
+
+def nodes_in(graph_fields: bytes) -> list[bytes]:
+    """The nodes among fields of a graph."""
+    return texts(graph_fields, _GRAPH_NODE)
 
 
 def _in_graph(model: bytes, wanted: int) -> list[bytes]:

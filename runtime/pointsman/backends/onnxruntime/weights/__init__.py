@@ -1,1 +1,1 @@
-"""How weights are loaded, and what of them stays in memory: mapped, in huge pages, unsigned where products saturate."""
+"""Where weights come from, and what of them stays in memory: mapped, in huge pages, unsigned, laid out anew."""
