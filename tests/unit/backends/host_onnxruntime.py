@@ -1,6 +1,7 @@
 """ONNX Runtime's GPU path with the host in the place of the GPU: the same bindings, on addresses of host memory."""
 
 from pathlib import Path
+from typing import Any
 
 from pointsman import SwitchModel
 from pointsman.backends.choice import Choice
@@ -12,15 +13,27 @@ from pointsman.bundle import read_manifest
 from unit.backends.host_device import HostDevice
 
 
+class Enqueued:
+    """A session whose runs a device does, at once or when they are replayed."""
+
+    def __init__(self, loaded: Any, device: HostDevice) -> None:
+        self._loaded, self._device = loaded, device
+        self.io_binding = loaded.io_binding
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self._device.submit(lambda: self._loaded.run_with_iobinding(binding, options))
+
+
 def on_the_host(bundle: Path, name: str, *, own_operators: bool = False) -> SwitchModel:
     """A variant, run as on a GPU; in float32, but where asked for with the operators that bfloat16 has there."""
     manifest = read_manifest(bundle)
     variant = manifest.variants[name]
+    device = HostDevice()
     loaded = list(device_graphs(bundle, variant, FLOAT if own_operators else BFLOAT16))
     encoder, decoder = (
-        RecordedGraph(graph, session(path, "cpu", 1, model=model, weights=weights), "cpu")
+        RecordedGraph(graph, Enqueued(session(path, "cpu", 1, model=model, weights=weights), device), "cpu", device)
         for graph, path, model, weights in loaded
     )
     encoder.kept, decoder.kept = (weights for *_, weights in loaded)
-    backend = GpuBackend(HostDevice(), "onnxruntime", variant, (encoder, decoder), BucketedShapes())
+    backend = GpuBackend(device, "onnxruntime", variant, (encoder, decoder), BucketedShapes())
     return SwitchModel(manifest, Choice(name, "cuda", "it is a test"), backend)

@@ -140,7 +140,7 @@ class CudaDevice:
     def _captured(self, enqueue: Callable[[], object]) -> Any:  # noqa: ANN401 - the driver's
         try:
             enqueue()
-        except DeviceError:
+        except Exception:
             with contextlib.suppress(DeviceError):  # what is recorded so far is of no use
                 self._driver("cuStreamEndCapture", self._stream)
             raise

@@ -68,63 +68,57 @@ def _multiple(least: int, of: int) -> int:
 class RecordedGraph:
     """A graph loaded on a device; see `DeviceGraph`. One thread at a time may use it.
 
+    Its runs are recorded here, and not by the engine (`enable_cuda_graph`), which waits for the device whenever it
+    replays one: so the host would stand still while a step is computed, and the device while the host has the best
+    tokens selected.
+
     Attributes:
         replays: what was recorded of its runs.
     """
 
-    def __init__(self, graph: Graph, loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyped engine
+    def __init__(self, graph: Graph, loaded: Any, where: Device, gpu: Gpu) -> None:  # noqa: ANN401 - untyped engine
         """Take a session.
 
         Args:
             graph: its interface.
-            loaded: the session.
-            device: where its inputs and outputs lie.
+            loaded: the session, whose stream is the GPU's.
+            where: its inputs and outputs lie.
+            gpu: on which it runs.
         """
         self.replays = Replays(most=_MOST_RECORDED)
-        self._specs, self._session, self._device = graph, loaded, device
-        self._recordings = 0
-        self._plain = _run_options(_NOT_RECORDED)
+        self._specs, self._session, self._where, self._gpu = graph, loaded, where, gpu
+        self._options = _run_options()
 
     def run(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> None:
         """Enqueue one run; see `DeviceGraph.run`."""
 
         def do() -> None:
-            run(self._session, self._bound(sizes, addresses), self._device, self._plain)
+            run(self._session, self._bound(sizes, addresses), self._where, self._options)
 
-        key = tuple(sizes.values()), tuple(addresses)
-        self.replays.run(key, do, lambda: self._recorded(sizes, addresses))
+        self.replays.run((tuple(sizes.values()), tuple(addresses)), do, lambda: self._recorded(do))
 
-    def _recorded(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> Callable[[], None]:
-        """Let the engine record a run, which does it too; the result replays it."""
-        if self._recordings == _MOST_RECORDED:  # the engine keeps what it has recorded
-            raise CaptureError(f"{_MOST_RECORDED} shapes are recorded")
-        self._recordings += 1
-        binding, options = self._bound(sizes, addresses), _run_options(str(self._recordings))
-
-        def replay() -> None:
-            run(self._session, binding, self._device, options)
-
+    def _recorded(self, do: Callable[[], None]) -> Callable[[], None]:
+        """What a run enqueues: the engine's memory is there, since the run was done before."""
         try:
-            replay()
-        except DeviceError:
+            return self._gpu.capture(do)
+        except (CaptureError, DeviceError):
             raise
         except Exception as error:
             raise CaptureError(str(error)) from error
-        return replay
 
     def _bound(self, sizes: Mapping[str, int], addresses: Sequence[int]) -> Any:  # noqa: ANN401 - untyped engine
         binding = self._session.io_binding()
         inputs, outputs = self._specs.inputs, self._specs.outputs
         binds = (binding.bind_input,) * len(inputs) + (binding.bind_output,) * len(outputs)
         for bind, spec, address in zip(binds, (*inputs, *outputs), addresses, strict=True):
-            bind(spec.name, self._device, 0, ELEMENT_TYPES[spec.dtype], spec.shape(sizes), address)
+            bind(spec.name, self._where, 0, ELEMENT_TYPES[spec.dtype], spec.shape(sizes), address)
         return binding
 
 
-def _run_options(recording: str) -> Any:  # noqa: ANN401 - untyped engine
-    """Of a run that is enqueued, and not waited for."""
+def _run_options() -> Any:  # noqa: ANN401 - untyped engine
+    """Of a run that is enqueued, and neither recorded by the engine nor waited for."""
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", recording)
+    options.add_run_config_entry("gpu_graph_id", _NOT_RECORDED)
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 
@@ -167,10 +161,12 @@ def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> G
     options = {
         "user_compute_stream": str(device.stream),
         "use_tf32": "0",  # float32 is float32: TF32 would keep 10 bits of it
-        "enable_cuda_graph": str(int(variant.form == "portable")),  # no graph with branches can be recorded
+        # What a run needs of the host is then given back at once, and not by the stream, which would do so at each
+        # replay. The fused form branches, and cannot be recorded.
+        "enable_cuda_graph": str(int(variant.form == "portable")),
     }
     encoder, decoder = (
-        RecordedGraph(graph, session(path, "cuda", None, options, model=model, weights=weights), "cuda")
+        RecordedGraph(graph, session(path, "cuda", None, options, model=model, weights=weights), "cuda", device)
         for graph, path, model, weights in device_graphs(bundle, variant)
     )
     if variant.form != "portable":
