@@ -5,11 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decoding.step import Answer, DecodingState, Feed, SelectingState, Selection, Selects, Wanted
+from pointsman.decoding.step import (
+    Answer,
+    DecodingState,
+    Feed,
+    SelectingState,
+    Selection,
+    Selects,
+    StepsAheadOfHost,
+    Wanted,
+)
 
 
 class OwnState:
-    """The `Rows` of a request in a state whose number of rows stays as it is: those given back are fed pad.
+    """The `Rows` of a request in a state whose number of rows stays as it is: those given back are fed anything.
 
     Attributes:
         selects: See `Rows`.
@@ -20,7 +29,7 @@ class OwnState:
 
         Args:
             state: Of the request's rows.
-            pad_id: Fed to rows that have been given back.
+            pad_id: Fed to rows that have been given back, where the engine has not fed them yet.
         """
         self._state, self._pad_id = state, pad_id
         self._selecting = state if isinstance(state, SelectingState) else None
@@ -40,7 +49,8 @@ class OwnState:
         return self._padded(self._kept, feed)
 
     def _padded(self, kept: NDArray[np.int64], feed: Feed) -> Answer:
-        token_ids = np.full(len(self._own), self._pad_id, np.int64)
+        begun = self._state.begun_ids if isinstance(self._state, StepsAheadOfHost) else None
+        token_ids = np.full(len(self._own), self._pad_id, np.int64) if begun is None else begun.copy()
         token_ids[kept] = feed.token_ids
         parents = self._own.copy()
         parents[kept] = kept[feed.parents]

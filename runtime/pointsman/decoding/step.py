@@ -78,6 +78,21 @@ class SelectingState(DecodingState, Protocol):
         ...
 
 
+@runtime_checkable
+class StepsAheadOfHost(Protocol):
+    """Rows whose engine may begin a step before it is told what to feed.
+
+    Attributes:
+        begun_ids: int64 `[rows]`, what it has fed to each; None where it has begun none. Rows that nobody needs any
+            more are best fed the same, or the step is done again.
+    """
+
+    @property
+    def begun_ids(self) -> NDArray[np.int64] | None:
+        """See above."""
+        ...
+
+
 class Selects(NamedTuple):
     """What an engine can select.
 

@@ -29,6 +29,9 @@ Result cuDevicePrimaryCtxRetain(void** context, int device) { DO(cuDevicePrimary
 Result cuCtxSetCurrent(void* context) { return context == &count ? 0 : 201; }
 Result cuStreamCreate(void** stream, unsigned flags) { *stream = (void*)0x5000; return flags == 1 ? 0 : 1; }
 Result cuStreamSynchronize(void* stream) { DO(cuStreamSynchronize); return stream == (void*)0x5000 ? 0 : 1; }
+Result cuEventCreate(void** event, unsigned flags) { *event = (void*)0x5500; return flags == 2 ? 0 : 1; }
+Result cuEventRecord(void* event, void* stream) { DO(cuEventRecord); return event == (void*)0x5500 && stream == (void*)0x5000 ? 0 : 1; }
+Result cuEventSynchronize(void* event) { DO(cuEventSynchronize); return event == (void*)0x5500 ? 0 : 1; }
 Result cuMemAlloc_v2(unsigned long long* pointer, size_t size) { DO(cuMemAlloc_v2); *pointer = (unsigned long long)malloc(size); return 0; }
 Result cuMemFree_v2(unsigned long long pointer) { free((void*)pointer); return 0; }
 Result cuMemAllocHost_v2(void** pointer, size_t size) { DO(cuMemAllocHost_v2); *pointer = malloc(size); return 0; }
@@ -70,8 +73,8 @@ Result cuModuleGetFunction(void** function, void* module, const char* name) { *f
 Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                       unsigned shared, void* stream, void** parameters, void** extra) {
     printf("%p %u %u %u %u %u %u %u %p %p:", function, gx, gy, gz, bx, by, bz, shared, stream, (void*)extra);
-    for (int i = 0; i < 6; ++i) printf(" %llx", *(unsigned long long*)parameters[i]);
-    for (int i = 6; i < 9; ++i) printf(" %d", *(int*)parameters[i]);
+    for (int i = 0; i < 9; ++i) printf(" %llx", *(unsigned long long*)parameters[i]);
+    for (int i = 9; i < 12; ++i) printf(" %d", *(int*)parameters[i]);
     printf("\n");
     fflush(stdout);
     return 0;

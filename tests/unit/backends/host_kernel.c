@@ -9,6 +9,7 @@ static Index blockIdx;
 static pthread_barrier_t barrier;
 
 #define __global__
+#define __device__
 #define __shared__ static
 #define __syncthreads() pthread_barrier_wait(&barrier)
 
@@ -22,7 +23,7 @@ typedef struct { unsigned thread; void** p; int* n; } Arguments;
 static void* run(void* given) {
     const Arguments* a = given;
     threadIdx.x = a->thread;
-    select_best(a->p[0], a->p[1], a->p[2], a->p[3], a->p[4], a->p[5], a->n[0], a->n[1], a->n[2]);
+    select_best(a->p[0], a->p[1], a->p[2], a->p[3], a->p[4], a->p[5], a->p[6], a->p[7], a->p[8], a->n[0], a->n[1], a->n[2]);
     return 0;
 }
 

@@ -135,7 +135,7 @@ from pointsman.backends.gpu import cuda
 cuda.compiled = lambda source, capability, macros: open({str(image)!r}, "rb").read()
 Selector(CudaDevice()).enqueue(0x10000001, 0x2000, (0x3000, 0x4000, 0x7fff00005000, 0x6000), (4, 32128, 17, 8))
 """
-    expected = "0x9000 4 1 1 512 1 1 0 0x5000 (nil): 10000001 2000 3000 4000 7fff00005000 6000 32128 17 8"
+    expected = "0x9000 4 1 1 512 1 1 0 0x5000 (nil): 10000001 2000 3000 4000 7fff00005000 6000 0 0 0 32128 17 8"
     assert run(driver, code) == [expected]
 
 

@@ -2,9 +2,11 @@
 
 import weakref
 
+import numpy as np
 import pytest
 
 from pointsman import DecodingOptions, SwitchModel
+from pointsman.backends.gpu.staging import array_at
 from pointsman.backends.onnxruntime.cuda import BucketedShapes
 from pointsman.decoding import SentinelConstraint
 from pointsman.errors import OptionsError
@@ -61,6 +63,55 @@ def test_targets_past_the_capacity_are_refused(model):
     capacity = model.manifest.variants[VARIANT].capacity
     with pytest.raises(OptionsError, match=rf"capacity of {capacity} is counted over all of it, .* takes 1 at a time"):
         model.score(INPUTS[:1], [[9] * (capacity + 1)])
+
+
+@pytest.fixture
+def steps(model):
+    """The lengths of the first row in each step that is run."""
+    decoder, seen = model.backend.decoder, []
+    run, names = decoder.run, [spec.name for spec in decoder._specs.inputs]
+
+    def watched(sizes, addresses):
+        seen.append(int(array_at(addresses[names.index("lengths")], (1,), np.int64)[0]))
+        run(sizes, addresses)
+
+    decoder.run = watched
+    return seen
+
+
+def test_greedy_steps_begin_before_the_host_has_seen_the_last(model, reference, steps):
+    """Each is run once: the likeliest token is what greedy search takes; none is run behind the last."""
+    options = DecodingOptions(max_new_tokens=14)
+    ((expected,),) = reference.generate(INPUTS[:1], options)
+    check(model.generate(INPUTS[:1], options), [[expected]])
+    assert len(expected.token_ids) == 14
+    assert steps == [*range(14)]
+
+
+def test_rows_that_have_ended_do_not_hold_up_the_others(model, reference, steps):
+    """Some end before others; what they are fed then matters to nobody."""
+    options = DecodingOptions(max_new_tokens=40)
+    expected = reference.generate(INPUTS * 3, options)
+    lengths = {len(best.token_ids) for (best,) in expected}
+    check(model.generate(INPUTS * 3, options), expected)
+    assert len(lengths) > 1
+    assert steps[: max(lengths)] == [*range(max(lengths))]
+    assert len(steps) <= max(lengths) + 1  # that of the end, where it is not the last that may be
+
+
+def test_wrong_guesses_become_rare(model, reference, steps):
+    """A step that was begun with a token that rules forbid is done again in its place."""
+    options = DecodingOptions(max_new_tokens=60, min_new_tokens=60, no_repeat_ngram_size=1)
+    check(model.generate(INPUTS[:1], options), reference.generate(INPUTS[:1], options))
+    assert sorted(set(steps)) == [*range(60)]
+    assert steps == sorted(steps)
+    assert 60 < len(steps) <= 72
+
+
+def test_beams_are_not_guessed(model, reference, steps):
+    options = DecodingOptions(max_new_tokens=9, min_new_tokens=9, num_beams=3)
+    check(model.generate(INPUTS, options), reference.generate(INPUTS, options))
+    assert steps == [*range(9)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def select():
     device = HostDevice()
     selector = Selector(device)
 
-    def run(logits, named_ids, count):
+    def run(logits, named_ids, count, lengths=None):
         rows, vocabulary = logits.shape
         named = named_ids.shape[1]
         sizes = [
@@ -27,7 +27,11 @@ def select():
         view[0][:] = logits.ravel()
         view[1].view(np.int32)[: named_ids.size] = named_ids.ravel()
         addresses = [m.address for m in memories]
-        selector.enqueue(addresses[0], addresses[1], tuple(addresses[2:]), (rows, vocabulary, named, count))
+        following = [np.zeros(rows, np.int32), np.zeros(rows, np.int64), lengths]
+        pointers = (0, 0, 0) if lengths is None else tuple(each.ctypes.data for each in following)
+        selector.enqueue(addresses[0], addresses[1], tuple(addresses[2:]), (rows, vocabulary, named, count), pointers)
+        assert (following[0] == following[1]).all()
+        run.likeliest = following[0]
         shaped = view[2][: rows * named].reshape(rows, named), view[3].view(np.int32).reshape(rows, count)
         return *(a.copy() for a in shaped), view[4].reshape(rows, count).copy(), view[5].copy()
 
@@ -58,6 +62,18 @@ def test_it_is_what_selection_means(select, kind, rows, vocabulary, named, count
     assert (best_ids[finite] == expected.best_ids[finite]).all()
     assert (best_logits == expected.best_logits).all()
     SCORE.check(log_total, expected.log_total)
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "falling"])
+@pytest.mark.parametrize(("rows", "vocabulary", "named"), [(1, 40, 0), (3, 257, 5), (2, 100, 100)])
+def test_what_the_next_step_begins_with(select, kind, rows, vocabulary, named):
+    """The first of the likeliest tokens, whether or not it is named, behind one more."""
+    logits = logits_of(kind, rows, vocabulary)
+    named_ids = np.argsort(-logits, axis=1, kind="stable")[:, :named]  # the best ones
+    lengths = np.arange(rows) + 7
+    select(logits, named_ids, 1, lengths)
+    assert select.likeliest.tolist() == logits.argmax(axis=1).tolist()
+    assert lengths.tolist() == [8 + row for row in range(rows)]
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])

@@ -1,6 +1,7 @@
 """A variant's two graphs on a GPU as a `Backend`: a request's tensors stay there from the encoder to the last step."""
 
 import weakref
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from pointsman.backends.gpu.workspace import Workspace
 from pointsman.backends.own_states import OwnStates
 from pointsman.bundle import Variant, names
 from pointsman.decoding import Selection
+
+_LONGEST_PAUSE: Final = 64  # steps
 
 
 class GpuBackend:
@@ -58,7 +61,7 @@ class GpuBackend:
         batch, source = input_ids.shape
         sizes = self._shapes.of(batch, source, rows // batch, room)
         workspace = self._idle.pop() if self._idle else self._workspace()
-        state = GpuState(self, workspace, rows)
+        state = GpuState(self, workspace, rows, room=room if rows == batch else 0)
         weakref.finalize(state, self._idle.append, workspace)
         workspace.encode(*_padded(input_ids, attention_mask, sizes), sizes)
         return state
@@ -95,17 +98,24 @@ class GpuState:
         most_selected: see `SelectingState`.
     """
 
-    def __init__(self, backend: GpuBackend, workspace: Workspace, rows: int) -> None:
+    def __init__(self, backend: GpuBackend, workspace: Workspace, rows: int, *, room: int = 0) -> None:
         """Take a workspace.
 
         Args:
             backend: whose.
             workspace: whose cache is empty.
             rows: of it, those that are the request's: the first.
+            room: tokens up to which steps may be begun ahead.
         """
         self.vocabulary, self.most_selected = workspace.vocabulary, MOST_SELECTED
         self._gpu, self._workspace = backend.gpu, workspace
         self._rows, self._length = CacheRows(rows), 0
+        self._ahead = StepsAhead(room)
+
+    @property
+    def begun_ids(self) -> NDArray[np.int64] | None:
+        """See `StepsAheadOfHost`."""
+        return self._ahead.ids
 
     def step(self, token_ids: NDArray[np.int64], beam_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed tokens to every row, one position after another; see `DecodingState.step`."""
@@ -124,7 +134,9 @@ class GpuState:
         """Feed one token to every row; see `SelectingState.select`."""
         self._follow(beam_rows)
         self._feed(token_ids[:, 0])
-        found = self._workspace.selected(self._rows.to_places(named_ids), count)
+        goes_on = self._ahead.is_worth_while(self._length)
+        found, begun = self._workspace.selected(self._rows.to_places(named_ids), count, goes_on=goes_on)
+        self._ahead.ids = None if begun is None else self._rows.from_places(begun)
         return Selection(
             named_logits=self._rows.from_places(found.named_logits),
             best_ids=self._rows.from_places(found.best_ids),
@@ -134,9 +146,48 @@ class GpuState:
 
     def _follow(self, beam_rows: NDArray[np.int64]) -> None:
         self._gpu.activate()
-        self._workspace.move(self._rows.follow(beam_rows, self._length), self._length)
+        moves = self._rows.follow(beam_rows, self._length)
+        if moves:
+            self._ahead.ids = None  # what was begun has read what lies elsewhere now
+        self._workspace.move(moves, self._length)
 
     def _feed(self, token_ids: NDArray[np.int64]) -> None:
-        """Feed one token to each row, [rows]."""
-        self._workspace.step(self._rows.to_places(token_ids), self._length)
+        """Feed one token to each row, [rows], where that has not been done."""
+        if not self._ahead.was_right(token_ids):
+            self._workspace.step(self._rows.to_places(token_ids), self._length)
         self._length += 1
+
+
+class StepsAhead:
+    """Steps that begin before the host has said which tokens they are fed: with the likeliest of each row.
+
+    Where the host would have fed the same, the step is under way while the host decides; else it is done once more, in
+    the same place of the cache. Guesses that fail are followed by steps that are not guessed, after each twice as many.
+
+    Attributes:
+        ids: int64 [rows], what the next step was begun with; None where it was not.
+    """
+
+    def __init__(self, room: int) -> None:
+        """Begin.
+
+        Args:
+            room: tokens that a row is fed, at most: no step begins behind the last.
+        """
+        self.ids: NDArray[np.int64] | None = None
+        self._room, self._pause, self._waits = room, 1, 0
+
+    def is_worth_while(self, length: int) -> bool:
+        """Whether to begin a step behind so many tokens; asked once a step."""
+        self._waits = max(0, self._waits - 1)
+        return length < self._room and not self._waits
+
+    def was_right(self, token_ids: NDArray[np.int64]) -> bool:
+        """Whether the step has begun with these tokens, [rows]."""
+        if self.ids is None:
+            return False
+        right = bool((self.ids == token_ids).all())
+        self.ids = None
+        self._pause = 1 if right else min(2 * self._pause, _LONGEST_PAUSE)
+        self._waits = 0 if right else self._pause
+        return right

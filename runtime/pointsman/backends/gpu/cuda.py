@@ -87,6 +87,7 @@ class CudaDevice:
         self.activate()
         self._stream = self._driver("cuStreamCreate", int(self._driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING))
         self.stream = int(self._stream)
+        self._mark = self._driver("cuEventCreate", int(self._driver.api.CUevent_flags.CU_EVENT_DISABLE_TIMING))
         self.compute_capability = self._driver.compute_capability
         self.name: str = self._driver("cuDeviceGetName", 128, self._driver.handle).split(b"\0")[0].decode()
 
@@ -124,6 +125,11 @@ class CudaDevice:
     def wait(self) -> None:
         """See `Device.wait`."""
         self._driver("cuStreamSynchronize", self._stream)
+
+    def mark(self) -> Callable[[], None]:
+        """See `Device.mark`."""
+        self._driver("cuEventRecord", self._mark, self._stream)
+        return lambda: self._driver("cuEventSynchronize", self._mark)
 
     def capture(self, enqueue: Callable[[], object]) -> Callable[[], None]:
         """See `Device.capture`."""

@@ -89,6 +89,13 @@ class Device(Protocol):
         """Wait until the stream has done all it was given."""
         ...
 
+    def mark(self) -> Callable[[], None]:
+        """Mark how far the stream is; the result waits until all that it was given before is done.
+
+        There is one mark: the next takes its place.
+        """
+        ...
+
     def capture(self, enqueue: Callable[[], object]) -> Callable[[], None]:
         """Record what `enqueue` gives to the stream, without doing it; the result does it, any number of times.
 

@@ -4,7 +4,17 @@
 // holds the best of its own columns, the block takes the highest, and the thread that held it looks for its next. A
 // logit and its column make one key, so that no two are equal and of equal logits the lower column comes first.
 //
+// Where the next step is to begin before the host has seen any of this, the likeliest token of each row, named or not, is
+// written to where the step reads it, and a token is added to the row's length.
+//
 // Written in what C and CUDA share, so that a C compiler can run it for tests.
+
+__device__ static unsigned long long key_of(float logit, int column)
+{
+    unsigned int bits = __float_as_uint(logit + 0.0f);  // -0 becomes 0: they are equal
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;     // now rising with the logit; NaN above all
+    return (unsigned long long)bits << 32 | (0xffffffffu - (unsigned int)column);
+}
 
 #ifdef __cplusplus
 extern "C"
@@ -16,6 +26,9 @@ __global__ void select_best(
     int* best_ids,            // [rows, count]
     float* best_logits,       // [rows, count]
     float* log_totals,        // [rows]; NaN where a logit that is not named is NaN or infinite
+    int* likeliest,           // [rows]; null where no step is to begin, as the two that follow
+    long long* next_ids,      // [rows]; the same
+    long long* lengths,       // [rows]
     int vocabulary,
     int named,
     int count)                // at most vocabulary
@@ -33,14 +46,13 @@ __global__ void select_best(
     __syncthreads();
 
     unsigned long long below = ~0ull, mine = 0;
+    unsigned long long first = 0;
     float highest = 0.0f;
     for (int rank = 0; rank < count; ++rank) {
         if (mine == 0 || mine == below) {
             mine = 0;
             for (int i = thread; i < vocabulary; i += THREADS) {
-                unsigned int bits = __float_as_uint(own[i] + 0.0f); // -0 becomes 0: they are equal
-                bits = bits >> 31 ? ~bits : bits | 0x80000000u;     // now rising with the logit; NaN above all
-                const unsigned long long key = (unsigned long long)bits << 32 | (0xffffffffu - (unsigned int)i);
+                const unsigned long long key = key_of(own[i], i);
                 if (key < below && key > mine) mine = key;
             }
         }
@@ -53,6 +65,7 @@ __global__ void select_best(
         below = keys[0];
         __syncthreads();
         const int column = (int)(0xffffffffu - (unsigned int)below);
+        if (rank == 0) first = below;
         if (rank == 0 && own[column] != lowest) highest = own[column];
         if (thread == 0) {
             best_ids[(long long)row * count + rank] = column;
@@ -69,4 +82,20 @@ __global__ void select_best(
         __syncthreads();
     }
     if (thread == 0) log_totals[row] = highest + logf(sums[0]);
+
+    if (!likeliest) return;
+    for (int i = thread; i < named; i += THREADS) {
+        const unsigned long long key = key_of(named_logits[(long long)row * named + i], named_ids[i]);
+        if (key > first) first = key;
+    }
+    keys[thread] = first;
+    __syncthreads();
+    for (int width = THREADS / 2; width > 0; width /= 2) {
+        if (thread < width && keys[thread + width] > keys[thread]) keys[thread] = keys[thread + width];
+        __syncthreads();
+    }
+    if (thread == 0) {
+        next_ids[row] = likeliest[row] = (int)(0xffffffffu - (unsigned int)keys[0]);
+        lengths[row] += 1;
+    }
 }

@@ -20,7 +20,14 @@ class Selector:
     def __init__(self, device: Device) -> None:
         self._launch = device.compile(kernel_source(), _KERNEL, {"THREADS": _THREADS})
 
-    def enqueue(self, logits: int, named_ids: int, results: tuple[int, ...], sizes: tuple[int, int, int, int]) -> None:
+    def enqueue(
+        self,
+        logits: int,
+        named_ids: int,
+        results: tuple[int, ...],
+        sizes: tuple[int, int, int, int],
+        following: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:
         """Select.
 
         Args:
@@ -29,6 +36,8 @@ class Selector:
             results: addresses of float32 named logits [rows, named], int32 best ids [rows, count], float32 best logits
                 [rows, count] and float32 log totals [rows]; see `Selection`.
             sizes: rows, vocabulary, named and count.
+            following: addresses of int32 likeliest tokens [rows], named or not, and of int64 ids and lengths [rows] of
+                the step that follows: the same tokens, and one more. Zeros where the host says what follows.
         """
         rows, *integers = sizes
-        self._launch(rows, (logits, named_ids, *results), tuple(integers))
+        self._launch(rows, (logits, named_ids, *results, *following), tuple(integers))

@@ -2,7 +2,7 @@
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,14 @@ class Staging:
         """Enqueue the copy from host to device; the arrays may be written again after a wait."""
         self._device.copy(self._target, self._host, self._size)
 
+    def fetch(self) -> Callable[[], None]:
+        """Enqueue the copy from device to host; the result waits for it, see `Device.mark`."""
+        self._device.copy(self._host, self._target, self._size)
+        return self._device.mark()
+
     def download(self) -> None:
         """Copy from device to host, and wait."""
-        self._device.copy(self._host, self._target, self._size)
-        self._device.wait()
+        self.fetch()()
 
 
 def upload(staging: Staging, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, int]:

@@ -98,18 +98,40 @@ class Workspace:
         self._device.wait()
         return array_at(host, (rows, self.vocabulary), _LOGIT)
 
-    def selected(self, named_ids: NDArray[np.int64], count: int) -> Selection:
-        """The best logits of the last step; see `SelectingState.select`."""
+    def selected(
+        self, named_ids: NDArray[np.int64], count: int, *, goes_on: bool = False
+    ) -> tuple[Selection, NDArray[np.int64] | None]:
+        """The best logits of the last step; see `SelectingState.select`.
+
+        Args:
+            named_ids: as there.
+            count: as there.
+            goes_on: whether to begin the next step before the host has seen these, with each row's likeliest token.
+
+        Returns:
+            These, and what the next step was begun with, [rows].
+        """
         rows, named = named_ids.shape
         self._named.place(((rows, named), np.int32))
         self._named.arrays[0][:] = named_ids
         self._named.upload()
         self._best.place(
-            ((rows, named), np.float32), ((rows, count), np.int32), ((rows, count), np.float32), ((rows,), np.float32)
+            ((rows, named), np.float32),
+            ((rows, count), np.int32),
+            ((rows, count), np.float32),
+            ((rows,), np.float32),
+            ((rows,), np.int32),
         )
+        *results, likeliest = self._best.addresses
         logits = self._logits.reserve(rows * self.vocabulary * _LOGIT.itemsize)
         sizes = (rows, self.vocabulary, named, count)
-        self._selector.enqueue(logits, self._named.addresses[0], self._best.addresses, sizes)
-        self._best.download()
-        named_logits, best_ids, best_logits, log_total = self._best.arrays
-        return Selection(named_logits.copy(), best_ids.astype(np.int64), best_logits.copy(), log_total.copy())
+        ids, lengths = self._fed.addresses
+        following = (likeliest, ids, lengths) if goes_on else (0, 0, 0)
+        self._selector.enqueue(logits, self._named.addresses[0], tuple(results), sizes, following)
+        wait = self._best.fetch()
+        if goes_on:
+            self._decoder.run(self._sizes, self._addresses)
+        wait()
+        named_logits, best_ids, best_logits, log_total, begun = self._best.arrays
+        found = Selection(named_logits.copy(), best_ids.astype(np.int64), best_logits.copy(), log_total.copy())
+        return found, begun.astype(np.int64) if goes_on else None
