@@ -10,9 +10,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.session import PROVIDERS, Device, load_cuda, require_device, why_not_cuda
-from pointsman.backends.onnxruntime.weights.saturation import make_exact
+from pointsman.backends.onnxruntime.weights.saturation import FLOATS_STAY, make_exact
 from pointsman.errors import BundleError, DeviceError
 from pointsman.processors import restricted
+from pointsman_calib.graphs.on_cuda import suit_cuda
 from pointsman_calib.graphs.scan import gather_by_token
 
 Array = NDArray[Any]
@@ -22,6 +23,8 @@ _PROVIDER_OPTIONS: Final[Mapping[Device, dict[str, str]]] = {
     "cpu": {},
     "cuda": {"use_tf32": "0"},  # float32 is float32: TF32 would keep 10 bits of it
 }
+# Codes of weights would be made floats on the CPU before they go to the GPU, in four times the bytes.
+_LEFT_OUT: Final[Mapping[Device, list[str]]] = {"cpu": [], "cuda": ["ConstantFolding"]}
 _NORM: Final = "RMSNormalization"  # every sublayer begins with one, and so do the head and the cross-attention
 
 
@@ -56,6 +59,8 @@ class GraphPieces:
         self._path, self._model, self._device, self._threads = path, ir.load(path), device, threads
         self.graph = self._model.graph
         gather_by_token(self.graph)
+        if device == "cuda":
+            suit_cuda(self.graph)
         self._norms = list(dict.fromkeys(str(_first(node).name) for node in self.graph if node.op_type == _NORM))
         self._depths = _depths(self.graph, self._norms, {})
         if streams is None:
@@ -169,18 +174,21 @@ def whole_session(path: Path) -> onnxruntime.InferenceSession:
 
     The engine's warnings are left out: it has one for every cache that it copies, and here none is bound in place.
     """
-    options = _options(None)
+    options = _options(None, "cpu")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _session(model: bytes, path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
-    options = _options(threads)
+    options = _options(threads, device)
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         session = onnxruntime.InferenceSession(
-            model, options, providers=[(PROVIDERS[device], _PROVIDER_OPTIONS[device])]
+            model,
+            options,
+            providers=[(PROVIDERS[device], _PROVIDER_OPTIONS[device])],
+            disabled_optimizers=_LEFT_OUT[device],
         )
     except Exception as error:
         raise BundleError(f"ONNX Runtime refuses {path.name}: {str(error).splitlines()[0]}") from error
@@ -188,11 +196,14 @@ def _session(model: bytes, path: Path, device: Device, threads: int | None) -> o
     return session
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
+def _options(threads: int | None, device: Device) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
-    make_exact(options)
+    if device == "cpu":
+        make_exact(options)
+    else:
+        options.add_session_config_entry(FLOATS_STAY, "1")  # no integers are multiplied there
     return options
 
 

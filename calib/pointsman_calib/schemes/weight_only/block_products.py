@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.rounding import LARGEST_INT8
-from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
 
 _INT8_INPUTS: Final = 4  # accuracy_level
 _LEAST_STEP: Final = 1e-30  # of a block of zeros

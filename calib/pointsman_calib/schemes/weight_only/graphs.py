@@ -16,11 +16,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from pointsman.bundle import Role
 from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
+from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.graphs.products import Product, is_weight, products
 from pointsman_calib.rounding import BlockFormat, round_blocks
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
-from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
 from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
 from pointsman_calib.schemes.weight_only.shared_inputs import SharedInputs
 

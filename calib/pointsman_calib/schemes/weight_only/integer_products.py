@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.rounding import LARGEST_INT8
-from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
 
 _MIDDLE: Final = 128
 _FINER: Final = 2 * LARGEST_INT8  # steps of the second part in one of the first

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from pointsman_calib.graphs.expression import Expression
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
-from pointsman_calib.schemes.weight_only.expression import Expression
 from pointsman_calib.schemes.weight_only.integer_products import IntegerInputs, IntegerWeight, RoundedRows, rounded_rows
 
 

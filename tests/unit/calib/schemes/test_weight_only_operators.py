@@ -7,9 +7,9 @@ import pytest
 from codes import dequantized
 
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
+from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.rounding import BlockFormat, round_blocks
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
-from pointsman_calib.schemes.weight_only.expression import DOMAIN, Expression
 from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
 
 ROWS, INPUTS, OUT = 5, 192, 96

@@ -8,7 +8,7 @@ makes integer products of them that saturate.
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
@@ -18,7 +18,9 @@ from pointsman.bundle import names
 _GRAPH = Path(__file__).with_suffix(names.GRAPH_SUFFIX)
 """`y = MatMulIntegerToFloat(x, w, 1, ones)` with w int8 [64, 16], all 127."""
 _INPUTS, _LARGEST, _WEIGHT = 64, 255, 127
-_UNSIGNED_WEIGHTS, _FLOATS_STAY = "session.x64quantprecision", "session.disable_quant_qdq"
+_UNSIGNED_WEIGHTS: Final = "session.x64quantprecision"
+FLOATS_STAY: Final = "session.disable_quant_qdq"
+"""Of a session, "1": products between `QuantizeLinear` and `DequantizeLinear` stay products of floats."""
 
 
 def make_exact(options: Any) -> None:  # noqa: ANN401 - untyped engine
@@ -28,7 +30,7 @@ def make_exact(options: Any) -> None:  # noqa: ANN401 - untyped engine
     """
     if products_saturate():
         options.add_session_config_entry(_UNSIGNED_WEIGHTS, "1")
-        options.add_session_config_entry(_FLOATS_STAY, "1")
+        options.add_session_config_entry(FLOATS_STAY, "1")
 
 
 @cache
