@@ -36,7 +36,7 @@ def calibration(demo, tmp_path_factory) -> CalibrationText:
 def draft(demo, calibration) -> WeightOnlyDraft:
     """In INT8, rounded to nearest, which does not hold its limits."""
     draft = WeightOnlyDraft(graph_files(demo / "build" / "demo", calibration.variant), "int8", calibration.scratch)
-    draft.round(lambda _name, weight, form: round_blocks(weight, form))
+    draft.round(lambda _name: round_blocks)
     return draft
 
 

@@ -78,11 +78,8 @@ def _lookup(expression: Expression, node: ir.Node) -> ir.Value:
     size = node.attributes["block_size"].as_int()
     codes = _as_float(expression, expression.op("Gather", [table, indices]))
     signed = expression.op("Sub", [codes, expression.constant(np.float32(128))])
-    assert scales.shape is not None
-    blocks = expression.op("Reshape", [signed, _integers(expression, -1, int(scales.shape[1]), size)])
-    each = expression.op(
-        "Reshape", [expression.op("Gather", [scales, indices]), _integers(expression, -1, int(scales.shape[1]), 1)]
-    )
+    blocks = expression.op("Reshape", [signed, _integers(expression, -1, size)])
+    each = expression.op("Reshape", [expression.op("Gather", [scales, indices]), _integers(expression, -1, 1)])
     return expression.op("Reshape", [expression.op("Mul", [blocks, each]), expression.op("Shape", [codes])])
 
 

@@ -18,6 +18,8 @@ from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Array, GraphPieces, Piece, Values
 
 PIECE_BYTES: Final = 1 << 27  # of weights: small models are run whole but for what follows the final norms
+# On a GPU a piece is run so fast that loading it takes longer, so pieces are larger, and fewer.
+CUDA_PIECE_BYTES: Final = 1 << 29
 
 
 class PiecewiseRun:
@@ -39,7 +41,7 @@ class PiecewiseRun:
         batches: Callable[[], Iterable[Batch]],
         *,
         scratch: Path | None = None,
-        piece_bytes: int = PIECE_BYTES,
+        piece_bytes: int | None = None,
         cuts: Mapping[Role, Sequence[str]] | None = None,
         device: Device = "cpu",
         threads: int | None = None,
@@ -52,7 +54,7 @@ class PiecewiseRun:
             variant: whose interface they have.
             batches: the text, the same anew at each call.
             scratch: folder for temporary files; the system's where None.
-            piece_bytes: of the weights of a piece, unless a single sublayer has more.
+            piece_bytes: of the weights of a piece, unless a single sublayer has more; what suits the device where None.
             cuts: where to cut each graph, whatever pieces weigh; see `GraphPieces`.
             device: where pieces run.
             threads: of the CPU; one for each core that the process may use where None.
@@ -61,10 +63,10 @@ class PiecewiseRun:
         Raises:
             BundleError: a value at which to cut is not in its graph.
         """
-        at = cuts or {}
-        self.graphs = {
-            role: GraphPieces(path, piece_bytes, at.get(role), device, threads) for role, path in graphs.items()
-        }
+        at, most = cuts or {}, piece_bytes
+        if most is None:
+            most = PIECE_BYTES if device == "cpu" else CUDA_PIECE_BYTES
+        self.graphs = {role: GraphPieces(path, most, at.get(role), device, threads) for role, path in graphs.items()}
         self._variant, self._scratch = variant, scratch
         self.batches, self.progress = batches, progress
         self._kept: dict[Role, dict[str, Stream]] = {role: {} for role in graphs}

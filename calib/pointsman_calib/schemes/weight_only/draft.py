@@ -20,6 +20,7 @@ from pointsman_calib.schemes.weight_only.graphs import (
     Formats,
     Rounded,
     Rounding,
+    RoundingOfOne,
     quantizable,
     rewrite,
     write_weights,
@@ -123,7 +124,11 @@ class _Stored:
         path.rename(to)
         return cls({name: weight.at(to) for name, weight in rounded.items()})
 
-    def __call__(self, name: str, _weight: NDArray[np.float32], _form: BlockFormat) -> _StoredWeight:
+    def __call__(self, name: str) -> RoundingOfOne:
         product = self.rounded[name].product
         assert product is not None
-        return _StoredWeight(read_tensor(product.codes), read_tensor(product.scales))
+
+        def read(_weight: NDArray[np.float32], _form: BlockFormat) -> _StoredWeight:
+            return _StoredWeight(read_tensor(product.codes), read_tensor(product.scales))
+
+        return read

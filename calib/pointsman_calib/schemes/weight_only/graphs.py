@@ -1,12 +1,14 @@
 """Weight-only quantization of the fused form: products and look-ups become those of codes.
 
-Weights are read, rounded and written one at a time.
+Weights are read, rounded and written one at a time, or a few where there are many cores.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from pointsman.bundle import Role
 from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
+from pointsman.processors import usable
 from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.graphs.products import Product, is_weight, products
@@ -23,6 +26,10 @@ from pointsman_calib.rounding import BlockFormat, round_blocks
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
 from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
 from pointsman_calib.schemes.weight_only.shared_inputs import SharedInputs
+
+_CODES, _SCALES, _ROWS, _ROW_SCALES = ".codes", ".scales", ".rows", ".row_scales"
+_Arrays = dict[str, NDArray[Any]]
+"""What is written of a weight, by what follows its name."""
 
 
 class Packable(Protocol):
@@ -42,8 +49,11 @@ class Packable(Protocol):
         ...
 
 
-Rounding = Callable[[str, NDArray[np.float32], BlockFormat], Packable]
-"""Rounds a named weight [inputs, out] in a format."""
+RoundingOfOne = Callable[[NDArray[np.float32], BlockFormat], Packable]
+"""Rounds a weight [inputs, out] in a format, in any thread."""
+
+Rounding = Callable[[str], RoundingOfOne]
+"""How a named weight is rounded; asked in the order of the weights, and never by two threads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,35 +203,78 @@ def write_weights(
     kept: dict[str, ir.ExternalTensor] = {}
     with path.open("wb") as file:
         writer = TensorFile(file)
-        for name, tensor in in_file_order(models):
-            array = read_tensor(tensor)
+        for name, tensor, arrays in _arrays(models, formats, weights, rounding):
+            found = {part: append_tensor(writer, path, f"{name}{part}", array) for part, array in arrays.items()}
             if name in formats:
-                rounded[name] = _write_rounded(writer, weights[name], array, formats[name], rounding, path)
+                rounded[name] = _rounded(weights[name], formats[name], found)
             else:
-                kept[name] = append_tensor(writer, path, name, array)
+                kept[name] = found[""]
             progress(tensor.nbytes)
     return Contents(rounded, kept, writer.sha256)
 
 
-def _write_rounded(
-    writer: TensorFile, weight: Weight, array: NDArray[np.float32], formats: Formats, rounding: Rounding, path: Path
-) -> Rounded:
-    """Write a weight: as a factor, rounded as asked for; as a table, to nearest, since no sum makes up for anything."""
+def at_once() -> int:
+    """How many weights are rounded at once: of more cores than four, one makes little use."""
+    return max(1, usable() // 4)
+
+
+def _arrays(
+    models: Iterable[ir.Model], formats: Mapping[str, Formats], weights: Mapping[str, Weight], rounding: Rounding
+) -> Iterator[tuple[str, ir.ExternalTensor, _Arrays]]:
+    """Each tensor's name, itself, and what is written of it, in the order of the file."""
+    most = at_once()
+    waiting: deque[tuple[str, ir.ExternalTensor, Future[_Arrays]]] = deque()
+    with ThreadPoolExecutor(most) as pool:
+        try:
+            for name, tensor in in_file_order(models):
+                if len(waiting) == most:
+                    yield _done(waiting)
+                if (form := formats.get(name)) is None:
+                    made = pool.submit(_whole, tensor)
+                else:
+                    how = None if form.product is None else rounding(name)
+                    made = pool.submit(_rounded_arrays, weights[name], tensor, form, how)
+                waiting.append((name, tensor, made))
+            while waiting:
+                yield _done(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _done(
+    waiting: deque[tuple[str, ir.ExternalTensor, Future[_Arrays]]],
+) -> tuple[str, ir.ExternalTensor, _Arrays]:
+    name, tensor, made = waiting.popleft()
+    return name, tensor, made.result()
+
+
+def _whole(tensor: ir.ExternalTensor) -> _Arrays:
+    return {"": read_tensor(tensor)}
+
+
+def _rounded_arrays(weight: Weight, tensor: ir.ExternalTensor, formats: Formats, how: RoundingOfOne | None) -> _Arrays:
+    """Of a weight: as a factor, rounded as asked for; as a table, to nearest, since no sum makes up for anything."""
+    array = read_tensor(tensor)
+    arrays: _Arrays = {}
     matrix = array.T if weight.transposed else array
-    product, lookup = None, None
     if (form := formats.product) is not None:
-        result = rounding(weight.name, matrix, form)
-        whole = form.block_size is None
-        codes = append_tensor(
-            writer, path, f"{weight.name}.codes", result.signed_codes() if whole else result.packed_codes()
-        )
-        scales = result.scales.reshape(-1) if whole else result.scales
-        product = Codes(form, codes, append_tensor(writer, path, f"{weight.name}.scales", scales))
+        assert how is not None
+        result, whole = how(matrix, form), form.block_size is None
+        arrays[_CODES] = result.signed_codes() if whole else result.packed_codes()
+        arrays[_SCALES] = result.scales.reshape(-1) if whole else result.scales
     if (form := formats.lookup) is not None:
         table = round_blocks(matrix, form)
-        rows = append_tensor(writer, path, f"{weight.name}.rows", table.packed_codes().reshape(weight.out, -1))
-        lookup = Codes(form, rows, append_tensor(writer, path, f"{weight.name}.row_scales", table.scales))
-    return Rounded(weight, product, lookup)
+        arrays |= {_ROWS: table.packed_codes().reshape(weight.out, -1), _ROW_SCALES: table.scales}
+    return arrays
+
+
+def _rounded(weight: Weight, formats: Formats, found: Mapping[str, ir.ExternalTensor]) -> Rounded:
+    product, lookup = formats.product, formats.lookup
+    return Rounded(
+        weight,
+        None if product is None else Codes(product, found[_CODES], found[_SCALES]),
+        None if lookup is None else Codes(lookup, found[_ROWS], found[_ROW_SCALES]),
+    )
 
 
 def rewrite(model: ir.Model, contents: Contents, fine_inputs: Set[str]) -> None:

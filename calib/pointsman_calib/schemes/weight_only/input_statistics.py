@@ -6,13 +6,18 @@ projection are computed by its branch's own nodes, since no run gives what is in
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Role, names
+from pointsman.processors import usable
 from pointsman_calib.corpus.batches import Batch
 from pointsman_calib.graphs.pieces import Piece, Values
 from pointsman_calib.graphs.products import Product, products, sparse_layers, values_of
@@ -21,7 +26,8 @@ from pointsman_calib.progress import Progress
 from pointsman_calib.rounding import BlockFormat, BlockQuantized, InputHessian, gptq, round_blocks
 from pointsman_calib.settle import Scores
 
-MEMORY_BUDGET = 1 << 28  # bytes of Hessians held at once
+MEMORY_BUDGETS: Final[dict[Device, int]] = {"cpu": 1 << 28, "cuda": 1 << 30}
+"""Bytes of Hessians that are collected at once; on a GPU pieces are larger too, and are to be run as seldom."""
 
 Floats = NDArray[np.float32]
 
@@ -37,6 +43,7 @@ class GptqRounding:
         statistics: "InputStatistics",
         weights: Sequence[str],
         thin: Mapping[str, Sequence[int]],
+        budget: int = MEMORY_BUDGETS["cpu"],
     ) -> None:
         """Collect nothing yet.
 
@@ -44,18 +51,20 @@ class GptqRounding:
             statistics: of the float variant.
             weights: those that will be rounded, in order.
             thin: for each sparse layer, the experts that are rounded to nearest, since few tokens reach them.
+            budget: bytes of Hessians that are collected at once.
         """
-        self.statistics = statistics
+        self.statistics, self.budget = statistics, budget
         self.weights = [name for name in weights if not self._is_thin(statistics.products.get(name), thin)]
         self.hessians: dict[str, InputHessian] = {}
 
-    def __call__(self, name: str, weight: Floats, form: BlockFormat) -> BlockQuantized:
-        """Round one weight; see `graphs.Rounding`."""
+    def __call__(self, name: str) -> Callable[[Floats, BlockFormat], BlockQuantized]:
+        """How one weight is rounded; see `graphs.Rounding`."""
         if name not in self.statistics.products or name not in self.weights:
-            return round_blocks(weight, form)
+            return round_blocks
         if name not in self.hessians:
             self.hessians = self.statistics.collect(self._next_group(name))
-        return gptq(weight, self.hessians.pop(name).matrix, form)
+        hessian = self.hessians.pop(name)
+        return lambda weight, form: gptq(weight, hessian.matrix, form)
 
     def _next_group(self, first: str) -> list[str]:
         """Weights from `first` on whose Hessians fit the budget."""
@@ -65,7 +74,7 @@ class GptqRounding:
             if (product := self.statistics.products.get(name)) is not None:
                 widths[_Inputs.of(product)] = product.width
                 size = sum(width * width for width in widths.values()) * np.dtype(np.float32).itemsize
-                if group and size > MEMORY_BUDGET:
+                if group and size > self.budget:
                     break
                 group.append(name)
         return group
@@ -119,13 +128,16 @@ class InputStatistics:
         first = {_Inputs.of(product): product for product in reversed(wanted)}
         hessians = {inputs: InputHessian(product.width) for inputs, product in first.items()}
         branches = {inputs: self._branch(product) for inputs, product in first.items() if inputs.inner}
-        for batch, role, values in self._shown(values_of(first.values())):
-            for inputs, product in first.items():
-                if product.role == role and product.inputs in values:
-                    rows = _rows(product, values, batch)
-                    inner = branches.get(inputs)
-                    hessians[inputs].update(rows if inner is None else _through(inner, rows))
-            del values
+
+        def update(inputs: _Inputs, values: Values, batch: Batch) -> None:
+            rows, inner = _rows(first[inputs], values, batch), branches.get(inputs)
+            hessians[inputs].update(rows if inner is None else _through(inner, rows))
+
+        with ThreadPoolExecutor(usable()) as pool:
+            for batch, role, values in self._shown(values_of(first.values())):
+                given = [inputs for inputs in first if inputs.role == role and inputs.value in values]
+                deque(pool.map(update, given, itertools.repeat(values), itertools.repeat(batch)), maxlen=0)
+                del values  # before the next are there
         return {product.weight: hessians[_Inputs.of(product)] for product in wanted}
 
     def _shown(self, wanted: Mapping[Role, Iterable[str]]) -> Iterator[tuple[Batch, Role, Values]]:

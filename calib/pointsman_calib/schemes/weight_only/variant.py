@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import ExpertCoverage, Manifest, Quantization, Scheme, Sensitivity, Variant
 from pointsman_calib.corpus.coverage import CoverageRule
 from pointsman_calib.corpus.text import MOST_TOKENS, Corpus
 from pointsman_calib.graphs.runs import graph_files
 from pointsman_calib.graphs.widening import widened_variant
-from pointsman_calib.rounding import BlockFormat, BlockQuantized, round_blocks
+from pointsman_calib.rounding import round_blocks
 from pointsman_calib.schemes.draft import producer
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
-from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
+from pointsman_calib.schemes.weight_only.graphs import RoundingOfOne
+from pointsman_calib.schemes.weight_only.input_statistics import MEMORY_BUDGETS, GptqRounding, InputStatistics
 from pointsman_calib.settle import CalibrationText, Limits, measured, settle
 
 SOURCES: Final = ("fused-float32", "fused-bfloat16")
@@ -90,13 +88,13 @@ def _calibrated(
     coverage = rule.coverage(given, documents=len(corpus.examples))
     draft.round(_to_nearest)
     nearest = trials.judging()
-    draft.round(GptqRounding(statistics, draft.order, coverage.thin))
+    draft.round(GptqRounding(statistics, draft.order, coverage.thin, MEMORY_BUDGETS[device]))
     settled = settle(draft, limits, trials)
     return _provenance(draft, source, corpus, coverage, measured(settled, nearest, trials.exact))
 
 
-def _to_nearest(_name: str, weight: NDArray[np.float32], form: BlockFormat) -> BlockQuantized:
-    return round_blocks(weight, form)
+def _to_nearest(_name: str) -> RoundingOfOne:
+    return round_blocks
 
 
 def _provenance(

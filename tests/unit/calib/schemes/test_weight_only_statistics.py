@@ -10,7 +10,6 @@ from checkpoints import reference
 from pointsman.bundle import names, read_manifest
 from pointsman_calib.graphs.runs import PIECE_BYTES, PiecewiseRun, graph_files
 from pointsman_calib.rounding import BlockFormat, gptq, round_blocks
-from pointsman_calib.schemes.weight_only import input_statistics
 from pointsman_calib.schemes.weight_only.graphs import quantizable
 from pointsman_calib.schemes.weight_only.input_statistics import GptqRounding, InputStatistics
 from pointsman_export.architecture import expected_tensors
@@ -102,10 +101,9 @@ def test_groups_do_not_change_what_is_rounded(statistics, monkeypatch):
     monkeypatch.setattr(statistics, "collect", lambda group: groups.append(group) or collect(group))
 
     def rounded(budget, thin):
-        monkeypatch.setattr(input_statistics, "MEMORY_BUDGET", budget)
         groups.clear()
-        rounding = GptqRounding(statistics, order, thin)
-        return {name: rounding(name, weights[name], form).packed_codes() for name in order}
+        rounding = GptqRounding(statistics, order, thin, budget)
+        return {name: rounding(name)(weights[name], form).packed_codes() for name in order}
 
     at_once, together = rounded(1 << 30, {}), len(groups)
     one_by_one = rounded(1, {})

@@ -14,11 +14,13 @@ from text import corpus, random_examples
 
 from architectures import BASE_8
 from pointsman.bundle import names, read_manifest, verify_files
+from pointsman.errors import BundleError
 from pointsman.model import SwitchModel
 from pointsman_calib import CoverageRule, Limits, quantize
 from pointsman_calib.graphs.external_data import in_file_order
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.rounding import round_blocks
+from pointsman_calib.schemes.weight_only import graphs
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
 from pointsman_calib.schemes.weight_only.formats import formats_of
 from pointsman_calib.schemes.weight_only.graphs import Weight
@@ -51,7 +53,7 @@ def rounded(request, tiny_bundle, tmp_path_factory):
     """A draft, rounded to nearest, and what its codes stand for."""
     draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], request.param, tmp_path_factory.mktemp(request.param))
     codes = {}
-    draft.round(lambda name, weight, form: codes.setdefault(name, round_blocks(weight, form)))
+    draft.round(lambda name: lambda weight, form: codes.setdefault(name, round_blocks(weight, form)))
     return draft, codes
 
 
@@ -95,10 +97,38 @@ def test_it_computes_what_its_codes_stand_for(tiny_bundle, rounded, exact, tmp_p
     assert meant.deviation_from(exact) > found[True].deviation_from(meant)
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_weights_that_are_rounded_at_once_lie_in_the_same_file(tiny_bundle, tmp_path, monkeypatch, scheme):
+    asked, written = [], set()
+    for most in (1, 3):
+        monkeypatch.setattr(graphs, "at_once", lambda most=most: most)
+        place = tmp_path / str(most)
+        place.mkdir()
+        draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], scheme, place)
+        names_asked = []
+        draft.round(lambda name, to=names_asked: to.append(name) or round_blocks)
+        asked.append([name for name in names_asked if name in draft.order])
+        draft.write(Kept(weights=frozenset(draft.order[:2])))
+        written.add(draft.sha256)
+    assert asked[0] == asked[1] != []
+    assert len(written) == 1
+
+
+def test_a_weight_that_cannot_be_rounded_ends_it(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "at_once", lambda: 3)
+    draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], "int8", tmp_path)
+
+    def refuse(_weight, _form):
+        raise BundleError("it cannot be rounded")
+
+    with pytest.raises(BundleError, match="it cannot be rounded"):
+        draft.round(lambda name: refuse if name == draft.order[4] else round_blocks)
+
+
 def test_a_draft_keeps_what_it_is_asked_to(tiny_bundle, tmp_path, exact):
     """Inputs in two parts bring it nearer to float, and a weight left out is the float one."""
     draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], "int8", tmp_path)
-    draft.round(lambda _, weight, form: round_blocks(weight, form))
+    draft.round(lambda _name: round_blocks)
 
     def deviation(kept):
         draft.write(kept)

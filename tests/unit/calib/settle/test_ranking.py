@@ -31,7 +31,7 @@ def calibration(tiny_bundle, tmp_path_factory) -> CalibrationText:
 def draft(tiny_bundle, calibration) -> WeightOnlyDraft:
     """Of INT4 weights, to which finer inputs matter least, rounded to nearest."""
     draft = WeightOnlyDraft(graph_files(tiny_bundle, calibration.variant), "int4", calibration.scratch)
-    draft.round(lambda _name, weight, form: round_blocks(weight, form))
+    draft.round(lambda _name: round_blocks)
     return draft
 
 
