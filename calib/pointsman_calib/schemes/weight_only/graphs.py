@@ -18,11 +18,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from pointsman.bundle import Role
 from pointsman.bundle.names import EMBEDDINGS
 from pointsman.bundle.writing import TensorFile
-from pointsman.processors import usable
 from pointsman_calib.graphs.expression import DOMAIN, Expression
 from pointsman_calib.graphs.external_data import append_tensor, in_file_order, read_tensor
 from pointsman_calib.graphs.products import Product, is_weight, products
 from pointsman_calib.rounding import BlockFormat, round_blocks
+from pointsman_calib.rounding.processes import suitable
 from pointsman_calib.schemes.weight_only.block_products import BlockWeight
 from pointsman_calib.schemes.weight_only.integer_products import IntegerWeight
 from pointsman_calib.schemes.weight_only.shared_inputs import SharedInputs
@@ -213,16 +213,11 @@ def write_weights(
     return Contents(rounded, kept, writer.sha256)
 
 
-def at_once() -> int:
-    """How many weights are rounded at once: of more cores than four, one makes little use."""
-    return max(1, usable() // 4)
-
-
 def _arrays(
     models: Iterable[ir.Model], formats: Mapping[str, Formats], weights: Mapping[str, Weight], rounding: Rounding
 ) -> Iterator[tuple[str, ir.ExternalTensor, _Arrays]]:
     """Each tensor's name, itself, and what is written of it, in the order of the file."""
-    most = at_once()
+    most = suitable()
     waiting: deque[tuple[str, ir.ExternalTensor, Future[_Arrays]]] = deque()
     with ThreadPoolExecutor(most) as pool:
         try:

@@ -44,6 +44,7 @@ class GptqRounding:
         weights: Sequence[str],
         thin: Mapping[str, Sequence[int]],
         budget: int = MEMORY_BUDGETS["cpu"],
+        by: Callable[[Floats, Floats, BlockFormat], BlockQuantized] = gptq,
     ) -> None:
         """Collect nothing yet.
 
@@ -52,8 +53,9 @@ class GptqRounding:
             weights: those that will be rounded, in order.
             thin: for each sparse layer, the experts that are rounded to nearest, since few tokens reach them.
             budget: bytes of Hessians that are collected at once.
+            by: what rounds a weight with a Hessian.
         """
-        self.statistics, self.budget = statistics, budget
+        self.statistics, self.budget, self.by = statistics, budget, by
         self.weights = [name for name in weights if not self._is_thin(statistics.products.get(name), thin)]
         self.hessians: dict[str, InputHessian] = {}
 
@@ -64,7 +66,7 @@ class GptqRounding:
         if name not in self.hessians:
             self.hessians = self.statistics.collect(self._next_group(name))
         hessian = self.hessians.pop(name)
-        return lambda weight, form: gptq(weight, hessian.matrix, form)
+        return lambda weight, form: self.by(weight, hessian.matrix, form)
 
     def _next_group(self, first: str) -> list[str]:
         """Weights from `first` on whose Hessians fit the budget."""

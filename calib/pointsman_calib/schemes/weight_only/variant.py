@@ -10,6 +10,7 @@ from pointsman_calib.corpus.text import MOST_TOKENS, Corpus
 from pointsman_calib.graphs.runs import graph_files
 from pointsman_calib.graphs.widening import widened_variant
 from pointsman_calib.rounding import round_blocks
+from pointsman_calib.rounding.processes import GptqProcesses, suitable
 from pointsman_calib.schemes.draft import producer
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
 from pointsman_calib.schemes.weight_only.graphs import RoundingOfOne
@@ -88,7 +89,8 @@ def _calibrated(
     coverage = rule.coverage(given, documents=len(corpus.examples))
     draft.round(_to_nearest)
     nearest = trials.judging()
-    draft.round(GptqRounding(statistics, draft.order, coverage.thin, MEMORY_BUDGETS[device]))
+    with GptqProcesses(suitable()) as processes:
+        draft.round(GptqRounding(statistics, draft.order, coverage.thin, MEMORY_BUDGETS[device], processes.gptq))
     settled = settle(draft, limits, trials)
     return _provenance(draft, source, corpus, coverage, measured(settled, nearest, trials.exact))
 

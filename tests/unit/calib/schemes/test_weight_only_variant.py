@@ -101,7 +101,7 @@ def test_it_computes_what_its_codes_stand_for(tiny_bundle, rounded, exact, tmp_p
 def test_weights_that_are_rounded_at_once_lie_in_the_same_file(tiny_bundle, tmp_path, monkeypatch, scheme):
     asked, written = [], set()
     for most in (1, 3):
-        monkeypatch.setattr(graphs, "at_once", lambda most=most: most)
+        monkeypatch.setattr(graphs, "suitable", lambda most=most: most)
         place = tmp_path / str(most)
         place.mkdir()
         draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], scheme, place)
@@ -115,7 +115,7 @@ def test_weights_that_are_rounded_at_once_lie_in_the_same_file(tiny_bundle, tmp_
 
 
 def test_a_weight_that_cannot_be_rounded_ends_it(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(graphs, "at_once", lambda: 3)
+    monkeypatch.setattr(graphs, "suitable", lambda: 3)
     draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], "int8", tmp_path)
 
     def refuse(_weight, _form):
