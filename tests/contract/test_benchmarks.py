@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -146,6 +148,31 @@ def test_calibration_runs_and_cleans_up(tmp_path):
         assert run["minutes"] >= 0
         assert 0 < run["anonymous_peak_bytes"] <= run["peak_bytes"]
     assert not folder.exists()
+
+
+def test_calibration_on_a_gpu_that_is_not_there(tmp_path):
+    ran = script("calibration", "--quick", "--device", "cuda", "--output", tmp_path / "calibration.json")
+    if ran.returncode != 2:
+        pytest.skip("there is a GPU here")
+    assert ran.stderr.startswith("calibration: ")
+    assert ran.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_device_agrees_with_itself(tmp_path):
+    """The CPU in the GPU's place; the demo model."""
+    output = tmp_path / "calibration.json"
+    code = (
+        f"import pathlib, calibration; print(calibration.compare_devices(pathlib.Path({str(output)!r}), {{}}, 'cpu'))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert ran.stdout.endswith("the device and the CPU agree\n0\n"), ran.stderr
+    found = json.loads(output.read_text())["agreement"]
+    assert found["ranges"]["largest"] == 0
+    for scheme in ("int8", "int4", "int8-qdq"):
+        assert all(found[scheme]["choices"].values())
+        assert (found[scheme]["loss"], found[scheme]["scales"], found[scheme]["same_codes_percent"]) == (0, 0, 100)
 
 
 @pytest.mark.slow

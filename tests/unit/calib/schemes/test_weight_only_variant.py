@@ -20,7 +20,7 @@ from pointsman_calib import CoverageRule, Limits, quantize
 from pointsman_calib.graphs.external_data import in_file_order
 from pointsman_calib.graphs.runs import PiecewiseRun, graph_files
 from pointsman_calib.rounding import round_blocks
-from pointsman_calib.schemes.weight_only import graphs
+from pointsman_calib.schemes.weight_only import graphs, variant
 from pointsman_calib.schemes.weight_only.draft import WeightOnlyDraft
 from pointsman_calib.schemes.weight_only.formats import formats_of
 from pointsman_calib.schemes.weight_only.graphs import Weight
@@ -111,6 +111,19 @@ def test_weights_that_are_rounded_at_once_lie_in_the_same_file(tiny_bundle, tmp_
         draft.write(Kept(weights=frozenset(draft.order[:2])))
         written.add(draft.sha256)
     assert asked[0] == asked[1] != []
+    assert len(written) == 1
+
+
+def test_processes_round_what_this_one_does(tiny_bundle, tmp_path, monkeypatch):
+    """For a corpus; matrices here are so small that products are of one thread in any case."""
+    written = set()
+    for count in (1, 2):
+        for module in (graphs, variant):
+            monkeypatch.setattr(module, "suitable", lambda count=count: count)
+        bundle = shutil.copytree(tiny_bundle, tmp_path / str(count))
+        limits, coverage = Limits(max_loss_increase=100, min_agreement=0), CoverageRule(fewest_tokens=5)
+        made = quantize(bundle, "int4", corpus=CORPUS, limits=limits, coverage=coverage)
+        written.update(file.sha256 for file in made.files if file.path.endswith(names.WEIGHTS))
     assert len(written) == 1
 
 
