@@ -5,6 +5,8 @@ other side of a tie; so may a layer in the ranking, and what is kept for the sak
 same codes and ranges are held to limits, and choices are shown. Only int8 ranks layers here; others have no limits.
 """
 
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 import measurements
 from contestants.job import Device
-from pointsman.bundle import Quantization, Scheme
+from pointsman.bundle import Quantization, Scheme, names
 from pointsman_calib import Corpus, CoverageRule, Limits, quantize
 from pointsman_calib.graphs.external_data import in_file_order, read_tensor
 from pointsman_calib.graphs.runs import graph_files
@@ -53,11 +55,12 @@ class Made:
 def agreement(bundle: Path, corpus: Corpus, device: Device) -> dict[str, dict[str, Any]]:
     """Calibrate a bundle in every scheme on the CPU and on a device, and compare what comes of it."""
     devices: tuple[Device, Device] = ("cpu", device)
-    found: dict[str, dict[str, Any]] = {
-        scheme: compared(*(made(bundle, corpus, scheme, each) for each in devices)) for scheme in SCHEMES
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for scheme in SCHEMES:
+        found[scheme] = compared(*(made(bundle, corpus, scheme, each) for each in devices))
+        print(f"{scheme}: {json.dumps(found[scheme])}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        one, other = (write_ranges(bundle, corpus, Path(folder) / "ranges.json", device=each) for each in devices)
+        one, other = (write_ranges(bundle, corpus, Path(folder) / names.RANGES, device=each) for each in devices)
     largest = max(_differences(one, other))
     return {**found, "ranges": {"largest": largest, "agrees": largest < MOST_OF_RANGES}}
 

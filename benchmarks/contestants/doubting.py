@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contestants.forcing import Document
 from contestants.job import Job
 
 _CLASSIFIER, _TOKENS = "router.classifier", "tokens"
@@ -76,11 +75,7 @@ def _scores(job: Job, precision: str) -> Iterator[Scores]:
     for document in job.doubted:
         seen.clear()
         with torch.inference_mode():
-            logits = model(**_fed(torch, document, start, job.device)).logits[0]
+            fed = [torch.tensor([ids], device=job.device) for ids in (document.inputs, (start, *document.target[:-1]))]
+            logits = model(input_ids=fed[0], decoder_input_ids=fed[1]).logits[0]
         seen[_TOKENS] = logits.double().cpu().numpy()
         yield dict(seen)
-
-
-def _fed(torch: Any, document: Document, start: int, device: str) -> dict[str, Any]:  # noqa: ANN401
-    ids = torch.tensor([document.inputs], device=device)
-    return {"input_ids": ids, "decoder_input_ids": torch.tensor([[start, *document.target[:-1]]], device=device)}

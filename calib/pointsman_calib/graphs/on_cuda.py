@@ -7,6 +7,7 @@ are exact up to 2^24, and inputs are rounded in front of `MatMulNBits`.
 
 `Attention` and `GatherBlockQuantized` become standard operators, which the portable form has run on a GPU: their
 kernels for CUDA are young, and what they do with float32, masks and unsigned codes has changed between versions.
+`DequantizeLinear` of blocks has a kernel for 4 bits alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +27,11 @@ _LEAST_STEP: Final = 1e-30  # of a block of zeros
 def suit_cuda(graph: ir.Graph) -> None:
     """Put other operators in the place of some, in place; values keep their names, and weights their files."""
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
-        if (form := _FORMS.get((node.domain, node.op_type))) is not None:
-            expression = Expression(str(node.name), graph)
-            _put(node, expression, form(expression, node))
+        if (form := _FORMS.get((node.domain, node.op_type))) is None:
+            continue
+        expression = Expression(str(node.name), graph)
+        if (new := form(expression, node)) is not None:
+            _put(node, expression, new)
 
 
 def _put(node: ir.Node, expression: Expression, new: ir.Value) -> None:
@@ -83,6 +86,19 @@ def _lookup(expression: Expression, node: ir.Node) -> ir.Value:
     return expression.op("Reshape", [expression.op("Mul", [blocks, each]), expression.op("Shape", [codes])])
 
 
+def _experts(expression: Expression, node: ir.Node) -> ir.Value | None:
+    """Of codes int8 [experts, inputs, out] in blocks, each of which is all inputs, with scales [experts, 1, out].
+
+    Codes that are not in blocks have a kernel, and stay.
+    """
+    if "block_size" not in node.attributes:
+        return None
+    codes, scales = _inputs(node)
+    assert scales.shape is not None
+    assert scales.shape[node.attributes["axis"].as_int()] == 1
+    return expression.op("Mul", [_as_float(expression, codes), scales])
+
+
 def _attention(expression: Expression, node: ir.Node) -> ir.Value:
     """Unscaled, of queries, keys and values [rows, tokens, heads * d_kv], with an additive bias."""
     query, key, value, bias = _inputs(node)
@@ -99,11 +115,12 @@ def _attention(expression: Expression, node: ir.Node) -> ir.Value:
     return expression.op("Reshape", [together, _integers(expression, 0, 0, -1)])
 
 
-_FORMS: Final[Mapping[tuple[str, str], Callable[[Expression, ir.Node], ir.Value]]] = {
+_FORMS: Final[Mapping[tuple[str, str], Callable[[Expression, ir.Node], ir.Value | None]]] = {
     (DOMAIN, "MatMulIntegerToFloat"): _integer_product,
     (DOMAIN, "MatMulNBits"): _block_product,
     (DOMAIN, "GatherBlockQuantized"): _lookup,
     ("", "Attention"): _attention,
+    ("", "DequantizeLinear"): _experts,
 }
 
 

@@ -15,7 +15,7 @@ from pointsman.decoding.generation import Generation
 from pointsman.decoding.next_scores import NextScores, Scorer, scorer_of
 from pointsman.decoding.options import DecodingOptions
 from pointsman.decoding.rules import Rules
-from pointsman.decoding.scores import best_continuations, highest
+from pointsman.decoding.scores import along, best_continuations, highest
 from pointsman.decoding.step import Answer, Feed, Selects
 
 _NEVER = np.float32(-1e9)
@@ -34,8 +34,15 @@ class _Hypotheses:
 
     def take(self, chosen: NDArray[np.int64]) -> "_Hypotheses":
         """Those at `chosen` `[batch, any]`, in that order."""
-        inputs = np.arange(len(chosen))[:, None]
-        return _Hypotheses(*(getattr(self, field.name)[inputs, chosen] for field in fields(self)))
+        place = np.arange(len(chosen))[:, None], chosen
+        return _Hypotheses(
+            token_ids=self.token_ids[place],
+            logprobs=self.logprobs[place],
+            lengths=self.lengths[place],
+            scores=self.scores[place],
+            ended=self.ended[place],
+            finished=self.finished[place],
+        )
 
     def of_inputs(self, places: NDArray[np.int64]) -> "_Hypotheses":
         """Those of some of the inputs."""
@@ -142,14 +149,12 @@ def _candidates(
     log_probs = next_scores.scores.reshape(batch, num_beams, -1)
     scores, beams, columns = best_continuations(log_probs, running.scores, count)
     inputs = np.arange(batch)[:, None]
-    extended = running.take(beams)
-    extended.token_ids[:, :, length] = next_scores.tokens(num_beams * inputs + beams, columns)
-    extended.logprobs[:, :, length - 1] = log_probs[inputs, beams, columns]
-    continued = extended.token_ids[:, :, : length + 1].reshape(-1, length + 1)
-    ended = rules.ended(continued).reshape(batch, -1)
+    token_ids, logprobs = running.token_ids[inputs, beams], running.logprobs[inputs, beams]
+    token_ids[:, :, length] = next_scores.tokens(num_beams * inputs + beams, columns)
+    logprobs[:, :, length - 1] = log_probs[inputs, beams, columns]
+    ended = rules.ended(token_ids[:, :, : length + 1].reshape(-1, length + 1)).reshape(batch, -1)
     finished = ended | (length + 1 == room)
-    lengths = np.full_like(extended.lengths, length)
-    return replace(extended, lengths=lengths, scores=scores, ended=ended, finished=finished), beams
+    return _Hypotheses(token_ids, logprobs, np.full_like(beams, length), scores, ended, finished), beams
 
 
 def _with_newly_finished(
@@ -157,6 +162,8 @@ def _with_newly_finished(
 ) -> _Hypotheses:
     """The best `num_beams` of those finished before and those that finish now."""
     just_finished = candidates.finished & (np.arange(candidates.finished.shape[1]) < options.num_beams)
+    if not just_finished.any() and candidates.scores.max() <= 0:
+        return finished  # what has not finished is never better than a placeholder, and comes behind it
     closed = ~improvable | (finished.finished.all(axis=1) & (options.early_stopping is True))
     scores = candidates.scores / candidates.lengths[0, 0].item() ** options.length_penalty
     scores += _never_if(closed)[:, None]
@@ -173,7 +180,7 @@ def _continued(
     chosen = highest(scores, num_beams)
     running = replace(candidates, scores=scores).take(chosen)
     first_rows = num_beams * np.arange(len(beams))[:, None]
-    return running, (first_rows + np.take_along_axis(beams, chosen, axis=1)).ravel()
+    return running, (first_rows + along(beams, chosen)).ravel()
 
 
 def _could_improve(

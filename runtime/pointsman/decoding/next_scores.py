@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decoding.rules import Rules
-from pointsman.decoding.scores import checked_logits, log_normalizers, log_softmax
+from pointsman.decoding.scores import along, checked_logits, log_normalizers, log_softmax
 from pointsman.decoding.step import Answer, Selection, Selects, Wanted
 
 Ids = NDArray[np.int64]
@@ -72,9 +72,8 @@ class SelectedTokens:
         """Named tokens and best others in the order of their ids, so that ties fall as in a whole row."""
         token_ids = np.concatenate([named_ids, selection.best_ids], axis=1)
         order = np.argsort(token_ids, axis=1, kind="stable")
-        token_ids = np.take_along_axis(token_ids, order, axis=1)
-        logits = np.concatenate([selection.named_logits, selection.best_logits], axis=1)
-        scores = np.take_along_axis(logits, order, axis=1)
+        token_ids = along(token_ids, order)
+        scores = along(np.concatenate([selection.named_logits, selection.best_logits], axis=1), order)
         scores[:, 1:][token_ids[:, 1:] == token_ids[:, :-1]] = -np.inf  # named twice
         return cls(scores, token_ids, order < named_ids.shape[1], selection.log_total)
 
@@ -105,7 +104,7 @@ class SelectedTokens:
         processed = rules.process(prefixes, impossible)
         scores = np.where(possible, processed[rows, self.token_ids], -np.inf).astype(np.float32, copy=False)
         impossible[rows, self.token_ids] = -np.inf
-        others_remain = np.max(scores, axis=1, where=~self.named, initial=-np.inf) > -np.inf
+        others_remain = ((scores > -np.inf) & ~self.named).any(axis=1)
         log_others = np.where(others_remain, self.log_others, -np.inf).astype(np.float32, copy=False)
         return SelectedTokens(scores, self.token_ids, self.named, log_others)
 
@@ -171,7 +170,8 @@ class _SelectedScorer:
 
     def scores(self, answer: Answer, prefixes: Ids) -> SelectedTokens:
         assert isinstance(answer, Selection)
-        checked_logits(np.column_stack([answer.named_logits, answer.log_total]), position=prefixes.shape[1])
+        totals = answer.log_total[:, None]
+        checked_logits(np.concatenate([answer.named_logits, totals], axis=1), position=prefixes.shape[1])
         merged = SelectedTokens.merged(self._named_ids, answer)
         if self.normalized:
             merged = merged.normalized()
@@ -184,7 +184,8 @@ class _SelectedScorer:
 
 def _log_sum(scores: Scores, counted: NDArray[np.bool_], log_others: Scores) -> Scores:
     """Log of the summed exponentials of the scores that are counted and of the others."""
-    highest = np.maximum(np.max(scores, axis=1, where=counted, initial=-np.inf), log_others)
-    terms = np.exp(np.where(counted, scores - highest[:, None], -np.inf)).sum(axis=1) + np.exp(log_others - highest)
+    those = np.where(counted, scores, -np.inf)
+    highest = np.maximum(those.max(axis=1), log_others)
+    terms = np.exp(those - highest[:, None]).sum(axis=1) + np.exp(log_others - highest)
     total: Scores = (highest + np.log(terms)).astype(np.float32, copy=False)
     return total

@@ -4,11 +4,14 @@ They are written for `[a few rows, tens of thousands of tokens]` in float32: one
 """
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import ParityError
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _WIDEST_BLOCK = 256
 _SORTED_WHOLE = 512
@@ -69,17 +72,29 @@ def best_continuations(
         Scores, beams and tokens, each `[batch, count]`, best first.
     """
     batch, beams, vocabulary = log_probs.shape
+    if beams * vocabulary <= _SORTED_WHOLE:
+        sums = (log_probs + running_scores[:, :, None]).reshape(batch, -1)
+        flat = highest(sums, count)
+        return along(sums, flat), flat // vocabulary, flat % vocabulary
     width = _block_width(vocabulary)
     blocks = log_probs.reshape(batch, beams * (vocabulary // width), width)
     offsets = np.repeat(running_scores, vocabulary // width, axis=1)  # [batch, blocks]
     # Rounding an addition keeps order, so the maximum may be taken before it.
     best_blocks = np.sort(highest(blocks.max(axis=2) + offsets, count), axis=1)
     sums = np.take_along_axis(blocks, best_blocks[:, :, None], axis=1)
-    sums += np.take_along_axis(offsets, best_blocks, axis=1)[:, :, None]
+    sums += along(offsets, best_blocks)[:, :, None]
     sums = sums.reshape(batch, -1)
     chosen = highest(sums, count)
-    flat = np.take_along_axis(best_blocks, chosen // width, axis=1) * width + chosen % width
-    return np.take_along_axis(sums, chosen, axis=1), flat // vocabulary, flat % vocabulary
+    flat = along(best_blocks, chosen // width) * width + chosen % width
+    return along(sums, chosen), flat // vocabulary, flat % vocabulary
+
+
+def along(values: NDArray[_Scalar], columns: NDArray[np.int64]) -> NDArray[_Scalar]:
+    """Of each row of `[rows, size]`, the values in these columns `[rows, any]`.
+
+    A tenth of what NumPy's `take_along_axis` takes, which is written for any axes.
+    """
+    return values[np.arange(len(values))[:, None], columns]
 
 
 def highest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -102,6 +102,20 @@ def test_look_ups_are_the_same_to_the_last_bit():
     np.testing.assert_array_equal(found, given)
 
 
+def test_codes_of_stacked_experts_are_the_same_to_the_last_bit():
+    codes = np.random.default_rng(0).integers(-127, 128, (3, 20, 8), dtype=np.int8)
+    weight, scales = value("codes", codes), value("scales", np.abs(floats(3, 1, 8, seed=1)))
+    inputs, attributes = fed("inputs", ir.DataType.FLOAT, 3), {"axis": 1, "block_size": 20}
+    graph = graph_of(
+        [inputs],
+        [weight, scales],
+        lambda nodes: nodes.op("MatMul", [inputs, nodes.op("DequantizeLinear", [weight, scales], attributes)]),
+    )
+    given, found = both(graph, {"inputs": floats(3, 5, 20)})
+    assert "DequantizeLinear" not in {node.op_type for node in graph}
+    np.testing.assert_array_equal(found, given)
+
+
 def test_attention_in_parts():
     heads, names = 3, ("query", "key", "value")
     projected = [fed(name, ir.DataType.FLOAT, 3) for name in names]
