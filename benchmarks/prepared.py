@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from dense_t5 import convert
-from pointsman.bundle import names
+from pointsman.bundle import names, read_manifest
 from shapes import SHAPES, Dtype, write_checkpoint
 
 HERE = Path(__file__).parent
@@ -26,6 +26,9 @@ def prepared_checkpoint(folder: Path, shape: str, dtype: Dtype = "float32") -> P
     return checkpoint
 
 
+FORMS: Final = {"fused": {"fused"}, "portable": {"portable"}, "both": {"fused", "portable"}}
+
+
 def prepared_bundle(
     folder: Path,
     checkpoint: Path,
@@ -39,7 +42,7 @@ def prepared_bundle(
     Args:
         folder: where bundles are kept.
         checkpoint: what is exported.
-        forms: of the network.
+        forms: of the network; a bundle that has them is taken as it is.
         dtype: of the variants.
         timeout: seconds that the export may take.
 
@@ -48,8 +51,12 @@ def prepared_bundle(
         TimeoutExpired: it takes too long.
     """
     bundle = folder / "bundles" / (checkpoint.name if dtype == "float32" else f"{checkpoint.name}-as-{dtype}")
-    if not _is_newer(bundle / names.MANIFEST, [*_exporter(), checkpoint / "config.json"]):
-        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", forms, "--dtype", dtype]
+    there: set[str] = set()
+    if _is_newer(bundle / names.MANIFEST, [*_exporter(), checkpoint / "config.json"]):
+        there = {each.form for each in read_manifest(bundle).variants.values() if each.precision == dtype}
+    if not there >= FORMS[forms]:
+        form = "both" if there else forms  # somebody else's stays
+        command = [EXPORTER, "bundle", str(checkpoint), "-o", str(bundle), "--form", form, "--dtype", dtype]
         subprocess.run([*command, "--force", "--discard"], check=True, timeout=timeout)  # variants are made again
     return bundle
 

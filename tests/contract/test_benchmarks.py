@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from benchmark_scripts import BENCHMARKS, script
+from pointsman.bundle import read_manifest
 
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny-dense"])
@@ -256,3 +257,16 @@ def test_steps_are_measured_by_their_rows(exports):
     _, _, *lines = ran.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2", "4", "8", "16", "32", "64"]
     assert all(float(cell) > 0 for line in lines for cell in line.split())
+
+
+def test_a_bundle_of_another_form_is_not_taken(load, tmp_path):
+    """And it stays: whoever made it may come back."""
+    prepared = load("prepared")
+    checkpoint = prepared.prepared_checkpoint(tmp_path, "tiny")
+    for forms, there in (
+        ("portable", {"portable"}),
+        ("fused", {"fused", "portable"}),
+        ("portable", {"fused", "portable"}),
+    ):
+        bundle = prepared.prepared_bundle(tmp_path, checkpoint, forms=forms)
+        assert {each.form for each in read_manifest(bundle).variants.values()} == there

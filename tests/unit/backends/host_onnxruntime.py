@@ -6,10 +6,10 @@ from typing import Any
 from pointsman import SwitchModel
 from pointsman.backends.choice import Choice
 from pointsman.backends.gpu.backend import GpuBackend
-from pointsman.backends.onnxruntime.cuda import BucketedShapes, RecordedGraph, device_graphs
+from pointsman.backends.onnxruntime.cuda import BucketedShapes, DeviceModel, RecordedGraph
 from pointsman.backends.onnxruntime.models.graphs import BFLOAT16, FLOAT
 from pointsman.backends.onnxruntime.session import session
-from pointsman.bundle import read_manifest
+from pointsman.bundle import ROLES, read_manifest
 from unit.backends.host_device import HostDevice
 
 
@@ -29,11 +29,17 @@ def on_the_host(bundle: Path, name: str, *, own_operators: bool = False) -> Swit
     manifest = read_manifest(bundle)
     variant = manifest.variants[name]
     device = HostDevice()
-    loaded = list(device_graphs(bundle, variant, FLOAT if own_operators else BFLOAT16))
+    elements = FLOAT if own_operators else BFLOAT16
+    given = [DeviceModel.of(bundle, variant, role, elements) for role in ROLES]
     encoder, decoder = (
-        RecordedGraph(graph, Enqueued(session(path, "cpu", 1, model=model, weights=weights), device), "cpu", device)
-        for graph, path, model, weights in loaded
+        RecordedGraph(
+            each.graph,
+            Enqueued(session(each.path, "cpu", 1, model=each.model, weights=each.weights), device),
+            "cpu",
+            device,
+        )
+        for each in given
     )
-    encoder.kept, decoder.kept = (weights for *_, weights in loaded)
+    encoder.kept, decoder.kept = given  # the CPU reads the weights where they are
     backend = GpuBackend(device, "onnxruntime", variant, (encoder, decoder), BucketedShapes())
     return SwitchModel(manifest, Choice(name, "cuda", "it is a test"), backend)

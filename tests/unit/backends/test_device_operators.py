@@ -14,10 +14,10 @@ from onnx_ir.serde import to_proto
 from architectures import BASE_8
 from checkpoints import Spec, write_checkpoint
 from pointsman import DecodingOptions, SwitchModel
-from pointsman.backends.onnxruntime.cuda import device_graphs
+from pointsman.backends.onnxruntime.cuda import DeviceModel
 from pointsman.backends.onnxruntime.models.device_operators import with_device_operators
 from pointsman.backends.onnxruntime.models.graphs import FLOAT
-from pointsman.bundle import Architecture, Dtype, Stack, read_manifest
+from pointsman.bundle import ROLES, Architecture, Dtype, Stack, read_manifest
 from pointsman_export.bundle import export_bundle
 from pointsman_export.graphs.decoder import decoder_graph
 from pointsman_export.graphs.encoder import encoder_graph
@@ -56,7 +56,8 @@ def test_tokens_and_scores(bundle, reference, case):
 def test_what_is_exchanged(bundle):
     """Two of four blocks are sparse in each half; no bucket is left, and nothing that nobody reads."""
     counts = {}
-    for graph, _, model, weights in device_graphs(bundle, read_manifest(bundle).variants[VARIANT], FLOAT):
+    variant = read_manifest(bundle).variants[VARIANT]
+    for graph, _, model, weights in (DeviceModel.of(bundle, variant, role, FLOAT) for role in ROLES):
         read = onnx.load_from_string(model)
         counts[graph.file] = Counter(node.op_type for node in read.graph.node)
         assert {opset.domain for opset in read.opset_import} == {"", "com.microsoft"}
@@ -74,7 +75,8 @@ def test_what_is_exchanged(bundle):
 
 
 def test_float32_is_left_as_it_is(bundle):
-    for _, path, model, weights in device_graphs(bundle, read_manifest(bundle).variants[VARIANT]):
+    variant = read_manifest(bundle).variants[VARIANT]
+    for _, path, model, weights in (DeviceModel.of(bundle, variant, role) for role in ROLES):
         assert model == path.read_bytes()
         assert not weights
 
@@ -119,3 +121,14 @@ def test_experts_that_moe_does_not_take_are_fetched(changes, experts):
 
 def test_half_precision_of_another_kind_is_left_as_it_is():
     assert not {node.domain for node in changed(BASE_8, "float16").node} - {""}
+
+
+def test_graphs_with_branches_are_left_as_they_are(tmp_path):
+    """What only a branch reads would be taken for unread."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", Spec(d_model=64, d_ff=128), tokenizer=True)
+    export_bundle(checkpoint, tmp_path / "bundle", forms=["fused"])
+    variant = read_manifest(tmp_path / "bundle").variants["fused-float32"]
+    for role in ROLES:
+        given = DeviceModel.of(tmp_path / "bundle", variant, role, FLOAT)
+        assert given.model == given.path.read_bytes()
+        assert not given.weights

@@ -1,8 +1,8 @@
 """A variant's graphs on CUDA: run at addresses of the device, on one stream, and replayed as CUDA graphs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import onnxruntime
 
@@ -13,9 +13,9 @@ from pointsman.backends.gpu.device import Device as Gpu
 from pointsman.backends.gpu.replays import Replays
 from pointsman.backends.onnxruntime.models.device_operators import with_device_operators
 from pointsman.backends.onnxruntime.models.graphs import BFLOAT16
-from pointsman.backends.onnxruntime.session import ELEMENT_TYPES, Device, load_cuda, run, session
+from pointsman.backends.onnxruntime.session import ELEMENT_TYPES, Device, ProviderOptions, load_cuda, run, session
 from pointsman.backends.onnxruntime.weights.derived import derived_values
-from pointsman.bundle import ROLES, Graph, Variant, names
+from pointsman.bundle import ROLES, Graph, Role, Variant, names
 from pointsman.errors import DeviceError
 
 _NOT_RECORDED: Final = "-1"  # for `gpu_graph_id`
@@ -123,25 +123,38 @@ def _run_options() -> Any:  # noqa: ANN401 - untyped engine
     return options
 
 
-def device_graphs(
-    bundle: Path, variant: Variant, elements: int = BFLOAT16
-) -> Iterator[tuple[Graph, Path, bytes, Mapping[str, Any]]]:
-    """Both graphs of a variant as a GPU runs them.
+class DeviceModel(NamedTuple):
+    """A graph as a GPU runs it.
 
-    Args:
-        bundle: its folder.
-        variant: which.
-        elements: of which precision a variant's operators are exchanged; see `with_device_operators`.
-
-    Yields:
-        Interface, file, what is loaded in its place, and the weights of that which are in no file.
+    Attributes:
+        graph: its interface.
+        path: its file.
+        model: what is loaded in place of the file's contents.
+        weights: of the model, those that are in no file.
     """
-    file = bundle / names.weights_file(variant.precision)
-    for role in ROLES:
+
+    graph: Graph
+    path: Path
+    model: bytes
+    weights: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, bundle: Path, variant: Variant, role: Role, elements: int = BFLOAT16) -> "DeviceModel":
+        """Read one.
+
+        Args:
+            bundle: its folder.
+            variant: which.
+            role: of its graphs.
+            elements: the precision whose operators are exchanged, where nothing branches; see `with_device_operators`.
+        """
         graph = variant.graph_of_one_position(role)
         path = bundle / graph.file
-        model, derived = with_device_operators(path.read_bytes(), elements)
-        yield graph, path, model, derived_values(file, derived)
+        model = path.read_bytes()
+        if variant.form != "portable":
+            return cls(graph, path, model, {})
+        model, derived = with_device_operators(model, elements)
+        return cls(graph, path, model, derived_values(bundle / names.weights_file(variant.precision), derived))
 
 
 def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> GpuBackend:
@@ -165,11 +178,14 @@ def open_on_cuda(bundle: Path, variant: Variant, *, gpu: Gpu | None = None) -> G
         # replay. The fused form branches, and cannot be recorded.
         "enable_cuda_graph": str(int(variant.form == "portable")),
     }
-    encoder, decoder = (
-        RecordedGraph(graph, session(path, "cuda", None, options, model=model, weights=weights), "cuda", device)
-        for graph, path, model, weights in device_graphs(bundle, variant)
-    )
+    # One after the other, since each has weights in memory of the host while it is loaded.
+    encoder, decoder = (_loaded(DeviceModel.of(bundle, variant, role), options, device) for role in ROLES)
     if variant.form != "portable":
         encoder.replays.refusal = decoder.replays.refusal = "the fused form branches"
     engine = f"onnxruntime {onnxruntime.__version__}"
     return GpuBackend(device, engine, variant, (encoder, decoder), BucketedShapes())
+
+
+def _loaded(given: DeviceModel, options: ProviderOptions, gpu: Gpu) -> RecordedGraph:
+    loaded = session(given.path, "cuda", None, options, model=given.model, weights=given.weights)
+    return RecordedGraph(given.graph, loaded, "cuda", gpu)

@@ -78,7 +78,7 @@ def with_device_operators(model: bytes, elements: int = BFLOAT16) -> tuple[bytes
     """A serialized graph with operators of ONNX Runtime's own.
 
     Args:
-        model: the encoder, or the step for one position, in the portable form.
+        model: the encoder, or the step for one position, in the portable form, which has no branches.
         elements: onnx.TensorProto.DataType of the weights; of others nothing is changed.
 
     Returns:
