@@ -186,6 +186,8 @@ class Scheduler:
 
     def _wait(self) -> bool:
         """Wait until there is something to do; whether there is, or it is time to stop."""
+        if len(self._worker):
+            return True
         with self._changed:
             while not (self._line or len(self._worker) or self._is_stopping):
                 self._changed.wait()
@@ -194,6 +196,8 @@ class Scheduler:
 
     def _next(self) -> list[Entry[Any]]:
         """Who is next in line: some to be decoded, or one to be scored; nobody where there is no room."""
+        if not self._line:
+            return []  # who comes now is seen before the next step
         running = [entry.job for entry in self._worker.entries]
         with self._changed:
             self._line = deque(entry for entry in self._line if not entry.ticket.is_over)
