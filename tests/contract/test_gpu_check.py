@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmark_scripts import script
@@ -104,20 +105,23 @@ def test_the_gpu_report_knows_where_sequences_part(gpu_report, load):
 
 
 def test_a_sequence_may_part_where_float32_cannot_choose(gpu_report):
-    name, near = "onnxruntime fused-float32", {"where": "a router", "margin": 1e-5, "error": 2e-5}
+    name, near = "onnxruntime fused-float32", {"where": "a router", "position": 3, "margin": 1e-5, "error": 2e-5}
     far = {**near, "margin": 3e-5}
     assert replace(gpu_report, doubts={name: [near]}).tokens_agree()
     for doubts in ({name: [near, far]}, {name: [far]}, {name: []}, {"another": [near]}):
         assert not replace(gpu_report, doubts=doubts).tokens_agree()
     page = replace(gpu_report, doubts={name: [far]}).to_markdown({"date": "2026-01-01", "versions": {}})
-    assert "- a choice that float32 can make: a router has its best two 3.0e-05 apart in float64" in page
+    assert "- a choice that float32 can make: a router has its best two 3.0e-05 apart in float64 at token 3" in page
 
 
 def test_requests_in_shared_steps_have_to_get_what_they_get_alone(gpu_report):
     del gpu_report.measured["onnxruntime fused-float32"]["searched"]
     mixed = {"requests": 48, "equal": 48, "together": 1.0, "alone": 3.0}
-    assert replace(gpu_report, mixed=mixed).tokens_agree()
-    assert not replace(gpu_report, mixed={**mixed, "equal": 47}).tokens_agree()
+    ours = gpu_report.measured.pop("onnxruntime fused-float32")
+    report = replace(gpu_report, measured={**gpu_report.measured, "onnxruntime portable-float32": ours})
+    assert replace(report, mixed=mixed).tokens_agree()
+    assert not replace(report, mixed={**mixed, "equal": 47}).tokens_agree()
+    assert not report.tokens_agree()  # they were not compared
     page = replace(gpu_report, mixed=mixed).to_markdown({"date": "2026-01-01", "versions": {}})
     assert "48 of 48 requests in shared steps get the tokens that they get alone, 3.0 times as fast" in page
 
@@ -203,6 +207,34 @@ def test_contestants_note_the_same_of_forced_documents(load, exports):
     for one, other in zip(ours, theirs, strict=True):
         SCORE.check(one["losses"], other["losses"])
         assert one["likeliest"] == other["likeliest"]
+
+
+def test_the_choice_that_float32_makes_otherwise_is_the_nearest(load):
+    """A router has its third token's experts 1e-4 apart, and float32 says the other; what follows is far off."""
+    doubting = load("contestants.doubting")
+    drawn = np.random.default_rng(0)
+    exact = {name: np.tile([0.7, 0.2, 0.1], (4, 1)) for name in ("encoder.a", "decoder.a", "decoder.b")}
+    exact[doubting.TOKENS] = np.tile([3.0, 2.9, 0.0], (4, 1))
+    exact["decoder.a"][2] = [0.4501, 0.45, 0.0999]
+    rounded = {name: scores + 1e-5 * drawn.standard_normal(scores.shape) for name, scores in exact.items()}
+    rounded["decoder.a"][2] = [0.45, 0.4501, 0.0999]
+    rounded["decoder.b"][2:] = rounded[doubting.TOKENS][2:] = [0.0, 0.0, 1.0]
+    doubt = doubting.nearest(exact, rounded)
+    assert (doubt.where, doubt.position) == ("decoder.a", 2)
+    assert doubt.margin == pytest.approx(1e-4)
+    assert doubt.error == pytest.approx(2e-4)
+
+
+def test_what_a_wrong_choice_leads_to_excuses_nothing(load):
+    """A near tie of another router, behind it: it is nobody's cause."""
+    doubting = load("contestants.doubting")
+    exact = {name: np.tile([0.7, 0.2, 0.1], (3, 1)) for name in ("decoder.a", "decoder.b")}
+    exact[doubting.TOKENS] = np.tile([3.0, 1.0, 0.0], (3, 1))
+    exact["decoder.b"][1] = [0.45001, 0.45, 0.09999]
+    rounded = {name: scores + 1e-7 for name, scores in exact.items()}
+    rounded["decoder.a"][0] = [0.2, 0.7, 0.1]
+    doubt = doubting.nearest(exact, rounded)
+    assert (doubt.where, doubt.position, doubt.margin) == ("decoder.a", 0, pytest.approx(0.5))
 
 
 def test_doubts_are_less_where_choices_are_far(load, exports):

@@ -2,8 +2,9 @@
 
 Quantized weight-only variants are served on the CPU, so a run on a GPU has to show what the CPU would give.
 `MatMulIntegerToFloat` has no kernel for CUDA. `MatMulNBits` has one, which does not round its inputs to INT8 whatever
-its accuracy level asks for; a variant would look better than it is. So integers are multiplied as floats here, which
-are exact up to 2^24, and inputs are rounded in front of `MatMulNBits`.
+its accuracy level asks for; a variant would look better than it is. So integers are multiplied as floats here, which is
+exact while sums stay below 2^24, as they do but for rows of the largest codes, and inputs are rounded in front of
+`MatMulNBits`.
 
 `Attention` and `GatherBlockQuantized` become standard operators, which the portable form has run on a GPU: their
 kernels for CUDA are young, and what they do with float32, masks and unsigned codes has changed between versions.

@@ -39,23 +39,33 @@ class GptqProcesses:
     """Processes that round weights, until `with` is left; where there is to be one, this process does it."""
 
     def __init__(self, count: int) -> None:
-        """Start them.
+        """Start none before `with`.
 
         Args:
             count: how many weights are rounded at once.
         """
-        command = [sys.executable, "-m", __name__]
-        self._all = [_started(command) for _ in range(count if count > 1 else 0)]
+        self._count = count if count > 1 else 0
+        self._all: list[subprocess.Popen[bytes]] = []
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-        for process in self._all:
-            self._idle.put(process)
 
     def __enter__(self) -> Self:
+        # Without -P whatever lies in the working directory would be imported before Python's own modules.
+        command = [sys.executable, "-P", "-m", __name__]
+        try:
+            for _ in range(self._count):
+                self._all.append(_started(command))
+                self._idle.put(self._all[-1])
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for process in self._all:
             process.kill()
             process.communicate()
@@ -68,12 +78,12 @@ class GptqProcesses:
             OptionsError: as `gptq`.
             EngineError: the process ended.
         """
-        if not self._all:
+        if not self._count:
             return gptq(weight, hessian, form)
         process = self._idle.get()
         try:
             answer = _asked(process, (weight, hessian, form))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise EngineError("a process that rounds weights ended; is there too little memory?") from error
         finally:
             self._idle.put(process)

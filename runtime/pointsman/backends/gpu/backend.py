@@ -146,10 +146,9 @@ class GpuState:
 
     def _follow(self, beam_rows: NDArray[np.int64]) -> None:
         self._gpu.activate()
-        moves = self._rows.follow(beam_rows, self._length)
-        if moves:
-            self._ahead.ids = None  # what was begun has read what lies elsewhere now
-        self._workspace.move(moves, self._length)
+        if not np.array_equal(beam_rows, np.arange(len(beam_rows))):
+            self._ahead.ids = None  # what was begun goes on from other rows
+        self._workspace.move(self._rows.follow(beam_rows, self._length), self._length)
 
     def _feed(self, token_ids: NDArray[np.int64]) -> None:
         """Feed one token to each row, [rows], where that has not been done."""
@@ -162,7 +161,8 @@ class StepsAhead:
     """Steps that begin before the host has said which tokens they are fed: with the likeliest of each row.
 
     Where the host would have fed the same, the step is under way while the host decides; else it is done once more, in
-    the same place of the cache. Guesses that fail are followed by steps that are not guessed, after each twice as many.
+    the same place of the cache. A guess that fails is followed by steps that are not guessed, each time
+    more than twice as many.
 
     Attributes:
         ids: int64 [rows], what the next step was begun with; None where it was not.

@@ -51,6 +51,8 @@ class Slots:
             self._memory, self._other = self._other, self._memory
         is_new = self._memory is None or self._memory.size < each * len(self._specs)
         if is_new:
+            if self._memory is not None:
+                self._device.wait()  # a step that was begun ahead may still write there
             self._memory = self._device.allocate(each * len(self._specs))
         assert self._memory is not None
         if is_new or held:

@@ -1,5 +1,7 @@
 """Weights that processes round are those that this one rounds, and so are the errors."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -40,6 +42,23 @@ def test_errors_are_those_of_gptq_and_the_next_weight_is_rounded():
             with pytest.raises(BundleError, match="a weight has NaN or infinite values"):
                 several.gptq(np.full((48, 2), np.nan, np.float32), HESSIAN, FORM)
         assert several.gptq(weights(1)[0], HESSIAN, FORM).inputs == 48
+
+
+def test_what_lies_in_the_working_directory_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise SystemExit('this is not Python's own')")
+    monkeypatch.chdir(tmp_path)
+    with GptqProcesses(2) as several:
+        assert several.gptq(weights(1)[0], HESSIAN, FORM).inputs == 48
+
+
+def test_a_process_that_ends_in_the_middle_of_its_answer(monkeypatch):
+    half = "import sys; sys.stdin.buffer.read(1); sys.stdout.buffer.write(bytes((0x80, 5, 0x95, 9)))"
+    command = [sys.executable, "-c", half]
+    monkeypatch.setattr(
+        processes, "_started", lambda _: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    )
+    with GptqProcesses(2) as several, pytest.raises(EngineError, match="a process that rounds weights ended"):
+        several.gptq(weights(1)[0], HESSIAN, FORM)
 
 
 def test_a_process_that_ended():

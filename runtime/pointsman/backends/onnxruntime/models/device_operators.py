@@ -140,7 +140,7 @@ class _Changes:
             return
         summed, weight = inputs_of(node)
         added = self._made_by.get(summed)
-        if added is None or operator(added) != b"Add" or self._weight(weight) is None:
+        if added is None or operator(added) != b"Add" or self._weight(weight) is None or summed in self.replaced:
             return
         outputs = (*outputs_of(node), b"", b"", summed)
         epsilon = attributes_of(node)[b"epsilon"]
@@ -163,7 +163,7 @@ class _Changes:
     def _join(self, products: Sequence[tuple[bytes, Initializer]]) -> None:
         weights = tuple(weight for _, weight in products)
         rows, columns = weights[0].shape
-        name = weights[0].name + b"/joined"
+        name = outputs_of(products[0][0])[0] + b"/weights"  # a weight may begin another group too
         self.derived.append(Derived(name, weights, (rows, columns * len(weights)), "joined"))
         outputs = [outputs_of(product)[0] for product, _ in products]
         joined = outputs[0] + b"/joined"
@@ -193,7 +193,10 @@ class _Changes:
         if operator(node) != b"GatherElements":
             return
         joined, slots = inputs_of(node)
-        last = self._behind(inputs_of(self._made_by[joined])[1])
+        concat = self._made_by.get(joined)
+        if concat is None or operator(concat) != b"Concat":
+            return
+        last = self._behind(inputs_of(concat)[-1])
         network = None if last is None else self._network(last, self._stacked)
         scattered = None if network is None else self._behind(network[0][0])
         if network is None or scattered is None or operator(scattered) != b"ScatterElements":
