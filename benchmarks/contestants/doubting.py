@@ -18,7 +18,7 @@ TOKENS: Final = "tokens"
 _CLASSIFIER, _ENCODER = "router.classifier", "encoder"
 _LEAST_ERROR: Final = float(np.finfo(np.float64).tiny)
 Scores = dict[str, NDArray[np.float64]]
-"""In the order of the network: probabilities of each router [tokens, experts], and logits of tokens [positions, ids]."""
+"""In the order of the network: of routers probabilities [tokens, experts], and of tokens logits [positions, ids]."""
 
 
 @dataclass(frozen=True, slots=True)

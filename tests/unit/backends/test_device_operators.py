@@ -91,7 +91,7 @@ def changed(architecture: Architecture, dtype: Dtype = "bfloat16", graph=decoder
 
 
 def test_kernels_of_a_step_of_base_8():
-    """385 as it is; each `MoE` is counted as the eight that it launches."""
+    """385 before the exchange; each `MoE` is counted as the eight that it launches."""
     found = Counter(node.op_type for node in changed(BASE_8).node)
     assert found["MoE"] == 6
     kernels = sum(count for name, count in found.items() if name not in NO_KERNEL) - BASE_8.decoder.layers
