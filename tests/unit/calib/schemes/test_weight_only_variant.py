@@ -107,8 +107,9 @@ def test_weights_that_are_rounded_at_once_lie_in_the_same_file(tiny_bundle, tmp_
         draft = WeightOnlyDraft(graphs_of(tiny_bundle, SOURCE)[0], scheme, place)
         names_asked = []
         draft.round(lambda name, to=names_asked: to.append(name) or round_blocks)
-        asked.append([name for name in names_asked if name in draft.order])
-        draft.write(Kept(weights=frozenset(draft.order[:2])))
+        order = draft.order
+        asked.append([name for name in names_asked if name in order])
+        draft.write(Kept(weights=frozenset(order[:2])))
         written.add(draft.sha256)
     assert asked[0] == asked[1] != []
     assert len(written) == 1
