@@ -13,6 +13,7 @@ import torch
 from checkpoints import CHECKPOINTS, expressible, reference, weights, write_checkpoint
 from exports import FORMS
 from parity.numpy_reference import NumpySwitch, bucket
+from pointsman.backends.onnxruntime.session import session
 from pointsman.bundle import attending, cache_positions, empty_cache, names
 from pointsman.errors import DeviceError
 from pointsman.model import SwitchModel
@@ -153,12 +154,13 @@ def test_beams_that_continue_other_beams(exports, name, capacity, form):
 @pytest.mark.parametrize("name", ["tied", "gated", "capacity-2"])
 def test_rows_of_different_ages_and_different_numbers_share_a_step(exports, name, form):
     """Rows of three inputs, which begin one after the other; one input has three of them, out of order."""
-    model, oracle = exports.model(name, form), plain(name)
+    model, oracle, bundle = exports.model(name, form), plain(name), exports(name, form).folder
     inputs, begins, tokens = np.array([0, 1, 1, 2, 1]), np.array([0, 3, 1, 0, 5]), 6
     sources, targets = SOURCES[:3], np.random.default_rng(2).integers(2, 128, (len(inputs), tokens))
     (variant,) = model.manifest.variants.values()
     ids, mask = padded(sources, pad_id=0)
-    encoded = model.backend.encoder.run(None, {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
+    encoder, decoder = (session(bundle / graph.file, "cpu", 1) for graph in (variant.encoder, variant.decoder))
+    encoded = encoder.run(None, {names.INPUT_IDS: ids, names.ATTENTION_MASK: mask})
     heads = model.manifest.architecture.num_heads
     fixed = {names.ATTENTION_MASK: mask, **attending(inputs, len(sources), heads=heads), **cache_positions(32)}
     fixed |= {spec.name: value for spec, value in zip(variant.encoder.outputs, encoded, strict=True)}
@@ -168,9 +170,7 @@ def test_rows_of_different_ages_and_different_numbers_share_a_step(exports, name
         running = np.flatnonzero((begins <= step) & (lengths < tokens))
         fed = np.full((len(inputs), 1), 99)  # to rows that are not there: the next token is written over it
         fed[running, 0] = targets[running, lengths[running]]
-        logits, *present = model.backend.decoder.run(
-            None, {names.INPUT_IDS: fed, names.LENGTHS: lengths, **fixed, **cache}
-        )
+        logits, *present = decoder.run(None, {names.INPUT_IDS: fed, names.LENGTHS: lengths, **fixed, **cache})
         cache = dict(zip(cache, present, strict=True))
         for row in running:
             got[row].append(logits[row, 0])

@@ -1,6 +1,6 @@
 """A variant's two graphs as a `Backend`, and a request's steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.host.caches import HostCache
+from pointsman.backends.onnxruntime.host.encoded_blocks import with_parts
 from pointsman.backends.onnxruntime.host.host_rows import HostStepper
+from pointsman.backends.onnxruntime.host.slots import dtype_of
+from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
 from pointsman.backends.onnxruntime.weights.mapped_loading import loaded_once, with_experts_mapped
@@ -76,10 +79,12 @@ class OnnxRuntimeBackend:
         binding = self.encoder.io_binding()
         binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(input_ids))
         binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(attention_mask))
-        for spec in self.variant.encoder.outputs:
-            binding.bind_output(spec.name, "cpu")
+        sizes = dict(zip((names.BATCH, names.SOURCE), input_ids.shape, strict=True))
+        cross = {spec.name: np.empty(spec.shape(sizes), dtype_of(spec)) for spec in self.variant.encoder.outputs}
+        for name, array in cross.items():
+            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         run(self.encoder, binding, "cpu")
-        return OnnxRuntimeState(self, attention_mask, binding.get_outputs(), rows)
+        return OnnxRuntimeState(self, attention_mask, cross, rows)
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """What steps requests together; see `Backend.stepper`."""
@@ -94,8 +99,10 @@ def _sessions(
     shown: Sequence[Sequence[str]],
     models: Sequence[bytes | None],
 ) -> Iterator[Any]:
-    """Encoder and decoder; `models` take the place of their files' contents."""
+    """Encoder, and a decoder whose source comes in blocks; `models` take the place of their files' contents."""
     graphs, exact = (variant.encoder, variant.decoder), variant.quantization is not None
+    encoder, decoder = models
+    decoder = with_source_in_blocks((bundle / variant.decoder.file).read_bytes() if decoder is None else decoder)
     # Laying out weights for matrix products takes most of a load, on one core for each graph.
     with ThreadPoolExecutor(len(graphs)) as pool:
         yield from pool.map(
@@ -104,30 +111,37 @@ def _sessions(
             ),
             graphs,
             shown,
-            models,
+            (encoder, decoder),
         )
 
 
 class OnnxRuntimeState:
-    """A `DecodingState` whose tensors are bound once, and stay where they are from step to step."""
+    """A `DecodingState` whose tensors are bound once, and stay where they are from step to step.
+
+    Each input is one block, and its queries are multiplied together: of many positions that is faster than in parts.
+    """
 
     def __init__(
-        self, backend: OnnxRuntimeBackend, attention_mask: NDArray[np.int64], cross: list[Any], rows: int
+        self,
+        backend: OnnxRuntimeBackend,
+        attention_mask: NDArray[np.int64],
+        cross: Mapping[str, NDArray[Any]],
+        rows: int,
     ) -> None:
         """Bind what stays the same in all steps.
 
         Args:
             backend: whose decoder is stepped.
             attention_mask: [batch, source].
-            cross: the encoder's outputs, in the order of its specs.
+            cross: the encoder's outputs by name.
             rows: decoder rows.
         """
         self._session, self._graph = backend.decoder, backend.variant.decoder
         self._binding = backend.decoder.io_binding()
         self._bound: dict[str, _Bound] = {}
         self._shown: list[_Bound] = []
-        for spec, value in zip(backend.variant.encoder.outputs, cross, strict=True):
-            self._binding.bind_ortvalue_input(spec.name, value)
+        for name, array in cross.items():
+            self._bind(name, array[:, :, None])
         self._bind(names.ATTENTION_MASK, attention_mask)
         self._lengths = self._bind(names.LENGTHS, np.zeros(rows, np.int64))
         self._cache = HostCache(self._graph, rows)
@@ -136,7 +150,7 @@ class OnnxRuntimeState:
         self._vocabulary = int(self._graph.outputs[0].axes[-1])
         self._place(rows, positions=1)
 
-    def _bind(self, name: str, array: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _bind(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Have an array as an input: its own memory, or a contiguous copy's."""
         bound = self._bound[name] = _Bound(np.ascontiguousarray(array))
         self._binding.bind_ortvalue_input(name, bound.value)
@@ -150,7 +164,9 @@ class OnnxRuntimeState:
     def _place(self, rows: int, positions: int) -> None:
         """Have ids and logits of so many positions."""
         self._ids = self._bind(names.INPUT_IDS, np.zeros((rows, positions), np.int64))
-        for name, array in side_by_side(self._graph.inputs, self._batch, rows, positions).items():
+        attended = side_by_side(self._graph.inputs, self._batch, rows, positions)
+        queries, places = attended[names.ATTENDING_QUERIES], attended[names.ATTENDED_PLACES]
+        for name, array in with_parts(queries[:, :, None], places[..., None]).items():
             self._bind(name, array)
         self._logits = _Bound(np.empty((rows, positions, self._vocabulary), np.float32))
         self._binding.bind_ortvalue_output(names.LOGITS, self._logits.value)

@@ -1,7 +1,7 @@
 """The rows of many requests in one step on the CPU: a `RequestStepper`, whose rows begin and end independently."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows, Move
 from pointsman.backends.onnxruntime.choices import CountedChoices
+from pointsman.backends.onnxruntime.host.encoded_blocks import EncodedBlocks
 from pointsman.backends.onnxruntime.host.encoder_runs import Run, encoder_runs, length
-from pointsman.backends.onnxruntime.host.host_memory import EncodedInputs, RowCaches
+from pointsman.backends.onnxruntime.host.row_caches import RowCaches
 from pointsman.backends.onnxruntime.session import run
-from pointsman.bundle import Variant, attending, attention_heads, cache_positions, names
+from pointsman.bundle import Variant, attention_heads, cache_positions, names
 from pointsman.decoding import Feed
 
-_EXACT_WIDTH: Final = 2
-"""ONNX Runtime sums the products of one query in another order than those of several. Where there are always several,
-a row's results are the same to the last bit, however many rows other inputs have."""
 _Slots = slice | NDArray[np.int64]
 
 
@@ -67,8 +65,8 @@ class HostRows:
 class HostStepper:
     """All requests that are under way, in memory that they share.
 
-    Rows and inputs lie in the first slots of their arrays. When some leave, the last move to where they were, at the
-    next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
+    Rows, and blocks of inputs, lie in the first slots of their arrays. When some leave, the last move to where they
+    were, at the next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
     """
 
     shares_steps = True
@@ -91,10 +89,10 @@ class HostStepper:
         self._choices = choices
         self._encoder, self._decoder, self._binding = encoder, decoder, decoder.io_binding()
         self._pasts = [spec.name for spec in variant.decoder.caches]
-        self._heads = attention_heads(variant.decoder.inputs)
         logits, *presents = variant.decoder.outputs
         self._presents = [spec.name for spec in presents]
-        self._inputs, self._caches = EncodedInputs(variant.encoder.outputs), RowCaches(variant.decoder.caches)
+        self._inputs = EncodedBlocks(variant.encoder.outputs, attention_heads(variant.decoder.inputs))
+        self._caches = RowCaches(variant.decoder.caches)
         self._vocabulary = int(logits.axes[-1])
         self._clear()
 
@@ -126,7 +124,9 @@ class HostStepper:
         self._close_gaps()
         self._is_bound = False
         runs = encoder_runs(sources, pad_id)
+        lengths = [length(mask) for one in runs for mask in one.mask]
         try:
+            self._inputs.make_room(lengths)
             self._encode(runs)
             slots = self._caches.add(sum(source.rows for source in sources))
         except BaseException:
@@ -137,7 +137,7 @@ class HostStepper:
         order = np.concatenate([one.inputs for one in runs])
         each = [source.rows // len(source.input_ids) for source in sources for _ in source.input_ids]
         attended = len(self._inputs) + np.repeat(np.argsort(order), each)
-        self._inputs.arrived(np.array([length(mask) for one in runs for mask in one.mask]))
+        self._inputs.arrived(lengths)
         self._row_inputs = np.concatenate([self._row_inputs, attended])
         ends = np.cumsum([source.rows for source in sources])
         joining = [HostRows(own) for own in np.split(slots, ends[:-1])]
@@ -146,13 +146,11 @@ class HostStepper:
 
     def _encode(self, runs: Sequence[Run]) -> None:
         """Run the encoder, with what it gives in slots behind those of other inputs."""
-        self._inputs.make_room(sum(len(one.ids) for one in runs), max(one.ids.shape[1] for one in runs))
         first = 0
         for one in runs:
             outputs = self._inputs.targets(first, *one.ids.shape)
             self._run_encoder(one, outputs)
-            self._inputs.put(first, one.mask, outputs)
-            first += len(one.ids)
+            first = self._inputs.put(first, one.mask, outputs)
 
     def _run_encoder(self, one: Run, outputs: Mapping[str, NDArray[Any]]) -> None:
         choices = {} if self._choices is None else self._choices.of_encoder(*one.ids.shape)
@@ -211,19 +209,14 @@ class HostStepper:
         self._row_inputs[renamed[kept]] = attended
         self._is_bound = False
 
-    def _attending(self, inputs: int) -> dict[str, NDArray[np.int64]]:
-        return attending(self._row_inputs, inputs, heads=self._heads, least_width=_EXACT_WIDTH)
-
     def _bind(self) -> None:
         """Bind all that a step reads and writes."""
-        rows, inputs = len(self._caches), len(self._inputs)
+        rows = len(self._caches)
         self._ids, self._logits = np.zeros(rows, np.int64), np.empty((rows, 1, self._vocabulary), np.float32)
         self._ordered = np.empty_like(self._logits[:, 0])
         caches = [array[:rows] for array in self._caches.arrays.values()]
         read = {names.INPUT_IDS: self._ids[:, None], names.LENGTHS: self._caches.lengths}
-        read |= {names.ATTENTION_MASK: self._inputs.mask[:inputs], **self._attending(inputs)}
-        read |= cache_positions(self._caches.capacity)
-        read |= {name: array[:inputs] for name, array in self._inputs.arrays.items()}
+        read |= self._inputs.read(self._row_inputs) | cache_positions(self._caches.capacity)
         written = {names.LOGITS: self._logits, **dict(zip(self._presents, caches, strict=True))}
         if self._choices is not None:
             written |= self._choices.of_decoder(rows)

@@ -3,7 +3,7 @@
 Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.messages import field, fields, varint
@@ -13,8 +13,9 @@ OF_ONNX_RUNTIME: Final = b"com.microsoft"  # the domain of operators that are it
 
 _MODEL_GRAPH, _MODEL_OPERATORS = 7, 8
 _OPERATORS_DOMAIN, _OPERATORS_VERSION = 1, 2
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
-_VALUE_NAME: Final = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 5, 11, 12, 13
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR, _TENSOR_TYPE_SHAPE = 1, 2
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TEXT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_KIND = 1, 3, 4, 6, 20
 _KIND_INTEGER, _KIND_TEXT = 2, 3
@@ -86,6 +87,27 @@ def nodes_in(graph_fields: bytes) -> list[bytes]:
 
 def _in_graph(model: bytes, wanted: int) -> list[bytes]:
     return [each for graph in texts(model, _MODEL_GRAPH) for each in texts(graph, wanted)]
+
+
+def without_shapes(model: bytes, inputs: Container[bytes]) -> bytes:
+    """A model that does not say what shapes these inputs have, nor any value inside it."""
+
+    def changed_graph(graph: bytes) -> bytes:
+        kept = (each for each in fields(graph) if each[0] != _GRAPH_VALUE)
+        return b"".join(
+            field(number, changed_value(content)) if number == _GRAPH_INPUT else whole
+            for number, content, whole in kept
+        )
+
+    def changed_value(value: bytes) -> bytes:
+        if texts(value, _VALUE_NAME)[0] not in inputs:
+            return value
+        return _changed(value, _VALUE_TYPE, lambda kind: _changed(kind, _TYPE_TENSOR, changed_tensor))
+
+    def changed_tensor(tensor: bytes) -> bytes:
+        return b"".join(whole for number, _, whole in fields(tensor) if number != _TENSOR_TYPE_SHAPE)
+
+    return _changed(model, _MODEL_GRAPH, changed_graph)
 
 
 def with_operators(model: bytes, domain: bytes) -> bytes:

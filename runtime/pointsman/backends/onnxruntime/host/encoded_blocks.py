@@ -1,0 +1,211 @@
+"""What was encoded for the inputs of many requests in host memory, in blocks: see `models/source_blocks.py`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.backends.onnxruntime.host.encoder_runs import length
+from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room, zeros
+from pointsman.bundle import TensorSpec, attending, names
+
+BLOCK: Final = 64
+"""Tokens. Half a block of each input is padding; each block takes part in the second softmax."""
+_PARTS: Final = 4
+"""Where inputs have several blocks, places are padded to a multiple of so many: the engine's product of one row sums
+four terms at a time, so that a query's result is the same to the last bit beside inputs of any length."""
+_NOTHING: Final = 1
+"""The first slot is a block without tokens, whose values are zeros, and the part that a shorter input lacks."""
+
+
+class EncodedBlocks:
+    """Masks, and cross-attention keys and values, in blocks that begin with the first slot but one.
+
+    What is held is copied when there is no room for more; room grows by a share of what there is, so inputs that come
+    one by one are not all copied each time.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], heads: int) -> None:
+        """Have none.
+
+        Args:
+            specs: the encoder's outputs.
+            heads: of attention.
+        """
+        self._specs, self._heads = specs, heads
+        self._source_axes = {spec.name: spec.axes.index(names.SOURCE) for spec in specs}
+        self.clear()
+
+    def clear(self) -> None:
+        """Give all memory back."""
+        self._owners = np.zeros(0, np.int64)  # the input of each block
+        self._numbers = np.zeros(0, np.int64)  # which of that input's it is
+        self._inputs = 0
+        self._patience = Patience()
+        self._mask = np.zeros((0, BLOCK), np.int64)
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        """How many inputs there are."""
+        return self._inputs
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that is held."""
+        return self._mask.nbytes + sum(array.nbytes for array in self._arrays.values())
+
+    def make_room(self, lengths: Sequence[int]) -> None:
+        """Have slots for inputs of so many tokens beside those that there are."""
+        needed = self._end + sum(map(blocks_of, lengths))
+        if needed > len(self._mask):
+            self._lay_out(room(len(self._mask), needed))
+
+    def targets(self, first: int, inputs: int, source: int) -> dict[str, NDArray[Any]]:
+        """Where the encoder is to write what it gives for some new inputs; `put` is to be called then.
+
+        Args:
+            first: the place of their first block among those that there is room for since `make_room`.
+            inputs: how many.
+            source: tokens of each, padding included.
+
+        Returns:
+            arrays by name, with the axes of their specs: their slots, where these have just that many tokens.
+        """
+        if source == BLOCK:
+            slots = slice(self._end + first, self._end + first + inputs)
+            return {name: array[slots] for name, array in self._arrays.items()}
+        return zeros(self._specs, {names.BATCH: inputs, names.SOURCE: source})
+
+    def put(self, first: int, mask: NDArray[np.int64], encoded: Mapping[str, NDArray[Any]]) -> int:
+        """Have new inputs in their slots; they count when they have `arrived`.
+
+        Args:
+            first: as of `targets`.
+            mask: int64 [inputs, source].
+            encoded: what `targets` gave, written.
+
+        Returns:
+            the place behind their last block.
+        """
+        for number, of_input in enumerate(mask):
+            tokens, slot = length(of_input), self._end + first
+            first += blocks_of(tokens)
+            self._mask[slot : self._end + first] = 0
+            self._mask[slot : self._end + first].reshape(-1)[:tokens] = of_input[:tokens]
+            if len(of_input) != BLOCK:
+                for name, values in encoded.items():
+                    self._write(name, slot, values[number], tokens)
+        return first
+
+    def arrived(self, lengths: Sequence[int]) -> None:
+        """Count inputs of so many tokens among the others, all that `put` was called for."""
+        counts = [*map(blocks_of, lengths)]
+        self._owners = np.concatenate([self._owners, self._inputs + np.repeat(np.arange(len(counts)), counts)])
+        self._numbers = np.concatenate([self._numbers, *map(np.arange, counts)])
+        self._inputs += len(counts)
+
+    def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give back the blocks of other inputs; the last blocks move there.
+
+        Args:
+            kept: int64, the inputs that are kept, rising.
+
+        Returns:
+            int64 [len(self) before], the new number of each.
+        """
+        renamed = np.zeros(self._inputs, np.int64)
+        renamed[kept] = np.arange(len(kept))
+        staying = np.flatnonzero(np.isin(self._owners, kept))
+        moves, _ = gaps_closed(staying, len(self._owners))
+        for target, source in moves:
+            for array in (self._mask, *self._arrays.values()):
+                _copy(array[_NOTHING + target], array[_NOTHING + source])
+            self._owners[target], self._numbers[target] = self._owners[source], self._numbers[source]
+        self._owners, self._numbers = renamed[self._owners[: len(staying)]], self._numbers[: len(staying)]
+        self._inputs = len(kept)
+        return renamed
+
+    def tidy(self) -> bool:
+        """Give back what has not been needed for many steps; to be called once a step.
+
+        Returns:
+            whether what is held lies elsewhere now.
+        """
+        if not self._patience.ends(is_large=4 * self._end <= len(self._mask)):
+            return False
+        self._lay_out(self._end)
+        return True
+
+    def read(self, row_inputs: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What a step reads of it, by name.
+
+        Args:
+            row_inputs: int64 [rows], the input that each row attends to; all of them have rows.
+        """
+        parts = int(self._numbers.max()) + 1
+        first = _NOTHING if parts == 1 else 0
+        held = {name: array[first : self._end, :, None] for name, array in self._arrays.items()}
+        return {names.ATTENTION_MASK: self._mask[first : self._end], **held, **self._attended(row_inputs, parts)}
+
+    def _attended(self, row_inputs: NDArray[np.int64], parts: int) -> dict[str, NDArray[np.int64]]:
+        """Which queries attend to each block, and where each query's parts are."""
+        of_inputs = attending(row_inputs, self._inputs, heads=self._heads)
+        queries, places = of_inputs[names.ATTENDING_QUERIES][self._owners], of_inputs[names.ATTENDED_PLACES]
+        _, heads, width = queries.shape
+        blocks = np.zeros((self._inputs, parts if parts == 1 else -(-parts // _PARTS) * _PARTS), np.int64)
+        blocks[self._owners, self._numbers] = np.arange(len(self._owners)) + (0 if parts == 1 else _NOTHING)
+        if parts > 1:
+            queries = np.concatenate([np.zeros((_NOTHING, heads, width), np.int64), queries])
+        shifts = (blocks - np.arange(self._inputs)[:, None])[row_inputs] * (heads * width)  # [rows, parts]
+        return with_parts(queries[..., None], places[..., None] + shifts[:, None, None])
+
+    @property
+    def _end(self) -> int:
+        """The slot behind the last block."""
+        return _NOTHING + len(self._owners)
+
+    def _write(self, name: str, slot: int, values: NDArray[Any], tokens: int) -> None:
+        """Fill slots with an input's tokens, and the rest of the last with zeros: all that is read must be finite."""
+        array, axis = self._arrays[name], self._source_axes[name] - 1  # of an input's values
+        whole, rest = divmod(tokens, BLOCK)
+        if whole:
+            apart = values[_behind(axis, slice(whole * BLOCK))]
+            apart = apart.reshape(*apart.shape[:axis], whole, BLOCK, *apart.shape[axis + 1 :])
+            _copy(array[slot : slot + whole], np.moveaxis(apart, axis, 0))
+        if rest:
+            last = array[slot + whole]
+            _copy(last[_behind(axis, slice(rest))], values[_behind(axis, slice(whole * BLOCK, tokens))])
+            last[_behind(axis, slice(rest, None))] = 0
+
+    def _lay_out(self, slots: int) -> None:
+        """Have so many slots."""
+        arrays, mask = zeros(self._specs, {names.BATCH: slots, names.SOURCE: BLOCK}), np.zeros((slots, BLOCK), np.int64)
+        held = slice(_NOTHING, self._end)
+        for name, array in self._arrays.items():
+            _copy(arrays[name][held], array[held])
+        mask[: len(self._mask)] = self._mask[:slots]
+        self._arrays, self._mask = arrays, mask
+
+
+def blocks_of(tokens: int) -> int:
+    """How many blocks so many tokens fill."""
+    return -(-tokens // BLOCK)
+
+
+def with_parts(queries: NDArray[np.int64], places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """What a step in blocks is told of who attends to what.
+
+    Args:
+        queries: int64 [blocks, heads, alone, together].
+        places: int64 [rows, positions, heads, parts].
+    """
+    return {names.ATTENDING_QUERIES: queries, names.ATTENDED_PLACES: places[..., None, :]}
+
+
+def _copy(target: NDArray[Any], values: NDArray[Any]) -> None:
+    target[...] = values
+
+
+def _behind(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*(slice(None) for _ in range(axis)), part)
