@@ -69,7 +69,7 @@ def _loaded(bundle: Path, threads: int) -> SwitchModel:
 
 def _of(model: SwitchModel, *, rows: int = 1, source: int = steps.SOURCE, new_tokens: int = 32) -> Callable[[], float]:
     """Measures a step, for each row that shares it: one token."""
-    return lambda: steps.measure(model, rows, source=source, new_tokens=new_tokens)[1] / rows
+    return lambda: steps.measure(model, rows, source=(source,), new_tokens=new_tokens)[1] / rows
 
 
 def run_rounds(found: Sequence[Point], rounds: int) -> dict[str, dict[int, list[float]]]:

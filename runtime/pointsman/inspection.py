@@ -8,6 +8,7 @@ from typing import Any
 
 from pointsman.backends.choice import AnyEngine, Choice, Device, choose
 from pointsman.bundle import (
+    SOURCE_BLOCK,
     Architecture,
     FileRecord,
     GenerationSettings,
@@ -19,6 +20,7 @@ from pointsman.bundle import (
     Variant,
     names,
     read_manifest,
+    source_blocks,
     verify_files,
 )
 from pointsman.bundle.records import to_json
@@ -86,7 +88,7 @@ def memory(
         rows: Their beams or samples together.
         target: Tokens of the longest output.
     """
-    tokens = inputs * source + rows * target
+    tokens = inputs * SOURCE_BLOCK * source_blocks(source) + rows * target
     return _bytes(manifest.variants[variant].files) + _LIBRARIES + tokens * manifest.architecture.token_bytes
 
 

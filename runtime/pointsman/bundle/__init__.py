@@ -20,6 +20,7 @@ from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.interface import (
     CAPACITY_MULTIPLE,
     ROLES,
+    SOURCE_BLOCK,
     Axis,
     Dtype,
     Graph,
@@ -33,6 +34,7 @@ from pointsman.bundle.interface import (
     empty_cache,
     encoder_specs,
     side_by_side,
+    source_blocks,
     whole_targets,
 )
 from pointsman.bundle.manifest import SCHEMA, Limits, Manifest, Source, installed_versions
@@ -53,6 +55,7 @@ __all__ = [
     "CAPACITY_MULTIPLE",
     "ROLES",
     "SCHEMA",
+    "SOURCE_BLOCK",
     "Activation",
     "ActivationRanges",
     "Architecture",
@@ -95,6 +98,7 @@ __all__ = [
     "record_of",
     "sha256_of",
     "side_by_side",
+    "source_blocks",
     "verify_files",
     "whole_targets",
     "write_manifest",

@@ -15,6 +15,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["encoder", "decoder"]
 ROLES: Final[tuple[Role, ...]] = ("encoder", "decoder")
 CAPACITY_MULTIPLE: Final = 32  # tokens: caches have room for a multiple of so many
+SOURCE_BLOCK: Final = 64
+"""Tokens: on the CPU, what is encoded is kept in blocks of so many. Half of an input's last one is padding, on average,
+and each block takes part in a second softmax."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,11 @@ def decoder_specs(
 def cache_capacity(tokens: int) -> int:
     """The least capacity of a cache that has room for so many tokens of each row."""
     return max(-(-tokens // CAPACITY_MULTIPLE), 1) * CAPACITY_MULTIPLE
+
+
+def source_blocks(tokens: int) -> int:
+    """How many blocks an input of so many tokens fills."""
+    return -(-tokens // SOURCE_BLOCK)
 
 
 def attending(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pointsman.bundle import Architecture
+from pointsman.bundle import SOURCE_BLOCK, Architecture, source_blocks
 from pointsman.errors import OptionsError
 from pointsman.serving.jobs import DecodingJob
 
@@ -79,7 +79,7 @@ class Admission:
         return sum(job.rows for job in jobs) <= self._limits.rows and self._bytes(jobs) <= self._limits.bytes
 
     def _bytes(self, jobs: Sequence[DecodingJob]) -> int:
-        """What requests may come to take together: all are padded to the longest of them."""
+        """What requests may come to take together, where all are padded to the longest of them."""
         cached = sum(job.rows for job in jobs) * max(job.options.max_new_tokens for job in jobs)
-        encoded = len(jobs) * max(len(job.ids) for job in jobs)
+        encoded = len(jobs) * SOURCE_BLOCK * source_blocks(max(len(job.ids) for job in jobs))
         return (cached + encoded) * self._token_bytes

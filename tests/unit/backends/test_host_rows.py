@@ -9,9 +9,8 @@ from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.host import encoded_blocks, host_rows
-from pointsman.backends.onnxruntime.host.encoded_blocks import BLOCK
 from pointsman.backends.onnxruntime.host.slots import gaps_closed
-from pointsman.bundle import names
+from pointsman.bundle import SOURCE_BLOCK, names
 from pointsman.decoding import Feed
 from tolerances import FORMS as BETWEEN_FORMS
 
@@ -123,7 +122,7 @@ def held(stepper) -> tuple[int, int, int]:
 def test_memory_is_given_back_when_the_long_and_the_many_have_left(backend):
     """Not at once: others like them may come."""
     rng, stepper = np.random.default_rng(0), backend.stepper()
-    (long,) = stepper.encode([source(rng, 1, 12 * BLOCK, 1)], pad_id=0)
+    (long,) = stepper.encode([source(rng, 1, 12 * SOURCE_BLOCK, 1)], pad_id=0)
     assert held(stepper)[0] == 1 + 12
     steps(stepper, [long], 70)
     (many,) = stepper.encode([source(rng, 6, 10, 2)], pad_id=0)
@@ -144,7 +143,7 @@ def test_memory_is_given_back_when_the_long_and_the_many_have_left(backend):
 
 def test_short_inputs_beside_a_long_one_are_not_padded_to_it(backend):
     rng, stepper = np.random.default_rng(0), backend.stepper()
-    given = [source(rng, 1, tokens, 1) for tokens in (8 * BLOCK, 1, BLOCK, BLOCK + 1)]
+    given = [source(rng, 1, tokens, 1) for tokens in (8 * SOURCE_BLOCK, 1, SOURCE_BLOCK, SOURCE_BLOCK + 1)]
     rows = stepper.encode(given, pad_id=0)
     assert held(stepper)[0] == 1 + 8 + 1 + 1 + 2
     steps(stepper, rows, 1)
@@ -154,7 +153,7 @@ def test_short_inputs_beside_a_long_one_are_not_padded_to_it(backend):
     stepper.release(rows[3])
     steps(stepper, rows[1:3], 1)
     read = stepper._inputs.read(stepper._row_inputs)
-    assert read[names.ATTENTION_MASK].sum(1).tolist() == [1, BLOCK]
+    assert read[names.ATTENTION_MASK].sum(1).tolist() == [1, SOURCE_BLOCK]
     assert read[names.ATTENDED_PLACES].shape[-1] == 1
 
 
@@ -174,7 +173,7 @@ def test_inputs_that_come_one_by_one_are_not_all_copied_each_time(backend, monke
     monkeypatch.setattr(host_rows, "run", lambda *_: None)
     for tokens in lengths if rising else rng.permutation(lengths):
         stepper.encode([source(rng, 1, tokens, 1)], pad_id=0)
-    each = [array.nbytes // array.shape[0] // BLOCK for array in stepper._inputs._arrays.values()]
+    each = [array.nbytes // array.shape[0] // SOURCE_BLOCK for array in stepper._inputs._arrays.values()]
     assert len(stepper._inputs) == len(lengths)
     assert copied < 5 * sum(lengths) * sum(each)
 

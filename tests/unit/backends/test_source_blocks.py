@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from exports import FORMS
-from pointsman.backends.onnxruntime.host.encoded_blocks import BLOCK, EncodedBlocks
+from pointsman.backends.onnxruntime.host.encoded_blocks import EncodedBlocks
 from pointsman.backends.onnxruntime.models.graphs import nodes_of, operator
 from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import session
-from pointsman.bundle import Variant, attending, attention_heads, cache_positions, empty_cache, names
+from pointsman.bundle import SOURCE_BLOCK, Variant, attending, attention_heads, cache_positions, empty_cache, names
 from pointsman.errors import BundleError
 from tolerances import FORMS as BETWEEN_FORMS
 
-LENGTHS = (3, BLOCK, BLOCK + 1, 5 * BLOCK - 2, 1)
+LENGTHS = (3, SOURCE_BLOCK, SOURCE_BLOCK + 1, 5 * SOURCE_BLOCK - 2, 1)
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -41,7 +41,7 @@ def encoded(rng: np.random.Generator, variant: Variant, mask: np.ndarray) -> dic
     for spec in variant.encoder.outputs:
         shape = [1] * len(spec.axes)
         shape[0], shape[spec.axes.index(names.SOURCE)] = mask.shape
-        found[spec.name] = rng.normal(0, 2, spec.shape(sizes)).astype(np.float32) * mask.reshape(shape).astype(np.float32)
+        found[spec.name] = (rng.normal(0, 2, spec.shape(sizes)) * mask.reshape(shape)).astype(np.float32)
     return found
 
 
@@ -49,7 +49,7 @@ def encoded(rng: np.random.Generator, variant: Variant, mask: np.ndarray) -> dic
 def test_logits_are_those_of_padded_inputs(bundle, row_inputs):
     rng, variant, inputs = np.random.default_rng(0), variant_of(bundle), np.array(row_inputs)
     mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype(np.int64)
-    mask[3, 4:9] = mask[3, BLOCK : 2 * BLOCK] = 0  # a block without tokens amid others
+    mask[3, 4:9] = mask[3, SOURCE_BLOCK : 2 * SOURCE_BLOCK] = 0  # a block without tokens amid others
     given = encoded(rng, variant, mask)
     heads = attention_heads(variant.decoder.inputs)
     padded = {names.ATTENTION_MASK: mask, **attending(inputs, len(LENGTHS), heads=heads), **given}

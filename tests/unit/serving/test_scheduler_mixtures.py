@@ -10,6 +10,7 @@ from asked import TEXTS, job, random_job
 
 from pointsman import DeadlineError, DeviceError, OptionsError
 from pointsman.backends.own_states import OwnStates
+from pointsman.bundle import SOURCE_BLOCK
 from pointsman.serving.admission import Admission
 from pointsman.serving.jobs import DecodingJob, ScoringJob
 from pointsman.serving.scheduler import Limits, Scheduler
@@ -149,7 +150,7 @@ def test_who_joins(infiller):
         (Limits(rows=6), [small, wide, small], [], 2),
         (Limits(encoded=2 * tokens), [small] * 5, [], 2),
         (Limits(encoded=1), [small] * 5, [], 1),
-        (Limits(bytes=3 * (8 + tokens) * token), [small] * 5, [small], 2),
+        (Limits(bytes=3 * (8 + SOURCE_BLOCK) * token), [small] * 5, [small], 2),
         (Limits(apart=1), [small] * 3, [], 3),
         (Limits(), [], [small], 0),
     ]:

@@ -21,7 +21,7 @@ from pointsman.backends.onnxruntime.session import run, session
 from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
 from pointsman.backends.onnxruntime.weights.mapped_loading import loaded_once, with_experts_mapped
 from pointsman.backends.onnxruntime.weights.residency import keep_trimmed
-from pointsman.bundle import Variant, cache_positions, names, side_by_side
+from pointsman.bundle import Graph, Variant, cache_positions, names, side_by_side
 
 
 class OnnxRuntimeBackend:
@@ -101,18 +101,16 @@ def _sessions(
 ) -> Iterator[Any]:
     """Encoder, and a decoder whose source comes in blocks; `models` take the place of their files' contents."""
     graphs, exact = (variant.encoder, variant.decoder), variant.quantization is not None
-    encoder, decoder = models
-    decoder = with_source_in_blocks((bundle / variant.decoder.file).read_bytes() if decoder is None else decoder)
+
+    def loaded(graph: Graph, more: Sequence[str], model: bytes | None) -> Any:  # noqa: ANN401 - untyped engine
+        path = bundle / graph.file
+        if graph is variant.decoder:
+            model = with_source_in_blocks(path.read_bytes() if model is None else model)
+        return session(path, "cpu", threads, None, more, exact_integers=exact, model=model)
+
     # Laying out weights for matrix products takes most of a load, on one core for each graph.
     with ThreadPoolExecutor(len(graphs)) as pool:
-        yield from pool.map(
-            lambda graph, more, model: session(
-                bundle / graph.file, "cpu", threads, None, more, exact_integers=exact, model=model
-            ),
-            graphs,
-            shown,
-            (encoder, decoder),
-        )
+        yield from pool.map(loaded, graphs, shown, models)
 
 
 class OnnxRuntimeState:

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pointsman.backends.onnxruntime import session
+from pointsman.backends.onnxruntime import backend, session
 from pointsman_calib.comparison import compare
 
 WEIGHTS = "session.model_external_initializers_file_folder_path"
@@ -16,20 +16,29 @@ WEIGHTS = "session.model_external_initializers_file_folder_path"
 @pytest.fixture
 def loaded(monkeypatch):
     """Whenever a session is made: the folders of the variants that are loaded whole, and in pieces."""
-    alive, moments, lock = weakref.WeakKeyDictionary(), [], threading.Lock()
+    alive, moments, lock, inside = weakref.WeakKeyDictionary(), [], threading.Lock(), threading.local()
 
     class Counted(onnxruntime.InferenceSession):
         def __init__(self, model, options=None, *arguments, **keywords):
             super().__init__(model, options, *arguments, **keywords)
-            whole = isinstance(model, (str, Path))
-            folder = Path(model).parent if whole else Path(options.get_session_config_entry(WEIGHTS))
+            is_file = isinstance(model, (str, Path))
+            folder = Path(model).parent if is_file else Path(options.get_session_config_entry(WEIGHTS))
             with lock:
-                alive[self] = (whole, folder.name)
+                alive[self] = (getattr(inside, "whole", False), folder.name)
                 moments.append([{name for kind, name in alive.values() if kind is each} for each in (True, False)])
 
+    load = backend.session
+
+    def whole(*arguments, **keywords):
+        inside.whole = True
+        try:
+            return load(*arguments, **keywords)
+        finally:
+            inside.whole = False
+
     monkeypatch.setattr(onnxruntime, "InferenceSession", Counted)
-    # Where a graph is changed when it is loaded, it comes from memory as pieces do.
-    monkeypatch.setattr(session, "rows_alone_differ", lambda: False)
+    monkeypatch.setattr(backend, "session", whole)
+    monkeypatch.setattr(session, "rows_alone_differ", lambda: False)  # it loads a graph of its own to find out
     return moments
 
 

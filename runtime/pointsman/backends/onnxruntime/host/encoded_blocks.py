@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.host.encoder_runs import length
 from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room, zeros
-from pointsman.bundle import TensorSpec, attending, names
+from pointsman.bundle import SOURCE_BLOCK, TensorSpec, attending, names, source_blocks
 
-BLOCK: Final = 64
-"""Tokens. Half a block of each input is padding; each block takes part in the second softmax."""
 _PARTS: Final = 4
 """Where inputs have several blocks, places are padded to a multiple of so many: the engine's product of one row sums
 four terms at a time, so that a query's result is the same to the last bit beside inputs of any length."""
@@ -43,7 +41,7 @@ class EncodedBlocks:
         self._numbers = np.zeros(0, np.int64)  # which of that input's it is
         self._inputs = 0
         self._patience = Patience()
-        self._mask = np.zeros((0, BLOCK), np.int64)
+        self._mask = np.zeros((0, SOURCE_BLOCK), np.int64)
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
@@ -57,7 +55,7 @@ class EncodedBlocks:
 
     def make_room(self, lengths: Sequence[int]) -> None:
         """Have slots for inputs of so many tokens beside those that there are."""
-        needed = self._end + sum(map(blocks_of, lengths))
+        needed = self._end + sum(map(source_blocks, lengths))
         if needed > len(self._mask):
             self._lay_out(room(len(self._mask), needed))
 
@@ -72,7 +70,7 @@ class EncodedBlocks:
         Returns:
             arrays by name, with the axes of their specs: their slots, where these have just that many tokens.
         """
-        if source == BLOCK:
+        if source == SOURCE_BLOCK:
             slots = slice(self._end + first, self._end + first + inputs)
             return {name: array[slots] for name, array in self._arrays.items()}
         return zeros(self._specs, {names.BATCH: inputs, names.SOURCE: source})
@@ -90,17 +88,17 @@ class EncodedBlocks:
         """
         for number, of_input in enumerate(mask):
             tokens, slot = length(of_input), self._end + first
-            first += blocks_of(tokens)
+            first += source_blocks(tokens)
             self._mask[slot : self._end + first] = 0
             self._mask[slot : self._end + first].reshape(-1)[:tokens] = of_input[:tokens]
-            if len(of_input) != BLOCK:
+            if len(of_input) != SOURCE_BLOCK:
                 for name, values in encoded.items():
                     self._write(name, slot, values[number], tokens)
         return first
 
     def arrived(self, lengths: Sequence[int]) -> None:
         """Count inputs of so many tokens among the others, all that `put` was called for."""
-        counts = [*map(blocks_of, lengths)]
+        counts = [*map(source_blocks, lengths)]
         self._owners = np.concatenate([self._owners, self._inputs + np.repeat(np.arange(len(counts)), counts)])
         self._numbers = np.concatenate([self._numbers, *map(np.arange, counts)])
         self._inputs += len(counts)
@@ -168,29 +166,25 @@ class EncodedBlocks:
     def _write(self, name: str, slot: int, values: NDArray[Any], tokens: int) -> None:
         """Fill slots with an input's tokens, and the rest of the last with zeros: all that is read must be finite."""
         array, axis = self._arrays[name], self._source_axes[name] - 1  # of an input's values
-        whole, rest = divmod(tokens, BLOCK)
+        whole, rest = divmod(tokens, SOURCE_BLOCK)
         if whole:
-            apart = values[_behind(axis, slice(whole * BLOCK))]
-            apart = apart.reshape(*apart.shape[:axis], whole, BLOCK, *apart.shape[axis + 1 :])
+            apart = values[_behind(axis, slice(whole * SOURCE_BLOCK))]
+            apart = apart.reshape(*apart.shape[:axis], whole, SOURCE_BLOCK, *apart.shape[axis + 1 :])
             _copy(array[slot : slot + whole], np.moveaxis(apart, axis, 0))
         if rest:
             last = array[slot + whole]
-            _copy(last[_behind(axis, slice(rest))], values[_behind(axis, slice(whole * BLOCK, tokens))])
+            _copy(last[_behind(axis, slice(rest))], values[_behind(axis, slice(whole * SOURCE_BLOCK, tokens))])
             last[_behind(axis, slice(rest, None))] = 0
 
     def _lay_out(self, slots: int) -> None:
         """Have so many slots."""
-        arrays, mask = zeros(self._specs, {names.BATCH: slots, names.SOURCE: BLOCK}), np.zeros((slots, BLOCK), np.int64)
+        arrays = zeros(self._specs, {names.BATCH: slots, names.SOURCE: SOURCE_BLOCK})
+        mask = np.zeros((slots, SOURCE_BLOCK), np.int64)
         held = slice(_NOTHING, self._end)
         for name, array in self._arrays.items():
             _copy(arrays[name][held], array[held])
         mask[: len(self._mask)] = self._mask[:slots]
         self._arrays, self._mask = arrays, mask
-
-
-def blocks_of(tokens: int) -> int:
-    """How many blocks so many tokens fill."""
-    return -(-tokens // BLOCK)
 
 
 def with_parts(queries: NDArray[np.int64], places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

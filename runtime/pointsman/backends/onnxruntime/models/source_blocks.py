@@ -94,10 +94,12 @@ def with_source_in_blocks(model: bytes) -> bytes:
     """A serialized step for any number of positions whose source comes in blocks.
 
     Raises:
-        BundleError: its cross-attention is not that of our exporter.
+        BundleError: it is no model, or its cross-attention is not that of our exporter.
     """
-    nodes = nodes_of(model)
-    layers = [*_layers(nodes)]
+    try:
+        layers = [*_layers(nodes_of(model))]
+    except (LookupError, ValueError) as error:
+        raise _other_graph() from error
     if not layers:
         raise _other_graph()
     merged = {layer.merged: layer.in_parts() for layer in layers}
