@@ -20,6 +20,7 @@ import measurements
 from cases import CASES, Case
 from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends.onnxruntime import OnnxRuntimeBackend
+from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from prepared import prepared_bundle, prepared_checkpoint
 
 
@@ -59,7 +60,9 @@ def _profiling_session(decoder: Path, folder: Path, threads: int) -> Any:  # noq
     options.intra_op_num_threads = threads
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "decoder")
-    return onnxruntime.InferenceSession(decoder, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(decoder.parent))
+    model = with_source_in_blocks(decoder.read_bytes())
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _events(path: Path) -> list[Event]:

@@ -60,6 +60,11 @@ class RunningRequests(Loop[Any]):
         """Whether requests are computed together; where not, each has a step and memory of its own."""
         return self._encoding.shares_steps
 
+    @property
+    def pads_inputs(self) -> bool:
+        """Whether what is encoded of each input takes as much room as that of the longest; else blocks of tokens."""
+        return self._encoding.pads_inputs
+
     def join(self, requests: Sequence[Request]) -> list[Running[Any]]:
         """Encode the inputs of requests together, and put these in.
 

@@ -40,7 +40,7 @@ def random_options(rng: np.random.Generator) -> DecodingOptions:
 def random_request(rng: np.random.Generator, model: SwitchModel) -> Request:
     """One to three inputs, with or without the constraint."""
     options, inputs = random_options(rng), 1 if rng.random() < 0.6 else int(rng.integers(2, 4))
-    longest = 50 if rng.random() < 0.7 else 300
+    longest = rng.choice([50, 50, 50, 300, 1200])  # one to nineteen blocks
     ids = [[*rng.integers(2, 118, rng.integers(1, longest)).tolist(), 1] for _ in range(inputs)]
     constraint = None
     if rng.random() < 0.4:

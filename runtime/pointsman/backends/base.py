@@ -36,6 +36,7 @@ class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
     Attributes:
         bytes: of host memory that is held for its requests.
         shares_steps: whether rows of several requests are computed together.
+        pads_inputs: whether what is encoded of each input takes as much room as that of the longest.
     """
 
     @property
@@ -45,6 +46,11 @@ class RequestStepper(Stepper[AnyRows], Protocol[AnyRows]):
 
     @property
     def shares_steps(self) -> bool:
+        """See above."""
+        ...
+
+    @property
+    def pads_inputs(self) -> bool:
         """See above."""
         ...
 

@@ -19,7 +19,7 @@ class _Encodes(Protocol):
 class OwnStates(OneAfterAnother):
     """A `RequestStepper` that encodes and steps one request after another."""
 
-    shares_steps = False
+    shares_steps, pads_inputs = False, True
 
     def __init__(self, backend: _Encodes) -> None:
         self._backend, self.bytes = backend, 0  # the engine's own memory is not counted

@@ -33,16 +33,18 @@ class Admission:
     Nobody overtakes, so one that takes many rows waits no longer than those before it run.
     """
 
-    def __init__(self, limits: Limits, architecture: Architecture, *, shares_steps: bool) -> None:
+    def __init__(self, limits: Limits, architecture: Architecture, *, shares_steps: bool, pads_inputs: bool) -> None:
         """Prepare.
 
         Args:
             limits: What holds.
             architecture: Of the model: what a token takes.
             shares_steps: Whether requests are computed together.
+            pads_inputs: Whether each input takes as much room as the longest; else blocks of tokens.
         """
         self._limits = limits
         self._most = None if shares_steps else limits.apart
+        self._pads_inputs = pads_inputs
         self._token_bytes = architecture.token_bytes
 
     def check(self, job: DecodingJob) -> None:
@@ -79,7 +81,12 @@ class Admission:
         return sum(job.rows for job in jobs) <= self._limits.rows and self._bytes(jobs) <= self._limits.bytes
 
     def _bytes(self, jobs: Sequence[DecodingJob]) -> int:
-        """What requests may come to take together, where all are padded to the longest of them."""
+        """What requests may come to take together."""
         cached = sum(job.rows for job in jobs) * max(job.options.max_new_tokens for job in jobs)
-        encoded = len(jobs) * SOURCE_BLOCK * source_blocks(max(len(job.ids) for job in jobs))
-        return (cached + encoded) * self._token_bytes
+        return (cached + self._encoded([len(job.ids) for job in jobs])) * self._token_bytes
+
+    def _encoded(self, lengths: Sequence[int]) -> int:
+        """The tokens that inputs of some lengths take room for."""
+        if self._pads_inputs:
+            return len(lengths) * max(lengths)
+        return SOURCE_BLOCK * sum(map(source_blocks, lengths))

@@ -58,8 +58,12 @@ class Scheduler:
         """
         self.limits = limits or Limits()
         self._worker = Worker(model, observer or _Nobody())
-        architecture, shares_steps = model.manifest.architecture, self._worker.shares_steps
-        self._admission = Admission(self.limits, architecture, shares_steps=shares_steps)
+        self._admission = Admission(
+            self.limits,
+            model.manifest.architecture,
+            shares_steps=self._worker.shares_steps,
+            pads_inputs=self._worker.pads_inputs,
+        )
         self._line: deque[Entry[Any]] = deque()
         self._in_hand: list[Entry[Any]] = []  # taken from the line, and not yet decoded
         self._changed = threading.Condition()

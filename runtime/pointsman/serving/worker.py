@@ -65,6 +65,11 @@ class Worker:
         """See `RunningRequests.share_steps`."""
         return self._requests.share_steps
 
+    @property
+    def pads_inputs(self) -> bool:
+        """See `RunningRequests.pads_inputs`."""
+        return self._requests.pads_inputs
+
     def drop(self) -> None:
         """Take out those that nobody waits for any more: their rows are given back."""
         for running, entry in [*self._inside.values()]:

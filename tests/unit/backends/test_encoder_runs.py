@@ -31,6 +31,8 @@ def sources(rng: np.random.Generator, *each: list[int]) -> list[Source]:
         ([600, 610, 20, 21, 22], [[2, 3, 4], [0, 1]]),
         ([10, 58, 107], [[0, 1], [2]]),  # a run costs as much as 48 tokens
         ([100] * 20, [[*range(20)]]),
+        ([600] * 7, [[0], [1, 2, 3], [4, 5, 6]]),  # of several inputs 2,048 tokens at most
+        ([3000, 2000, 3000], [[1], [0], [2]]),
     ],
 )
 def test_those_of_similar_length_share_a_run(lengths, runs):

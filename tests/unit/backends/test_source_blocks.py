@@ -62,17 +62,31 @@ def test_logits_are_those_of_padded_inputs(bundle, row_inputs):
     BETWEEN_FORMS.check(found, stepped(bundle, None, padded, len(inputs)), "in blocks")
 
 
-def test_each_layer_takes_eight_nodes_more_and_a_step_one(bundle):
+def test_each_layer_takes_nine_nodes_more_and_a_step_three(bundle):
     variant = variant_of(bundle)
     before = (bundle.folder / variant.decoder.file).read_bytes()
     after = with_source_in_blocks(before)
-    assert len(nodes_of(after)) - len(nodes_of(before)) == 1 + 8 * bundle.manifest.architecture.decoder.layers
+    assert len(nodes_of(after)) - len(nodes_of(before)) == 3 + 9 * bundle.manifest.architecture.decoder.layers
     assert sum(operator(node) == b"Softmax" for node in nodes_of(after)) == (
         sum(operator(node) == b"Softmax" for node in nodes_of(before)) + bundle.manifest.architecture.decoder.layers
     )
 
 
-def test_a_graph_that_attends_otherwise_is_refused(bundle):
-    encoder = (bundle.folder / variant_of(bundle).encoder.file).read_bytes()
+def with_other_products(model: bytes) -> bytes:
+    """A decoder that has another operator, with a name as long, in the place of each product."""
+    return model.replace(b"\x22\x06MatMul", b"\x22\x06Divide")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(lambda encoder, _: encoder, id="an encoder"),
+        pytest.param(lambda _, decoder: with_other_products(decoder), id="another operator"),
+        pytest.param(lambda _, decoder: decoder[: len(decoder) // 2], id="cut off"),
+        pytest.param(lambda *_: b"no model", id="no model"),
+    ],
+)
+def test_a_graph_that_attends_otherwise_is_refused(bundle, changed):
+    graphs = variant_of(bundle).encoder, variant_of(bundle).decoder
     with pytest.raises(BundleError, match="export the checkpoint again"):
-        with_source_in_blocks(encoder)
+        with_source_in_blocks(changed(*((bundle.folder / graph.file).read_bytes() for graph in graphs)))

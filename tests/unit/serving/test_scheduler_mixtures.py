@@ -10,7 +10,7 @@ from asked import TEXTS, job, random_job
 
 from pointsman import DeadlineError, DeviceError, OptionsError
 from pointsman.backends.own_states import OwnStates
-from pointsman.bundle import SOURCE_BLOCK
+from pointsman.bundle import SOURCE_BLOCK, source_blocks
 from pointsman.serving.admission import Admission
 from pointsman.serving.jobs import DecodingJob, ScoringJob
 from pointsman.serving.scheduler import Limits, Scheduler
@@ -154,12 +154,23 @@ def test_who_joins(infiller):
         (Limits(apart=1), [small] * 3, [], 3),
         (Limits(), [], [small], 0),
     ]:
-        assert Admission(limits, architecture, shares_steps=True).joining(line, running) == joins
+        admission = Admission(limits, architecture, shares_steps=True, pads_inputs=False)
+        assert admission.joining(line, running) == joins
+
+
+def test_a_long_text_takes_room_for_itself_alone_where_inputs_are_not_padded(infiller):
+    architecture = infiller.model.manifest.architecture
+    small = job(infiller, TEXTS[1], max_new_tokens=8)
+    long, blocks = replace(small, ids=small.ids * 40), 2 + source_blocks(40 * len(small.ids))
+    limits = Limits(bytes=(3 * 8 + blocks * SOURCE_BLOCK) * architecture.token_bytes)
+    for pads_inputs, joins in ((False, 2), (True, 0)):
+        admission = Admission(limits, architecture, shares_steps=True, pads_inputs=pads_inputs)
+        assert admission.joining([small] * 3, [long]) == joins
 
 
 def test_who_joins_where_each_has_a_step_of_its_own(infiller):
     given, limits = job(infiller), Limits(apart=3)
-    admission = Admission(limits, infiller.model.manifest.architecture, shares_steps=False)
+    admission = Admission(limits, infiller.model.manifest.architecture, shares_steps=False, pads_inputs=True)
     assert admission.joining([given] * 5, [given]) == 2
 
 

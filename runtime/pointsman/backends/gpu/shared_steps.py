@@ -64,7 +64,7 @@ class GpuStepper:
     at the next step.
     """
 
-    shares_steps = True
+    shares_steps = pads_inputs = True
     bytes = 0  # of the host
 
     def __init__(

@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
             shown: int64 values inside the encoder, and inside the decoder, that shall be outputs too.
 
         Raises:
-            BundleError: the engine refuses a graph.
+            BundleError: the engine refuses a graph, or the decoder is not one of our exporter's.
             DeviceError: memory does not suffice, or `max_memory` is not possible here.
         """
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
@@ -103,10 +103,9 @@ def _sessions(
     graphs, exact = (variant.encoder, variant.decoder), variant.quantization is not None
 
     def loaded(graph: Graph, more: Sequence[str], model: bytes | None) -> Any:  # noqa: ANN401 - untyped engine
+        changed = with_source_in_blocks if graph is variant.decoder else None
         path = bundle / graph.file
-        if graph is variant.decoder:
-            model = with_source_in_blocks(path.read_bytes() if model is None else model)
-        return session(path, "cpu", threads, None, more, exact_integers=exact, model=model)
+        return session(path, "cpu", threads, None, more, exact_integers=exact, model=model, changed=changed)
 
     # Laying out weights for matrix products takes most of a load, on one core for each graph.
     with ThreadPoolExecutor(len(graphs)) as pool:

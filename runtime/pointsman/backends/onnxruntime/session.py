@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ def session(
     *,
     exact_integers: bool = False,
     model: bytes | None = None,
+    changed: Callable[[bytes], bytes] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - untyped engine
     """Load a graph.
@@ -82,6 +83,7 @@ def session(
         exact_integers: whether it multiplies integers, which are to give the same on every processor and beside all
             rows; see `make_exact` and `with_rows_in_company`.
         model: what is loaded in place of the file's contents.
+        changed: makes of these what is loaded.
         weights: its initializers that lie in no file; on the CPU they are to be kept as long as the session.
 
     Raises:
@@ -101,15 +103,13 @@ def session(
         options.add_external_initializers([*weights], [*weights.values()])
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
-        graph: Path | bytes = path if model is None else model
-        if exact_integers and has_block_products(content := _content(graph)) and rows_alone_differ():
-            graph = with_rows_in_company(content)
-        if shown:
-            graph = with_outputs(_content(graph), shown)
+        graph = _prepared(path if model is None else model, changed, shown, exact_integers=exact_integers)
         if isinstance(graph, bytes):
             # A graph in memory has no folder in which its weights could be looked for.
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
         loaded = _loaded(graph, options, device, provider_options or {})
+    except BundleError:
+        raise
     except Exception as error:
         _check_memory(error, device)
         if _HARD_LINKS in str(error).lower():
@@ -133,6 +133,17 @@ def require_device(loaded: Any, device: Device) -> None:  # noqa: ANN401 - untyp
             f"ONNX Runtime {onnxruntime.__version__} cannot load CUDA {onnxruntime.cuda_version or ''} or cuDNN here; "
             f"{install('gpu')} again, with a driver that fits, or use device 'cpu'"
         )
+
+
+def _prepared(
+    graph: Path | bytes, changed: Callable[[bytes], bytes] | None, shown: Sequence[str], *, exact_integers: bool
+) -> Path | bytes:
+    """What is loaded; see `session`."""
+    if changed is not None:
+        graph = changed(_content(graph))
+    if exact_integers and has_block_products(content := _content(graph)) and rows_alone_differ():
+        graph = with_rows_in_company(content)
+    return with_outputs(_content(graph), shown) if shown else graph
 
 
 def _content(graph: Path | bytes) -> bytes:

@@ -10,15 +10,13 @@ from pointsman.backends.onnxruntime.host.encoder_runs import length
 from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room, zeros
 from pointsman.bundle import SOURCE_BLOCK, TensorSpec, attending, names, source_blocks
 
-_PARTS: Final = 4
-"""Where inputs have several blocks, places are padded to a multiple of so many: the engine's product of one row sums
-four terms at a time, so that a query's result is the same to the last bit beside inputs of any length."""
-_NOTHING: Final = 1
-"""The first slot is a block without tokens, whose values are zeros, and the part that a shorter input lacks."""
+_PARTS: Final = 16
+"""Where inputs have several blocks, places are padded to a multiple of so many. The engine sums so many terms side by
+side, four of a product: so a query's result is the same to the last bit beside inputs of any length."""
 
 
 class EncodedBlocks:
-    """Masks, and cross-attention keys and values, in blocks that begin with the first slot but one.
+    """Masks, and cross-attention keys and values, in blocks.
 
     What is held is copied when there is no room for more; room grows by a share of what there is, so inputs that come
     one by one are not all copied each time.
@@ -39,14 +37,14 @@ class EncodedBlocks:
         """Give all memory back."""
         self._owners = np.zeros(0, np.int64)  # the input of each block
         self._numbers = np.zeros(0, np.int64)  # which of that input's it is
-        self._inputs = 0
+        self._count = 0
         self._patience = Patience()
         self._mask = np.zeros((0, SOURCE_BLOCK), np.int64)
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
         """How many inputs there are."""
-        return self._inputs
+        return self._count
 
     @property
     def bytes(self) -> int:
@@ -99,9 +97,9 @@ class EncodedBlocks:
     def arrived(self, lengths: Sequence[int]) -> None:
         """Count inputs of so many tokens among the others, all that `put` was called for."""
         counts = [*map(source_blocks, lengths)]
-        self._owners = np.concatenate([self._owners, self._inputs + np.repeat(np.arange(len(counts)), counts)])
+        self._owners = np.concatenate([self._owners, self._count + np.repeat(np.arange(len(counts)), counts)])
         self._numbers = np.concatenate([self._numbers, *map(np.arange, counts)])
-        self._inputs += len(counts)
+        self._count += len(counts)
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give back the blocks of other inputs; the last blocks move there.
@@ -112,16 +110,16 @@ class EncodedBlocks:
         Returns:
             int64 [len(self) before], the new number of each.
         """
-        renamed = np.zeros(self._inputs, np.int64)
+        renamed = np.zeros(self._count, np.int64)
         renamed[kept] = np.arange(len(kept))
         staying = np.flatnonzero(np.isin(self._owners, kept))
         moves, _ = gaps_closed(staying, len(self._owners))
         for target, source in moves:
             for array in (self._mask, *self._arrays.values()):
-                _copy(array[_NOTHING + target], array[_NOTHING + source])
+                _copy(array[target], array[source])
             self._owners[target], self._numbers[target] = self._owners[source], self._numbers[source]
         self._owners, self._numbers = renamed[self._owners[: len(staying)]], self._numbers[: len(staying)]
-        self._inputs = len(kept)
+        self._count = len(kept)
         return renamed
 
     def tidy(self) -> bool:
@@ -141,30 +139,28 @@ class EncodedBlocks:
         Args:
             row_inputs: int64 [rows], the input that each row attends to; all of them have rows.
         """
-        parts = int(self._numbers.max()) + 1
-        first = _NOTHING if parts == 1 else 0
-        held = {name: array[first : self._end, :, None] for name, array in self._arrays.items()}
-        return {names.ATTENTION_MASK: self._mask[first : self._end], **held, **self._attended(row_inputs, parts)}
+        held = {name: array[: self._end, :, None] for name, array in self._arrays.items()}
+        return {names.ATTENTION_MASK: self._mask[: self._end], **held, **self._attended(row_inputs)}
 
-    def _attended(self, row_inputs: NDArray[np.int64], parts: int) -> dict[str, NDArray[np.int64]]:
+    def _attended(self, row_inputs: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Which queries attend to each block, and where each query's parts are."""
-        of_inputs = attending(row_inputs, self._inputs, heads=self._heads)
+        of_inputs = attending(row_inputs, self._count, heads=self._heads)
         queries, places = of_inputs[names.ATTENDING_QUERIES][self._owners], of_inputs[names.ATTENDED_PLACES]
         _, heads, width = queries.shape
-        blocks = np.zeros((self._inputs, parts if parts == 1 else -(-parts // _PARTS) * _PARTS), np.int64)
-        blocks[self._owners, self._numbers] = np.arange(len(self._owners)) + (0 if parts == 1 else _NOTHING)
-        if parts > 1:
-            queries = np.concatenate([np.zeros((_NOTHING, heads, width), np.int64), queries])
-        shifts = (blocks - np.arange(self._inputs)[:, None])[row_inputs] * (heads * width)  # [rows, parts]
+        parts = int(self._numbers.max()) + 1
+        blocks = np.full((self._count, parts if parts == 1 else -(-parts // _PARTS) * _PARTS), -1)
+        blocks[self._owners, self._numbers] = np.arange(len(self._owners))
+        again = np.where(blocks < 0, blocks[:, :1] - len(self._owners), blocks)  # the first one's, from the end
+        shifts = (again - np.arange(self._count)[:, None])[row_inputs] * (heads * width)  # [rows, parts]
         return with_parts(queries[..., None], places[..., None] + shifts[:, None, None])
 
     @property
     def _end(self) -> int:
         """The slot behind the last block."""
-        return _NOTHING + len(self._owners)
+        return len(self._owners)
 
     def _write(self, name: str, slot: int, values: NDArray[Any], tokens: int) -> None:
-        """Fill slots with an input's tokens, and the rest of the last with zeros: all that is read must be finite."""
+        """Fill slots with an input's tokens, and the rest of the last with zeros: what is masked must be finite."""
         array, axis = self._arrays[name], self._source_axes[name] - 1  # of an input's values
         whole, rest = divmod(tokens, SOURCE_BLOCK)
         if whole:
@@ -180,10 +176,9 @@ class EncodedBlocks:
         """Have so many slots."""
         arrays = zeros(self._specs, {names.BATCH: slots, names.SOURCE: SOURCE_BLOCK})
         mask = np.zeros((slots, SOURCE_BLOCK), np.int64)
-        held = slice(_NOTHING, self._end)
         for name, array in self._arrays.items():
-            _copy(arrays[name][held], array[held])
-        mask[: len(self._mask)] = self._mask[:slots]
+            _copy(arrays[name][: self._end], array[: self._end])
+        mask[: self._end] = self._mask[: self._end]
         self._arrays, self._mask = arrays, mask
 
 

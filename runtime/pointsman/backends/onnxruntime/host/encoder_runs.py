@@ -12,6 +12,8 @@ from pointsman.backends.base import Source
 _RUN: Final = 48
 """What a run costs beside its tokens, in tokens: measured with int8 weights and the dense sizes of switch-base-8. From
 some 150 tokens on, nothing is gained by encoding inputs together."""
+_MOST: Final = 2048
+"""Tokens of a run of several inputs, so that what it takes beside its results does not grow with how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,10 @@ def _ends(lengths: NDArray[np.int64]) -> list[int]:
     inputs = len(lengths)
     cost, begins = np.zeros(inputs + 1, np.int64), np.zeros(inputs + 1, np.int64)
     for end in range(1, inputs + 1):
-        costs = cost[:end] + _RUN + (end - np.arange(end)) * lengths[end - 1]
-        begins[end] = costs.argmin()
+        tokens = (end - np.arange(end)) * lengths[end - 1]
+        costs = cost[:end] + _RUN + tokens
+        least = int(np.argmax((tokens <= _MOST) | (tokens == lengths[end - 1])))  # where a run may begin
+        begins[end] = least + costs[least:].argmin()
         cost[end] = costs[begins[end]]
     ends, end = [], inputs
     while end:

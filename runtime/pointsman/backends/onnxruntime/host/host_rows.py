@@ -69,7 +69,7 @@ class HostStepper:
     were, at the next step: as long as none comes or leaves, a step copies nothing, and binds nothing anew.
     """
 
-    shares_steps = True
+    shares_steps, pads_inputs = True, False
 
     def __init__(
         self,

@@ -64,7 +64,14 @@ class RowCaches:
                 array[target, :, first:length] = array[source, :, first:length]
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give back the other slots; arguments and result are those of `gaps_closed`."""
+        """Give back the other slots; the last rows move there.
+
+        Args:
+            kept: int64, the slots that are kept, rising.
+
+        Returns:
+            int64 [len(self) before], the new slot of each.
+        """
         moves, renamed = gaps_closed(kept, len(self))
         for target, source in moves:
             length = self.lengths[target] = int(self.lengths[source])

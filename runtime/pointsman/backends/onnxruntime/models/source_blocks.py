@@ -1,4 +1,4 @@
-"""Cross-attention over a source in blocks: a step reads no padding, and multiplies each query by itself.
+"""Cross-attention over a source in blocks: a step reads no padding, and each query is a product of its own.
 
 A bundle's step takes inputs padded to the longest, and the queries of an input as one product. A CPU reads all of that
 padding, and multiplies a few queries at half the speed of one. So keys and values come in blocks of equal length:
@@ -15,14 +15,18 @@ The softmax over a source is the softmax over each block, weighted by a softmax 
     of each block     weights = softmax(scores), log_sum = max(scores) - log(max(weights)), attended = weights x values
     of each query     softmax(log_sum of its parts) x (attended of its parts)
 
-A block that is masked whole weighs nothing beside others.
+A block that is masked whole weighs nothing beside others. A source with fewer parts than others is given one of its own
+again, by a place counted from the end (a negative one), which weighs nothing either: so nothing of one request, not
+even what is no number, reaches another.
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.graphs import (
+    FLOAT,
     INT64,
     attributes_of,
     inputs_of,
@@ -42,8 +46,11 @@ from pointsman.errors import BundleError
 
 _QUERIES, _PLACES = names.ATTENDING_QUERIES.encode(), names.ATTENDED_PLACES.encode()
 _PARTS: Final = b"blocks/parts"  # [rows, positions, heads, parts]
+_AGAIN, _BIAS = b"blocks/again", b"blocks/bias"  # [rows, positions, heads, 1, parts]
 _LAST, _LAST_BUT_ONE, _FLAT, _MASK_AXES = b"blocks/last", b"blocks/last_but_one", b"blocks/flat", b"blocks/mask_axes"
-_CONSTANTS: Final = {_LAST: (-1,), _LAST_BUT_ONE: (-2,), _FLAT: (-1,), _MASK_AXES: (1, 2, 3)}
+_NONE, _ZERO, _LOWEST = b"blocks/none", b"blocks/zero", b"blocks/lowest"
+_INTEGERS: Final = {_LAST: (-1,), _LAST_BUT_ONE: (-2,), _FLAT: (-1,), _MASK_AXES: (1, 2, 3), _NONE: (0,)}
+_FLOATS: Final = {_ZERO: 0.0, _LOWEST: -3.4028234663852886e38}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,9 @@ class _Attention:
 
     def in_parts(self) -> bytes:
         """The nodes that give `merged`, as fields of the graph."""
-        highest, most, logs, log_sums, flat, of_parts, shares, found = (
-            self.merged + b"/" + step
-            for step in (b"highest", b"most", b"logs", b"log_sums", b"flat", b"of_parts", b"shares", b"found")
+        steps = b"highest most logs log_sums flat of_parts biased shares found".split()
+        highest, most, logs, log_sums, flat, of_parts, biased, shares, found = (
+            self.merged + b"/" + step for step in steps
         )
         cast = shares + b"/cast" if self.cast is not None else shares
         nodes = (
@@ -82,7 +89,8 @@ class _Attention:
             new_node(b"Sub", (highest, logs), log_sums),
             new_node(b"Reshape", (log_sums, _FLAT), flat),
             new_node(b"Gather", (flat, _PLACES), of_parts, integer(b"axis", 0)),
-            new_node(b"Softmax", (of_parts,), shares),
+            new_node(b"Add", (of_parts, _BIAS), biased),
+            new_node(b"Softmax", (biased,), shares),
             b"" if self.cast is None else new_node(b"Cast", (shares,), cast, self.cast),
             new_node(b"Gather", (self.vectors, _PARTS), found, integer(b"axis", 0)),
             new_node(b"MatMul", (cast, found), self.merged),
@@ -97,19 +105,25 @@ def with_source_in_blocks(model: bytes) -> bytes:
         BundleError: it is no model, or its cross-attention is not that of our exporter.
     """
     try:
-        layers = [*_layers(nodes_of(model))]
+        return _in_blocks(model)
     except (LookupError, ValueError) as error:
         raise _other_graph() from error
+
+
+def _in_blocks(model: bytes) -> bytes:
+    layers = [*_layers(nodes_of(model))]
     if not layers:
         raise _other_graph()
     merged = {layer.merged: layer.in_parts() for layer in layers}
     masks, given = {layer.mask for layer in layers}, {each for layer in layers for each in layer.given}
 
     def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - the shape of a `NodeChange`
+        if branch:
+            return None
         first = outputs_of(node)[0]
-        if branch or first not in masks:
-            return None if branch else merged.get(first)
-        return renamed(node, (inputs_of(node)[0], _MASK_AXES), first)
+        if first in masks:
+            return renamed(node, (inputs_of(node)[0], _MASK_AXES), first)
+        return merged.get(first)
 
     changed = rewritten(model, replaced, shared=_shared)
     return without_shapes(changed, {_QUERIES, _PLACES, *given})
@@ -143,14 +157,23 @@ def _layers(nodes: list[bytes]) -> Iterator[_Attention]:
 
 
 def _shared() -> bytes:
-    constants = (
+    """What all layers refer to."""
+    integers = (
         new_initializer(
             name, INT64, (len(values),), b"".join(value.to_bytes(8, "little", signed=True) for value in values)
         )
-        for name, values in _CONSTANTS.items()
+        for name, values in _INTEGERS.items()
     )
-    return b"".join((*constants, new_node(b"Squeeze", (_PLACES, _LAST_BUT_ONE), _PARTS)))
+    floats = (new_initializer(name, FLOAT, (), struct.pack("<f", value)) for name, value in _FLOATS.items())
+    nodes = (
+        new_node(b"Squeeze", (_PLACES, _LAST_BUT_ONE), _PARTS),
+        new_node(b"Less", (_PLACES, _NONE), _AGAIN),
+        new_node(b"Where", (_AGAIN, _LOWEST, _ZERO), _BIAS),
+    )
+    return b"".join((*integers, *floats, *nodes))
 
 
 def _other_graph() -> BundleError:
-    return BundleError("the decoder's cross-attention is not as this version exports it; export the checkpoint again")
+    return BundleError(
+        "the decoder is damaged, or its cross-attention is not as this version exports it; export the checkpoint again"
+    )
