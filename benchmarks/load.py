@@ -17,6 +17,7 @@ _WORDS: Final = (
     *("come", "from", "north", "in", "morning", "while", "his", "sister", "walks", "along", "track", "five", "lamp"),
 )
 Requests = Sequence[dict[str, Any]]
+_PATIENCE: Final = 1800.0  # seconds: the slowest contestant answers many clients one after another
 
 
 def mixture(count: int = 64, *, longest: int = 200, most_new: int = 32, seed: int = 0) -> Requests:
@@ -118,7 +119,7 @@ class _Clients:
     async def run(self, seconds: float) -> Load:
         self._seconds = seconds
         limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(base_url=self._url, timeout=300, limits=limits) as http:
+        async with httpx2.AsyncClient(base_url=self._url, timeout=_PATIENCE, limits=limits) as http:
             await asyncio.gather(*(self._again_and_again(http, number) for number in range(self._clients)))
         return Load(self._clients, seconds, self._latencies, self._first_tokens, self._refused)
 
