@@ -20,6 +20,7 @@ from typing import Any
 import httpx2
 
 import load
+import machine
 import measurements
 from measurements import BUILD, RESULTS, Bar
 from pointsman import Infiller
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overhead": overhead,
         "bars": [bar.to_json() for bar in bars],
     }
-    output = parsed.output or RESULTS / "serving.json"
+    output = parsed.output or RESULTS / f"serving-{machine.file_name(started['machine'])}.json"
     measurements.write(output, started, body)
     output.with_suffix(".svg").write_text(_plot(loads), encoding="utf-8")
     _print(loads, overhead)

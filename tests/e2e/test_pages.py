@@ -106,8 +106,9 @@ def test_figures_of_products_alone():
         assert f"\n| {' | '.join([name, *figures])} |\n" in PAGES["performance"]
 
 
-def test_figures_of_the_service_under_load():
-    contestants = json.loads((RESULTS / "serving.json").read_text(encoding="utf-8"))["contestants"]
+@pytest.mark.parametrize("path", RESULTS.glob("serving-*.json"), ids=lambda path: path.stem)
+def test_figures_of_the_service_under_load(path):
+    contestants = json.loads(path.read_text(encoding="utf-8"))["contestants"]
     rows = ["service", "lock around `Infiller.infill`", "wrapper around `transformers.generate`"]
     for row, loads in zip(rows, contestants.values(), strict=True):
         assert [load["clients"] for load in loads] == [1, 4, 16, 64]
