@@ -106,7 +106,7 @@ def test_figures_of_products_alone():
         assert f"\n| {' | '.join([name, *figures])} |\n" in PAGES["performance"]
 
 
-@pytest.mark.parametrize("path", RESULTS.glob("serving-*.json"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("serving-*.json")), ids=lambda path: path.stem)
 def test_figures_of_the_service_under_load(path):
     contestants = json.loads(path.read_text(encoding="utf-8"))["contestants"]
     rows = ["service", "lock around `Infiller.infill`", "wrapper around `transformers.generate`"]
