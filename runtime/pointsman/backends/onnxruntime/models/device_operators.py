@@ -22,7 +22,6 @@ from typing import Final, Literal
 from pointsman.backends.onnxruntime.models.graphs import (
     BFLOAT16,
     FLOAT,
-    INT64,
     OF_ONNX_RUNTIME,
     attributes_of,
     initializers_of,
@@ -30,6 +29,7 @@ from pointsman.backends.onnxruntime.models.graphs import (
     integer,
     new_external_initializer,
     new_initializer,
+    new_integers,
     new_node,
     new_node_of,
     nodes_in,
@@ -131,7 +131,7 @@ class _Changes:
             new_external_initializer(each.name, self._elements, each.shape, size * each.shape[-1] * _rows(each.shape))
             for each in self.derived
         )
-        flat = new_initializer(_FLAT, INT64, (1,), (-1).to_bytes(8, "little", signed=True))
+        flat = new_integers(_FLAT, (-1,))
         return b"".join((flat, *tables, *weights))
 
     def norm(self, node: bytes) -> None:

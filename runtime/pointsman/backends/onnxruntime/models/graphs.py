@@ -3,7 +3,7 @@
 Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.messages import field, fields, varint
@@ -184,8 +184,14 @@ def new_initializer(name: bytes, elements: int, shape: Iterable[int], content: b
     return field(_GRAPH_INITIALIZER, b"".join(parts))
 
 
+def new_integers(name: bytes, values: Sequence[int]) -> bytes:
+    """The same of int64 numbers, in one axis."""
+    content = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+    return new_initializer(name, INT64, (len(values),), content)
+
+
 def new_external_initializer(name: bytes, elements: int, shape: Iterable[int], length: int) -> bytes:
-    """The same of one whose content, of so many bytes, is given to the engine beside the model."""
+    """An initializer whose content, of so many bytes, is given to the engine beside the model."""
     parts = [_number(_TENSOR_DIMENSION, size) for size in shape]
     parts += [_number(_TENSOR_ELEMENTS, elements), field(_TENSOR_NAME, name)]
     entries = {b"location": b"given", b"offset": b"0", b"length": str(length).encode()}

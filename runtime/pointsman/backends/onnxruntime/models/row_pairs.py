@@ -8,9 +8,8 @@ is left out, has every row multiplied by the latter.
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.graphs import (
-    INT64,
     inputs_of,
-    new_initializer,
+    new_integers,
     new_node,
     operator,
     output_of,
@@ -48,9 +47,4 @@ def _in_company(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT
 
 def _shared() -> bytes:
     constants = {_ONE_ROW_BEHIND: (0, 1), _FIRST: (0,), _LAST: (-1,), _ROWS: (-2,)}
-    return b"".join(
-        new_initializer(
-            name, INT64, (len(values),), b"".join(value.to_bytes(8, "little", signed=True) for value in values)
-        )
-        for name, values in constants.items()
-    )
+    return b"".join(new_integers(name, values) for name, values in constants.items())

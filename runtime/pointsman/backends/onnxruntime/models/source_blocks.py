@@ -1,7 +1,7 @@
 """Cross-attention over a source in blocks: a step reads no padding, and each query is a product of its own.
 
 A bundle's step takes inputs padded to the longest, and the queries of an input as one product. A CPU reads all of that
-padding, and multiplies a few queries at half the speed of one. So keys and values come in blocks of equal length:
+padding, and multiplies a few queries more slowly than each alone. So keys and values come in blocks of equal length:
 
     keys       [blocks, heads, 1, d_kv, block]
     values     [blocks, heads, 1, block, d_kv]
@@ -27,11 +27,11 @@ from typing import Final
 
 from pointsman.backends.onnxruntime.models.graphs import (
     FLOAT,
-    INT64,
     attributes_of,
     inputs_of,
     integer,
     new_initializer,
+    new_integers,
     new_node,
     nodes_of,
     operator,
@@ -158,12 +158,7 @@ def _layers(nodes: list[bytes]) -> Iterator[_Attention]:
 
 def _shared() -> bytes:
     """What all layers refer to."""
-    integers = (
-        new_initializer(
-            name, INT64, (len(values),), b"".join(value.to_bytes(8, "little", signed=True) for value in values)
-        )
-        for name, values in _INTEGERS.items()
-    )
+    integers = (new_integers(name, values) for name, values in _INTEGERS.items())
     floats = (new_initializer(name, FLOAT, (), struct.pack("<f", value)) for name, value in _FLOATS.items())
     nodes = (
         new_node(b"Squeeze", (_PLACES, _LAST_BUT_ONE), _PARTS),
