@@ -22,12 +22,12 @@ from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 import machine
 import measurements
 from cases import CASES, QUICK_CASES, Case
 from measurements import BUILD, RESULTS
+from pointsman.backends.onnxruntime.session import session
 from pointsman.backends.onnxruntime.weights.huge_pages import THREAD, huge_pages
 from pointsman.bundle import Role, read_manifest
 from prepared import prepared_bundle, prepared_checkpoint, prepared_variant
@@ -124,23 +124,18 @@ def _ready(bundle: Path, variant: str, run: Run, threads: int) -> tuple[Callable
     """What runs the products once and gives the seconds, and the bytes of their weights."""
     path = bundle / read_manifest(bundle).variants[variant].graph(run.role).file
     model, size = products_alone(ir.load(path), run)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # of others' threads, as in the runtime
     with huge_pages(size) if variant != "fused-float32" else nullcontext():
-        session = onnxruntime.InferenceSession(
-            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    binding = session.io_binding()
-    for given in session.get_inputs():
+        graph = ir.to_proto(model).SerializeToString()
+        loaded = session(path, "cpu", threads, model=graph, exact_integers=variant != "fused-float32")
+    binding = loaded.io_binding()
+    for given in loaded.get_inputs():
         binding.bind_cpu_input(given.name, np.ones(given.shape, np.uint8 if "uint8" in given.type else np.float32))
-    for made in session.get_outputs():
+    for made in loaded.get_outputs():
         binding.bind_output(made.name)
 
     def timed() -> float:
         began = time.perf_counter()
-        session.run_with_iobinding(binding)
+        loaded.run_with_iobinding(binding)
         return time.perf_counter() - began
 
     return timed, size
