@@ -9,6 +9,7 @@ from pointsman.backends.base import Source
 from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
 from pointsman.backends.onnxruntime.host import encoded_blocks, host_rows
+from pointsman.backends.onnxruntime.host.memory import Memory
 from pointsman.backends.onnxruntime.host.slots import gaps_closed
 from pointsman.bundle import SOURCE_BLOCK, names, source_blocks
 from pointsman.decoding import Feed
@@ -75,6 +76,25 @@ def test_rows_come_and_go_as_if_each_request_were_alone(backend, seed):
     assert stepper.bytes == 0
 
 
+class Dirty(Memory):
+    """What need not be zeros is NaN, and so is all that was given back."""
+
+    def arrays(self, specs, sizes, *, zeroed=False):
+        found = super().arrays(specs, sizes, zeroed=zeroed)
+        if not zeroed:
+            found.memory[...] = 0xFF
+        return found
+
+    def give_back(self, arrays):
+        arrays.memory[...] = 0xFF
+
+
+@pytest.mark.parametrize("seed", range(6, 10))
+def test_nothing_is_read_that_others_have_left_in_memory(backend, monkeypatch, seed):
+    monkeypatch.setattr(backend, "_memory", Dirty())
+    come_and_go(backend.stepper(), backend, np.random.default_rng(seed))
+
+
 def come_and_go(stepper, backend: OnnxRuntimeBackend, rng: np.random.Generator) -> None:
     """Step random requests, and compare each step with that of a backend that has the request alone."""
     running, left = [], 14
@@ -115,7 +135,7 @@ def test_a_steady_step_allocates_nothing(backend):
 
 def held(stepper) -> tuple[int, int, int]:
     """Slots of blocks and of rows, and how many tokens a row has room for."""
-    (encoded, *_), (cache, *_) = stepper._inputs._arrays.values(), stepper._caches.arrays.values()
+    (encoded, *_), (cache, *_) = stepper._inputs._held.by_name.values(), stepper._caches.arrays.values()
     return len(encoded), len(cache), cache.shape[2]
 
 
@@ -173,7 +193,7 @@ def test_inputs_that_come_one_by_one_are_not_all_copied_each_time(backend, monke
     monkeypatch.setattr(host_rows, "run", lambda *_: None)
     for tokens in lengths if rising else rng.permutation(lengths):
         stepper.encode([source(rng, 1, tokens, 1)], pad_id=0)
-    each = [array.nbytes // array.shape[0] // SOURCE_BLOCK for array in stepper._inputs._arrays.values()]
+    each = [array.nbytes // array.shape[0] // SOURCE_BLOCK for array in stepper._inputs._held.by_name.values()]
     assert len(stepper._inputs) == len(lengths)
     tokens = SOURCE_BLOCK * sum(map(source_blocks, lengths))
     assert copied < 4 * tokens * sum(each)
@@ -184,7 +204,7 @@ def test_what_one_request_leaves_behind_does_no_harm_to_the_next(backend):
     rng, stepper = np.random.default_rng(0), backend.stepper()
     stays, leaves = stepper.encode([source(rng, 1, 20, 1), source(rng, 1, 20, 1)], pad_id=0)
     steps(stepper, [stays, leaves], 2)
-    for arrays, slot in ((stepper._inputs._arrays, 1), (stepper._caches.arrays, 1)):
+    for arrays, slot in ((stepper._inputs._held.by_name, 1), (stepper._caches.arrays, 1)):
         for array in arrays.values():
             array[slot] = np.nan
     stepper.release(leaves)
@@ -200,7 +220,7 @@ def test_what_is_no_number_in_one_request_reaches_no_other(backend, broken):
     given = [source(rng, 1, tokens, rows) for tokens, rows in ((150, 1), (10, 2), (300, 3))]
     rows = stepper.encode(given, pad_id=0)
     slots = np.flatnonzero(stepper._inputs._owners == [1, 0, 2][broken])  # the shortest is encoded first
-    for array in stepper._inputs._arrays.values():
+    for array in stepper._inputs._held.by_name.values():
         array[slots] = np.nan
     for array in stepper._caches.arrays.values():
         array[rows[broken].slots] = np.nan

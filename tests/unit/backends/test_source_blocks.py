@@ -5,6 +5,7 @@ import pytest
 
 from exports import FORMS
 from pointsman.backends.onnxruntime.host.encoded_blocks import EncodedBlocks
+from pointsman.backends.onnxruntime.host.memory import NONE, Arrays, Memory
 from pointsman.backends.onnxruntime.models.graphs import nodes_of, operator
 from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import session
@@ -53,9 +54,9 @@ def test_logits_are_those_of_padded_inputs(bundle, row_inputs):
     given = encoded(rng, variant, mask)
     heads = attention_heads(variant.decoder.inputs)
     padded = {names.ATTENTION_MASK: mask, **attending(inputs, len(LENGTHS), heads=heads), **given}
-    blocks = EncodedBlocks(variant.encoder.outputs, heads)
+    blocks = EncodedBlocks(variant.encoder.outputs, heads, Memory())
     blocks.make_room(LENGTHS)
-    blocks.put(0, mask, given)
+    blocks.put(0, mask, Arrays(given, NONE.memory))
     blocks.arrived(LENGTHS)
     model = with_source_in_blocks((bundle.folder / variant.decoder.file).read_bytes())
     found = stepped(bundle, model, blocks.read(inputs), len(inputs))

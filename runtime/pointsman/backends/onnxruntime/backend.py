@@ -15,7 +15,7 @@ from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.host.caches import HostCache
 from pointsman.backends.onnxruntime.host.encoded_blocks import with_parts
 from pointsman.backends.onnxruntime.host.host_rows import HostStepper
-from pointsman.backends.onnxruntime.host.slots import dtype_of
+from pointsman.backends.onnxruntime.host.memory import Memory, dtype_of
 from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
@@ -57,7 +57,7 @@ class OnnxRuntimeBackend:
         """
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
         self.most_positions = None
-        self.variant = variant
+        self.variant, self._memory = variant, Memory()
         load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
         if max_memory is None:
             # Floats have four times the bytes to move, and gain little.
@@ -88,7 +88,7 @@ class OnnxRuntimeBackend:
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """What steps requests together; see `Backend.stepper`."""
-        return HostStepper(self.encoder, self.decoder, self.variant)
+        return HostStepper(self.encoder, self.decoder, self.variant, self._memory)
 
 
 def _sessions(

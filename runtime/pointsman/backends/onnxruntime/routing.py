@@ -35,7 +35,7 @@ class RoutedBackend(OnnxRuntimeBackend):
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """See `Backend.stepper`; its steps are counted."""
-        return HostStepper(self.encoder, self.decoder, self.variant, self._counted)
+        return HostStepper(self.encoder, self.decoder, self.variant, self._memory, self._counted)
 
     def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
         """See `RoutingBackend.routes`."""

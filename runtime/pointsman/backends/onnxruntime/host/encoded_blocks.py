@@ -1,13 +1,14 @@
 """What was encoded for the inputs of many requests in host memory, in blocks: see `models/source_blocks.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends.onnxruntime.host.encoder_runs import length
-from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room, zeros
+from pointsman.backends.onnxruntime.host.memory import NONE, Arrays, Memory
+from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room
 from pointsman.bundle import SOURCE_BLOCK, TensorSpec, attending, names, source_blocks
 
 _PARTS: Final = 16
@@ -22,14 +23,15 @@ class EncodedBlocks:
     one by one are not all copied each time.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], heads: int) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], heads: int, memory: Memory) -> None:
         """Have none.
 
         Args:
             specs: the encoder's outputs.
             heads: of attention.
+            memory: where they are to lie.
         """
-        self._specs, self._heads = specs, heads
+        self._specs, self._heads, self._memory, self._held = specs, heads, memory, NONE
         self._source_axes = {spec.name: spec.axes.index(names.SOURCE) for spec in specs}
         self.clear()
 
@@ -40,7 +42,7 @@ class EncodedBlocks:
         self._count = 0
         self._patience = Patience()
         self._mask = np.zeros((0, SOURCE_BLOCK), np.int64)
-        self._arrays: dict[str, NDArray[Any]] = {}
+        self._hold(NONE)
 
     def __len__(self) -> int:
         """How many inputs there are."""
@@ -49,7 +51,7 @@ class EncodedBlocks:
     @property
     def bytes(self) -> int:
         """Of memory that is held."""
-        return self._mask.nbytes + sum(array.nbytes for array in self._arrays.values())
+        return self._mask.nbytes + self._held.bytes
 
     def make_room(self, lengths: Sequence[int]) -> None:
         """Have slots for inputs of so many tokens beside those that there are."""
@@ -57,7 +59,7 @@ class EncodedBlocks:
         if needed > len(self._mask):
             self._lay_out(room(len(self._mask), needed))
 
-    def targets(self, first: int, inputs: int, source: int) -> dict[str, NDArray[Any]]:
+    def targets(self, first: int, inputs: int, source: int) -> Arrays:
         """Where the encoder is to write what it gives for some new inputs; `put` is to be called then.
 
         Args:
@@ -70,16 +72,16 @@ class EncodedBlocks:
         """
         if source == SOURCE_BLOCK:
             slots = slice(self._end + first, self._end + first + inputs)
-            return {name: array[slots] for name, array in self._arrays.items()}
-        return zeros(self._specs, {names.BATCH: inputs, names.SOURCE: source})
+            return Arrays({name: array[slots] for name, array in self._held.by_name.items()}, NONE.memory)
+        return self._memory.arrays(self._specs, {names.BATCH: inputs, names.SOURCE: source})
 
-    def put(self, first: int, mask: NDArray[np.int64], encoded: Mapping[str, NDArray[Any]]) -> int:
+    def put(self, first: int, mask: NDArray[np.int64], encoded: Arrays) -> int:
         """Have new inputs in their slots; they count when they have `arrived`.
 
         Args:
             first: as of `targets`.
             mask: int64 [inputs, source].
-            encoded: what `targets` gave, written.
+            encoded: what `targets` gave, written; given back here.
 
         Returns:
             the place behind their last block.
@@ -90,8 +92,9 @@ class EncodedBlocks:
             self._mask[slot : self._end + first] = 0
             self._mask[slot : self._end + first].reshape(-1)[:tokens] = of_input[:tokens]
             if len(of_input) != SOURCE_BLOCK:
-                for name, values in encoded.items():
+                for name, values in encoded.by_name.items():
                     self._write(name, slot, values[number], tokens)
+        self._memory.give_back(encoded)
         return first
 
     def arrived(self, lengths: Sequence[int]) -> None:
@@ -115,7 +118,7 @@ class EncodedBlocks:
         staying = np.flatnonzero(np.isin(self._owners, kept))
         moves, _ = gaps_closed(staying, len(self._owners))
         for target, source in moves:
-            for array in (self._mask, *self._arrays.values()):
+            for array in (self._mask, *self._held.by_name.values()):
                 _copy(array[target], array[source])
             self._owners[target], self._numbers[target] = self._owners[source], self._numbers[source]
         self._owners, self._numbers = renamed[self._owners[: len(staying)]], self._numbers[: len(staying)]
@@ -139,7 +142,7 @@ class EncodedBlocks:
         Args:
             row_inputs: int64 [rows], the input that each row attends to; all of them have rows.
         """
-        held = {name: array[: self._end, :, None] for name, array in self._arrays.items()}
+        held = {name: array[: self._end, :, None] for name, array in self._held.by_name.items()}
         return {names.ATTENTION_MASK: self._mask[: self._end], **held, **self._attended(row_inputs)}
 
     def _attended(self, row_inputs: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -161,7 +164,7 @@ class EncodedBlocks:
 
     def _write(self, name: str, slot: int, values: NDArray[Any], tokens: int) -> None:
         """Fill slots with an input's tokens, and the rest of the last with zeros: what is masked must be finite."""
-        array, axis = self._arrays[name], self._source_axes[name] - 1  # of an input's values
+        array, axis = self._held.by_name[name], self._source_axes[name] - 1  # of an input's values
         whole, rest = divmod(tokens, SOURCE_BLOCK)
         if whole:
             apart = values[_behind(axis, slice(whole * SOURCE_BLOCK))]
@@ -174,12 +177,17 @@ class EncodedBlocks:
 
     def _lay_out(self, slots: int) -> None:
         """Have so many slots."""
-        arrays = zeros(self._specs, {names.BATCH: slots, names.SOURCE: SOURCE_BLOCK})
+        arrays = self._memory.arrays(self._specs, {names.BATCH: slots, names.SOURCE: SOURCE_BLOCK})
         mask = np.zeros((slots, SOURCE_BLOCK), np.int64)
-        for name, array in self._arrays.items():
-            _copy(arrays[name][: self._end], array[: self._end])
+        for name, array in self._held.by_name.items():
+            _copy(arrays.by_name[name][: self._end], array[: self._end])
         mask[: self._end] = self._mask[: self._end]
-        self._arrays, self._mask = arrays, mask
+        self._hold(arrays)
+        self._mask = mask
+
+    def _hold(self, arrays: Arrays) -> None:
+        self._memory.give_back(self._held)
+        self._held = arrays
 
 
 def with_parts(queries: NDArray[np.int64], places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from pointsman.backends.cache_rows import CacheRows, Move
 from pointsman.backends.onnxruntime.choices import CountedChoices
 from pointsman.backends.onnxruntime.host.encoded_blocks import EncodedBlocks
 from pointsman.backends.onnxruntime.host.encoder_runs import Run, encoder_runs, length
+from pointsman.backends.onnxruntime.host.memory import Memory
 from pointsman.backends.onnxruntime.host.row_caches import RowCaches
 from pointsman.backends.onnxruntime.session import run
 from pointsman.bundle import Variant, attention_heads, cache_positions, names
@@ -76,6 +77,7 @@ class HostStepper:
         encoder: Any,  # noqa: ANN401 - untyped engine
         decoder: Any,  # noqa: ANN401
         variant: Variant,
+        memory: Memory,
         choices: CountedChoices | None = None,
     ) -> None:
         """Have no requests.
@@ -84,6 +86,7 @@ class HostStepper:
             encoder: the session of its graph.
             decoder: likewise.
             variant: whose they are.
+            memory: where inputs and caches are to lie.
             choices: counts where tokens go, if both have these outputs.
         """
         self._choices = choices
@@ -91,8 +94,8 @@ class HostStepper:
         self._pasts = [spec.name for spec in variant.decoder.caches]
         logits, *presents = variant.decoder.outputs
         self._presents = [spec.name for spec in presents]
-        self._inputs = EncodedBlocks(variant.encoder.outputs, attention_heads(variant.decoder.inputs))
-        self._caches = RowCaches(variant.decoder.caches)
+        self._inputs = EncodedBlocks(variant.encoder.outputs, attention_heads(variant.decoder.inputs), memory)
+        self._caches = RowCaches(variant.decoder.caches, memory)
         self._vocabulary = int(logits.axes[-1])
         self._clear()
 
@@ -149,7 +152,7 @@ class HostStepper:
         first = 0
         for one in runs:
             outputs = self._inputs.targets(first, *one.ids.shape)
-            self._run_encoder(one, outputs)
+            self._run_encoder(one, outputs.by_name)
             first = self._inputs.put(first, one.mask, outputs)
 
     def _run_encoder(self, one: Run, outputs: Mapping[str, NDArray[Any]]) -> None:

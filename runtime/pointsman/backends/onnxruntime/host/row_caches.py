@@ -1,13 +1,14 @@
 """Self-attention caches of the rows of many requests in host memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.backends.cache_rows import Move
-from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room, zeros
+from pointsman.backends.onnxruntime.host.memory import NONE, Arrays, Memory
+from pointsman.backends.onnxruntime.host.slots import Patience, gaps_closed, room
 from pointsman.bundle import TensorSpec, cache_capacity, names
 
 
@@ -17,22 +18,22 @@ class RowCaches:
     Attributes:
         lengths: int64 [rows], tokens that each row holds.
         capacity: tokens that each has room for.
-        arrays: by name, [slots, heads, capacity, d_kv].
     """
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], memory: Memory) -> None:
         """Have none.
 
         Args:
             specs: the decoder's caches.
+            memory: where they are to lie.
         """
-        self._specs = specs
+        self._specs, self._memory, self._held = specs, memory, NONE
         self.clear()
 
     def clear(self) -> None:
         """Give all memory back."""
         self.lengths = np.zeros(0, np.int64)
-        self.arrays: dict[str, NDArray[Any]] = {}
+        self._hold(NONE)
         self._slots = self.capacity = 0
         self._written = 0  # slots that are no longer zeros
         self._patience = Patience()
@@ -44,7 +45,12 @@ class RowCaches:
     @property
     def bytes(self) -> int:
         """Of memory that is held."""
-        return sum(array.nbytes for array in self.arrays.values())
+        return self._held.bytes
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """By name, [slots, heads, capacity, d_kv]."""
+        return self._held.by_name
 
     def add(self, rows: int) -> NDArray[np.int64]:
         """Add rows without tokens, and give their slots."""
@@ -96,7 +102,12 @@ class RowCaches:
     def _lay_out(self, slots: int, capacity: int) -> None:
         """Have so many slots of so many tokens."""
         held, longest = len(self), int(self.lengths.max(initial=0))
-        arrays = zeros(self._specs, {names.ROWS: slots, names.CAPACITY: capacity})
+        arrays = self._memory.arrays(self._specs, {names.ROWS: slots, names.CAPACITY: capacity}, zeroed=True)
         for name, array in self.arrays.items():
-            arrays[name][:held, :, :longest] = array[:held, :, :longest]
-        self.arrays, self._slots, self.capacity, self._written = arrays, slots, capacity, held
+            arrays.by_name[name][:held, :, :longest] = array[:held, :, :longest]
+        self._hold(arrays)
+        self._slots, self.capacity, self._written = slots, capacity, held
+
+    def _hold(self, arrays: Arrays) -> None:
+        self._memory.give_back(self._held)
+        self._held = arrays
