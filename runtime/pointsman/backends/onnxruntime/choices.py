@@ -27,7 +27,8 @@ class CountedChoices:
         self._names = {"encoder": encoder, "decoder": decoder}
         self._num_experts, self._capacity = num_experts, capacity
         self._encoder: dict[str, NDArray[np.int64]] = {}
-        self._decoder: dict[str, NDArray[np.int64]] = {}
+        self._decoder = np.zeros((len(decoder), 0, 1), np.int64)  # [layers, rows, 1]
+        self._first_of_layers = num_experts * np.arange(len(decoder))[:, None, None]
         self.counts = ExpertCounts.none(len(encoder), len(decoder), num_experts)
 
     def of_encoder(self, inputs: int, tokens: int) -> dict[str, NDArray[np.int64]]:
@@ -37,8 +38,8 @@ class CountedChoices:
 
     def of_decoder(self, rows: int) -> dict[str, NDArray[np.int64]]:
         """Where steps are to write theirs, int64 [rows, 1] each."""
-        self._decoder = {name: np.zeros((rows, 1), np.int64) for name in self._names["decoder"]}
-        return self._decoder
+        self._decoder = np.zeros((len(self._decoder), rows, 1), np.int64)
+        return dict(zip(self._names["decoder"], self._decoder, strict=True))
 
     def encoded(self, mask: NDArray[np.int64]) -> None:
         """Count what the encoder has written; padding, where the mask is 0, is none of it."""
@@ -51,5 +52,6 @@ class CountedChoices:
 
     def stepped(self) -> None:
         """Count what a step has written."""
-        for layer, choices in enumerate(self._decoder.values()):
-            self.counts.decoder[layer] += np.bincount(choices[:, 0], minlength=self._num_experts)
+        counts = self.counts.decoder
+        sent = np.bincount((self._decoder + self._first_of_layers).ravel(), minlength=counts.size)
+        counts += sent.reshape(counts.shape)
