@@ -95,6 +95,16 @@ def test_nothing_is_read_that_others_have_left_in_memory(backend, monkeypatch, s
     come_and_go(backend.stepper(), backend, np.random.default_rng(seed))
 
 
+def test_what_a_state_leaves_behind_is_no_other_state_s(backend, monkeypatch):
+    monkeypatch.setattr(backend, "_memory", Dirty())
+    rng = np.random.default_rng(0)
+    first, other = source(rng, 2, 9, 1), source(rng, 2, 9, 1)
+    expected, found, gone = (Alone(backend, given) for given in (first, first, other))
+    del gone
+    feed = Feed(np.array([5, 6]), np.arange(2))
+    BETWEEN_FORMS.check(found.step(feed), expected.step(feed))
+
+
 def come_and_go(stepper, backend: OnnxRuntimeBackend, rng: np.random.Generator) -> None:
     """Step random requests, and compare each step with that of a backend that has the request alone."""
     running, left = [], 14

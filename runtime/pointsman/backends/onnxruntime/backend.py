@@ -1,5 +1,6 @@
 """A variant's two graphs as a `Backend`, and a request's steps."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.host.caches import HostCache
 from pointsman.backends.onnxruntime.host.encoded_blocks import with_parts
 from pointsman.backends.onnxruntime.host.host_rows import HostStepper
-from pointsman.backends.onnxruntime.host.memory import Memory, dtype_of
+from pointsman.backends.onnxruntime.host.memory import Memory
 from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
@@ -80,11 +81,13 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input(names.INPUT_IDS, np.ascontiguousarray(input_ids))
         binding.bind_cpu_input(names.ATTENTION_MASK, np.ascontiguousarray(attention_mask))
         sizes = dict(zip((names.BATCH, names.SOURCE), input_ids.shape, strict=True))
-        cross = {spec.name: np.empty(spec.shape(sizes), dtype_of(spec)) for spec in self.variant.encoder.outputs}
-        for name, array in cross.items():
+        cross = self._memory.arrays(self.variant.encoder.outputs, sizes)
+        for name, array in cross.by_name.items():
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         run(self.encoder, binding, "cpu")
-        return OnnxRuntimeState(self, attention_mask, cross, rows)
+        state = OnnxRuntimeState(self, attention_mask, cross.by_name, rows)
+        weakref.finalize(state, self._memory.give_back, cross)
+        return state
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """What steps requests together; see `Backend.stepper`."""
