@@ -1,9 +1,10 @@
-"""What a variant's products with weights take by themselves: how fast it would be if all else cost nothing.
+"""What a variant's products take by themselves: how fast it would be if all else cost nothing.
 
 The products are taken out of a variant's graphs as they are, operator, attributes and weights, into a graph that holds
-nothing else. A run has the rows of its case, and of each sparse layer as many experts as the case reaches, which share
-them. Engine and kernels are the variant's, so that no graph of these products is faster. Beside every promise of speed
-is printed how many requests of products alone fit into the other's time, by the results of `decode.py`.
+nothing else; so is the encoder's attention, where it is one operator. A run has the rows of its case, and of each
+sparse layer as many experts as the case reaches, which share them. Engine and kernels are the variant's, so that no
+graph of these products is faster. Beside every promise of speed is printed how many requests of products alone fit into
+the other's time, by the results of `decode.py`.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from promises import LEAST_SPEEDUPS
 
 VARIANTS: Final = ("fused-float32", "fused-int8", "fused-int4")
 _KINDS: Final = frozenset({"MatMul", "Gemm", "MatMulIntegerToFloat", "MatMulNBits"})
+_ATTENTION: Final = "Attention"
 _EXPERT: Final = re.compile(r"\.expert_(\d+)\.")
 _OPSETS: Final = {"": 23, "com.microsoft": 1}
 
@@ -47,22 +49,25 @@ class Run:
         role: of the graph.
         rows: that its dense products have.
         experts: of each sparse layer that get some of them.
+        inputs: that the rows are of, each of as many.
     """
 
     role: Role
     rows: int
     experts: int
+    inputs: int = 1
 
 
-def products_alone(model: ir.Model, run: Run) -> tuple[ir.Model, int]:
-    """A model that multiplies with a graph's weights and does nothing else.
+def products_alone(model: ir.Model, run: Run, d_kv: int) -> tuple[ir.Model, int]:
+    """A model that multiplies with a graph's weights, attends as its encoder does, and does nothing else.
 
     Args:
         model: its products have weights in external data.
         run: how many rows and experts.
+        d_kv: width of a head.
 
     Returns:
-        The model, whose inputs are named by dtype, width and rows, and the bytes of its weights.
+        The model, whose inputs are named by dtype and shape, and the bytes of its weights.
     """
     inputs, initializers = dict[str, ir.Value](), dict[str, ir.Value]()
     nodes, size = list[ir.Node](), 0
@@ -86,6 +91,7 @@ def products_alone(model: ir.Model, run: Run) -> tuple[ir.Model, int]:
         )
         nodes[-1].outputs[0].name, nodes[-1].outputs[0].type = f"product.{len(nodes)}", ir.TensorType(ir.DataType.FLOAT)
         size += weight.const_value.nbytes
+    nodes += [_attention(node, run, d_kv, inputs) for node in model.graph if node.op_type == _ATTENTION]
     outputs = [node.outputs[0] for node in nodes]
     graph = ir.Graph(
         list(inputs.values()),
@@ -96,6 +102,17 @@ def products_alone(model: ir.Model, run: Run) -> tuple[ir.Model, int]:
         name="products",
     )
     return ir.Model(graph, ir_version=model.ir_version), size
+
+
+def _attention(node: ir.Node, run: Run, d_kv: int, inputs: dict[str, ir.Value]) -> ir.Node:
+    """The node over inputs that all layers share."""
+    heads, tokens = node.attributes["q_num_heads"].as_int(), run.rows // run.inputs
+    shapes = [(run.inputs, tokens, heads * d_kv)] * 3 + [(run.inputs, heads, tokens, tokens)]
+    given = [_input(ir.DataType.FLOAT, shape) for shape in shapes]
+    values = [inputs.setdefault(str(value.name), value) for value in given]
+    made = ir.node(_ATTENTION, values, dict(node.attributes))
+    made.outputs[0].name, made.outputs[0].type = f"of.{node.outputs[0].name}", ir.TensorType(ir.DataType.FLOAT)
+    return made
 
 
 def _products(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -112,8 +129,12 @@ def _given(node: ir.Node, weight: ir.Value, rows: int) -> ir.Value:
     transposed = node.op_type == "Gemm" and node.attributes["transB"].as_int() == 1
     width = node.attributes["K"].as_int() if node.op_type == "MatMulNBits" else shape[1 if transposed else 0]
     dtype = ir.DataType.UINT8 if node.op_type == "MatMulIntegerToFloat" else ir.DataType.FLOAT
-    name = f"{dtype.name}:{rows}x{width}"
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape((rows, width)))
+    return _input(dtype, (rows, width))
+
+
+def _input(dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
+    name = f"{dtype.name}:{'x'.join(map(str, shape))}"
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
 def _constant(value: ir.Value) -> ir.Value:
@@ -122,8 +143,9 @@ def _constant(value: ir.Value) -> ir.Value:
 
 def _ready(bundle: Path, variant: str, run: Run, threads: int) -> tuple[Callable[[], float], int]:
     """What runs the products once and gives the seconds, and the bytes of their weights."""
-    path = bundle / read_manifest(bundle).variants[variant].graph(run.role).file
-    model, size = products_alone(ir.load(path), run)
+    manifest = read_manifest(bundle)
+    path = bundle / manifest.variants[variant].graph(run.role).file
+    model, size = products_alone(ir.load(path), run, manifest.architecture.d_kv)
     with huge_pages(size) if variant != "fused-float32" else nullcontext():
         graph = ir.to_proto(model).SerializeToString()
         loaded = session(path, "cpu", threads, model=graph, exact_integers=variant != "fused-float32")
@@ -148,7 +170,7 @@ def runs_of(case: Case, routing: Mapping[str, float]) -> tuple[Run, Run]:
         case: of the request.
         routing: how many experts of a layer it reaches, as `decode.py` counts them.
     """
-    encoder = Run("encoder", case.batch * case.source, round(routing["encoder_experts_hit"]))
+    encoder = Run("encoder", case.batch * case.source, round(routing["encoder_experts_hit"]), case.batch)
     return encoder, Run("decoder", case.batch * case.beams, round(routing.get("decoder_experts_hit", 1)))
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
@@ -154,7 +155,10 @@ def _overhead(bundle: Path, variant: str, pairs: int, threads: int) -> dict[str,
             infiller.infill(TEXT, **options)
             between = time.perf_counter()
             http.request("POST", "/v1/infill", body, {"Content-Type": "application/json"})
-            http.getresponse().read()
+            answer = http.getresponse()
+            answer.read()
+            if answer.status != HTTPStatus.OK:
+                raise SystemExit(f"the service answered {answer.status}")
             seconds.append((between - began, time.perf_counter() - between))
     warm = seconds[_WARM_UPS:]
     library, service = (median(times) for times in zip(*warm, strict=True))

@@ -243,7 +243,7 @@ def _config(folder: Path) -> dict[str, object]:
     path = folder / _CONFIG
     if not path.is_file():
         present = [file.name for file in folder.iterdir()]
-        if layout.preferred(present) is None and (error := layout.left_by_trainers(folder, present)):
+        if layout.preferred(present) is None and (error := layout.not_enough(folder, present)):
             raise error
         inside = sorted(each for each in folder.iterdir() if (each / _CONFIG).is_file())
         hint = f", such as {inside[0]}" if inside else ""

@@ -21,7 +21,9 @@ PREFERENCE = (
 """Files that a checkpoint is read from, the preferred one first: the order in which transformers looks."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_SHARDS_OF_TRAINERS = {
+_NOT_ENOUGH = {
+    r"model-\d+-of-\d+\.safetensors": f"several files whose index is missing; put {PREFERENCE[1]} beside them",
+    r"pytorch_model-\d+-of-\d+\.bin": f"several files whose index is missing; put {PREFERENCE[3]} beside them",
     r"global_step\d+|zero_to_fp32\.py": "DeepSpeed's shards; make weights of them with the zero_to_fp32.py beside them",
     r"pytorch_model_fsdp.*|.*\.distcp": "FSDP's shards; make weights of them with `accelerate merge-weights`",
     r"checkpoint-\d+": "a trainer's checkpoints; give the folder of one",
@@ -35,22 +37,22 @@ def preferred(files: Collection[str]) -> str | None:
 
 
 def absent(folder: Path, files: Collection[str]) -> CheckpointError:
-    """The error of a folder that has no weights; what trainers leave in it says what is to be done."""
-    return left_by_trainers(folder, files) or CheckpointError(
+    """The error of a folder that has no weights; what else is in it says what is to be done."""
+    return not_enough(folder, files) or CheckpointError(
         f"{folder} has no weights; it needs one of {', '.join(PREFERENCE)}"
     )
 
 
-def left_by_trainers(folder: Path, files: Collection[str]) -> CheckpointError | None:
-    """The error of a folder that has no weights but what training makes of them; None where it has neither."""
+def not_enough(folder: Path, files: Collection[str]) -> CheckpointError | None:
+    """The error of a folder that has no weights but files without an index, or what training makes of weights."""
     found = (
         (file, sentence)
-        for pattern, sentence in _SHARDS_OF_TRAINERS.items()
+        for pattern, sentence in _NOT_ENOUGH.items()
         for file in sorted(files)
         if re.fullmatch(pattern, file)
     )
     for file, sentence in found:
-        return CheckpointError(f"{folder} has no weights; {file} is of {sentence}")
+        return CheckpointError(f"{folder} has no weights that can be read; {file} is of {sentence}")
     return None
 
 

@@ -24,7 +24,7 @@ def test_arrays_have_their_specs_shapes_and_begin_at_cache_lines():
         "mask": ((5, 3), "int64"),
     }
     assert all(array.ctypes.data % 64 == 0 for array in found.by_name.values())
-    assert found.bytes == 5 * (256 * 4 + 3 * 8)
+    assert found.bytes == len(found.memory) >= 5 * (256 * 4 + 3 * 8)
 
 
 @pytest.mark.parametrize("rows", [7, ROWS])
@@ -36,7 +36,7 @@ def test_arrays_do_not_overlap(rows):
         assert (array == number).all()
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS - 3, ROWS // 2])
+@pytest.mark.parametrize("rows", [ROWS, ROWS - 3, ROWS // 2 + 1])
 def test_what_is_given_back_is_taken_again(rows):
     memory = Memory()
     given = arrays(memory)
@@ -59,7 +59,7 @@ def test_much_is_not_taken_where_little_is_needed():
     memory = Memory()
     given = arrays(memory)
     memory.give_back(given)
-    assert arrays(memory, ROWS // 5).memory is not given.memory
+    assert arrays(memory, ROWS // 3).memory is not given.memory
 
 
 def test_of_several_the_smallest_is_taken_that_suffices():
@@ -75,9 +75,19 @@ def test_no_more_is_kept_than_may_be():
     given = [arrays(memory) for _ in range(4)]
     for each in given:
         memory.give_back(each)
+    memory.give_back(arrays(memory, 3 * ROWS))  # more than all that may be kept
     assert [one is each.memory for one, each in zip(memory._spare, given[2:], strict=True)] == [True, True]
-    memory.give_back(arrays(memory, 3 * ROWS))
-    assert memory._spare == []
+
+
+def test_memory_that_comes_back_in_the_middle_of_taking_some():
+    """As a finalizer gives it back, in the thread that takes."""
+    memory = Memory()
+    given, other = arrays(memory), arrays(memory)
+    with memory._lock:
+        memory.give_back(other)
+    memory.give_back(given)
+    taken = arrays(memory), arrays(memory)
+    assert {id(each.memory) for each in taken} == {id(given.memory), id(other.memory)}
 
 
 def test_small_ones_are_not_kept():

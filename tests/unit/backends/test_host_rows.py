@@ -77,7 +77,9 @@ def test_rows_come_and_go_as_if_each_request_were_alone(backend, seed):
 
 
 class Dirty(Memory):
-    """What need not be zeros is NaN, and so is all that was given back."""
+    """What need not be zeros is NaN, and so is all that was given back, which is counted."""
+
+    given_back = 0
 
     def arrays(self, specs, sizes, *, zeroed=False):
         found = super().arrays(specs, sizes, zeroed=zeroed)
@@ -87,6 +89,7 @@ class Dirty(Memory):
 
     def give_back(self, arrays):
         arrays.memory[...] = 0xFF
+        self.given_back += 1
 
 
 @pytest.mark.parametrize("seed", range(6, 10))
@@ -96,13 +99,34 @@ def test_nothing_is_read_that_others_have_left_in_memory(backend, monkeypatch, s
 
 
 def test_what_a_state_leaves_behind_is_no_other_state_s(backend, monkeypatch):
-    monkeypatch.setattr(backend, "_memory", Dirty())
+    memory = Dirty()
+    monkeypatch.setattr(backend, "_memory", memory)
     rng = np.random.default_rng(0)
     first, other = source(rng, 2, 9, 1), source(rng, 2, 9, 1)
     expected, found, gone = (Alone(backend, given) for given in (first, first, other))
+    assert memory.given_back == 0
     del gone
+    assert memory.given_back == 1
     feed = Feed(np.array([5, 6]), np.arange(2))
     BETWEEN_FORMS.check(found.step(feed), expected.step(feed))
+
+
+@pytest.mark.parametrize("where", ["RowCaches.make_room", "HostStepper._bind"])
+def test_a_step_that_fails_is_bound_anew(backend, monkeypatch, where):
+    """What was bound before it may be memory of others by then."""
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    given = source(rng, 1, 8, 1)
+    alone = Alone(backend, given)
+    (rows,) = stepper.encode([given], pad_id=0)
+    feed = Feed(np.array([5]), np.array([0]))
+    BETWEEN_FORMS.check(stepper.step([(rows, feed)])[0], alone.step(feed))
+    with monkeypatch.context() as patched:
+        patched.setattr(stepper._inputs, "tidy", lambda: True)
+        patched.setattr(f"pointsman.backends.onnxruntime.host.host_rows.{where}", failing)
+        with pytest.raises(MemoryError):
+            stepper.step([(rows, feed)])
+    assert not stepper._is_bound
+    BETWEEN_FORMS.check(stepper.step([(rows, feed)])[0], alone.step(feed))
 
 
 def come_and_go(stepper, backend: OnnxRuntimeBackend, rng: np.random.Generator) -> None:

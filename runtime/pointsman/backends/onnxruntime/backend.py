@@ -58,7 +58,8 @@ class OnnxRuntimeBackend:
         """
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
         self.most_positions = None
-        self.variant, self._memory = variant, Memory()
+        self.variant = variant
+        self._memory = Memory() if max_memory is None else Memory(most_spare=0)
         load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
         if max_memory is None:
             # Floats have four times the bytes to move, and gain little.
@@ -86,7 +87,7 @@ class OnnxRuntimeBackend:
             binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         run(self.encoder, binding, "cpu")
         state = OnnxRuntimeState(self, attention_mask, cross.by_name, rows)
-        weakref.finalize(state, self._memory.give_back, cross)
+        weakref.finalize(state, self._memory.give_back, cross).atexit = False
         return state
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one

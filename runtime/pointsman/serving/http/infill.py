@@ -141,10 +141,11 @@ def infill_routes(services: Services) -> APIRouter:
     @router.post(
         "/v1/infill",
         response_model=InfillAnswer,
+        response_model_exclude_none=True,
         responses={200: {"content": _STREAM}},
         summary="Fill the blanks of texts",
     )
-    async def infill(asked: InfillRequest, request: Request) -> Response:
+    async def infill(asked: InfillRequest, request: Request) -> InfillAnswer | Response:
         """Fill texts; or stream events `span`, one `fills` for each text, and a last `done`."""
         service = services.named(asked.model)
         if asked.routing:
@@ -155,10 +156,10 @@ def infill_routes(services: Services) -> APIRouter:
         if asked.stream:
             return stream_of(request, _events(texts, service, filling, routing=asked.routing), error_name="error")
         results = await filling.filled()
-        shown = [await _result(texts, service, one, routing=asked.routing) for one in results]
-        answer = InfillAnswer.model_validate({"model": service.name, "results": shown, "usage": usage_of(results)})
-        # As bytes: from a model, FastAPI would make another, and JSON of that.
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        shown = [
+            InfillResult.model_validate(await _result(texts, service, one, routing=asked.routing)) for one in results
+        ]
+        return InfillAnswer(model=service.name, results=shown, usage=Usage(**usage_of(results)))
 
     @router.post("/v1/score", summary="Say how likely given spans are")
     async def score(asked: ScoreRequest) -> ScoreAnswer:

@@ -148,8 +148,8 @@ def test_weights_and_configuration_belong_together(tmp_path, base):
     (folder / "adapter_config.json").unlink()
     (folder / "config.json").write_text("{}")
     assert refusal(folder) == (
-        f"{folder} has no weights; adapter_model.safetensors is of an adapter without its adapter_config.json; put "
-        "that beside it"
+        f"{folder} has no weights that can be read; adapter_model.safetensors is of an adapter without its "
+        "adapter_config.json; put that beside it"
     )
 
 
@@ -207,19 +207,19 @@ def test_a_trainer_s_state_is_passed_over(tmp_path):
 LEFT = {
     "DeepSpeed's shards": (
         ("global_step500", "zero_to_fp32.py"),
-        "global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py beside them",
+        " that can be read; global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py beside them",
     ),
     "FSDP's shards": (
         ("pytorch_model_fsdp_0",),
-        "pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with `accelerate merge-weights`",
+        " that can be read; pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with `accelerate merge-weights`",
     ),
     "checkpoints": (
         ("checkpoint-1000", "checkpoint-500"),
-        "checkpoint-1000 is of a trainer's checkpoints; give the folder of one",
+        " that can be read; checkpoint-1000 is of a trainer's checkpoints; give the folder of one",
     ),
     "nothing": (
         ("tensorboard",),
-        f"it needs one of {', '.join(PREFERENCE)}",
+        f"; it needs one of {', '.join(PREFERENCE)}",
     ),
 }
 
@@ -229,7 +229,7 @@ def test_a_folder_that_only_a_trainer_can_use(tmp_path, present, sentence):
     for name in present:
         (tmp_path / name).mkdir()
     (tmp_path / "config.json").write_text("{}")
-    assert refusal(tmp_path) == f"{tmp_path} has no weights; {sentence}"
+    assert refusal(tmp_path) == f"{tmp_path} has no weights{sentence}"
 
 
 @pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])

@@ -344,6 +344,8 @@ def test_weights_that_are_no_numbers(dtype, bad):
 
 
 LEFT = {
+    "model-00001-of-00002.safetensors": "several files whose index is missing; put model.safetensors.index.json",
+    "pytorch_model-00002-of-00002.bin": "several files whose index is missing; put pytorch_model.bin.index.json",
     "pytorch_model_fsdp_0": "FSDP's shards",
     "__0_0.distcp": "FSDP's shards",
     "global_step500": "DeepSpeed's shards; make weights of them with the zero_to_fp32.py",
@@ -354,14 +356,14 @@ LEFT = {
 
 @pytest.mark.parametrize("config", [True, False])
 @pytest.mark.parametrize(("file", "sentence"), LEFT.items())
-def test_what_trainers_leave_without_weights(tmp_path, file, sentence, config):
+def test_what_is_left_of_weights(tmp_path, file, sentence, config):
     """With and without a config: trainers write one or not."""
     (tmp_path / file).touch()
     if config:
         (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError) as raised:
         Checkpoint.open(tmp_path)
-    assert f"{tmp_path} has no weights; {file} is of {sentence}" in str(raised.value)
+    assert f"{tmp_path} has no weights that can be read; {file} is of {sentence}" in str(raised.value)
 
 
 def test_a_count_of_bytes_that_the_tensors_do_not_reach(tmp_path):

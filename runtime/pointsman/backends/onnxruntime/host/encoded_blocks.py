@@ -186,8 +186,8 @@ class EncodedBlocks:
         self._mask = mask
 
     def _hold(self, arrays: Arrays) -> None:
-        self._memory.give_back(self._held)
-        self._held = arrays
+        before, self._held = self._held, arrays
+        self._memory.give_back(before)
 
 
 def with_parts(queries: NDArray[np.int64], places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

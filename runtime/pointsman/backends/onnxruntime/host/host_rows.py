@@ -178,9 +178,11 @@ class HostStepper:
         for rows, feed in feeds:
             length = int(self._caches.lengths[rows.slots[0]])
             self._caches.move(rows.follow(feed.parents, length), length)
+        was_bound, self._is_bound = self._is_bound, False  # until it is certain where everything lies
         has_moved = [self._inputs.tidy(), self._caches.make_room()]
-        if any(has_moved) or not self._is_bound:
+        if any(has_moved) or not was_bound:
             self._bind()
+        self._is_bound = True
         for rows, feed in feeds:
             rows.write(feed.token_ids, self._ids)
         run(self._decoder, self._binding, "cpu")
@@ -226,7 +228,6 @@ class HostStepper:
         self._bound = [read, written]
         _bind_each(self._binding.bind_ortvalue_input, read | dict(zip(self._pasts, caches, strict=True)))
         _bind_each(self._binding.bind_ortvalue_output, written)
-        self._is_bound = True
 
 
 def _bind_each(bind: Any, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: ANN401 - untyped engine

@@ -9,7 +9,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from typing import Any, Final
 
 import numpy as np
@@ -20,8 +20,8 @@ from pointsman.bundle import TensorSpec
 _LINE: Final = 64  # bytes
 _PAGE: Final = 2 << 20  # bytes of a large one
 _OWN_PAGES: Final = 1 << 20  # bytes
-_MOST_SPARE: Final = 128 << 20  # bytes
-_WIDEST: Final = 4  # times what is needed
+_MOST_SPARE: Final = 128 * 10**6  # bytes
+_WIDEST: Final = 2  # times what is needed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,8 +29,8 @@ class Arrays:
     """Some that lie side by side, so that they take few large pages.
 
     Attributes:
-        by_name: Each begins at a cache line.
-        memory: That of all, uint8.
+        by_name: each begins at a cache line.
+        memory: that of all, uint8.
     """
 
     by_name: Mapping[str, NDArray[Any]]
@@ -38,37 +38,38 @@ class Arrays:
 
     @property
     def bytes(self) -> int:
-        """Of all, without what lies between them."""
-        return sum(array.nbytes for array in self.by_name.values())
+        """Of all that is taken for them."""
+        return len(self.memory)
 
 
 NONE: Final = Arrays({}, np.zeros(0, np.uint8))
 
 
 class Memory:
-    """Gives arrays memory, and keeps some of what is given back. May be used by several threads."""
+    """Gives arrays memory, and keeps some of what is given back. May be used by several threads, and in finalizers."""
 
     def __init__(self, most_spare: int = _MOST_SPARE) -> None:
         """Have none.
 
         Args:
-            most_spare: Bytes that are kept at most.
+            most_spare: bytes that are kept at most.
         """
-        self._most_spare, self._lock = most_spare, Lock()
+        # Re-entrant: a finalizer may give memory back in the middle of what a thread does under the lock.
+        self._most_spare, self._lock = most_spare, RLock()
         self._spare: list[NDArray[np.uint8]] = []
 
     def arrays(self, specs: Sequence[TensorSpec], sizes: Mapping[str, int], *, zeroed: bool = False) -> Arrays:
         """Arrays of the specs' names, dtypes and axes, whose dynamic ones have these sizes.
 
         Args:
-            specs: Of each.
-            sizes: By axis.
-            zeroed: Whether they are zeros; else they hold anything, such as NaN.
+            specs: of each.
+            sizes: by axis.
+            zeroed: whether they are zeros; else they hold anything, such as NaN.
 
         Raises:
-            MemoryError: There is too little.
+            MemoryError: there is too little.
         """
-        shapes = {spec.name: (spec.shape(sizes), np.dtype(dtype_of(spec))) for spec in specs}
+        shapes = {spec.name: (spec.shape(sizes), np.dtype(_dtype(spec))) for spec in specs}
         places, end = {}, 0
         for name, (shape, dtype) in shapes.items():
             places[name] = end
@@ -83,12 +84,12 @@ class Memory:
 
     def give_back(self, arrays: Arrays) -> None:
         """Let others have it; whoever gives it back reads and writes the arrays no more."""
-        if len(arrays.memory) < _OWN_PAGES:
+        if not _OWN_PAGES <= len(arrays.memory) <= self._most_spare:
             return
         with self._lock:
             self._spare.append(arrays.memory)
             while sum(map(len, self._spare)) > self._most_spare:
-                del self._spare[0]
+                del self._spare[:1]
 
     def _taken(self, size: int, *, zeroed: bool) -> NDArray[np.uint8]:
         if size < _OWN_PAGES:
@@ -122,6 +123,6 @@ def _new_pages(size: int) -> NDArray[np.uint8]:
     return np.frombuffer(pages, np.uint8)
 
 
-def dtype_of(spec: TensorSpec) -> str:
+def _dtype(spec: TensorSpec) -> str:
     """NumPy's for a tensor; it has no bfloat16."""
     return "uint16" if spec.dtype == "bfloat16" else spec.dtype

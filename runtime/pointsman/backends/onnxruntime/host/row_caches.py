@@ -109,5 +109,5 @@ class RowCaches:
         self._slots, self.capacity, self._written = slots, capacity, held
 
     def _hold(self, arrays: Arrays) -> None:
-        self._memory.give_back(self._held)
-        self._held = arrays
+        before, self._held = self._held, arrays
+        self._memory.give_back(before)
