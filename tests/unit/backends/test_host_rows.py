@@ -94,12 +94,12 @@ class Dirty(Memory):
 
 @pytest.mark.parametrize("seed", range(6, 10))
 def test_nothing_is_read_that_others_have_left_in_memory(backend, monkeypatch, seed):
-    monkeypatch.setattr(backend, "_memory", Dirty())
+    monkeypatch.setattr(backend, "_memory", Dirty(0))
     come_and_go(backend.stepper(), backend, np.random.default_rng(seed))
 
 
 def test_what_a_state_leaves_behind_is_no_other_state_s(backend, monkeypatch):
-    memory = Dirty()
+    memory = Dirty(0)
     monkeypatch.setattr(backend, "_memory", memory)
     rng = np.random.default_rng(0)
     first, other = source(rng, 2, 9, 1), source(rng, 2, 9, 1)

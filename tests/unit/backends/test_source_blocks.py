@@ -54,7 +54,7 @@ def test_logits_are_those_of_padded_inputs(bundle, row_inputs):
     given = encoded(rng, variant, mask)
     heads = attention_heads(variant.decoder.inputs)
     padded = {names.ATTENTION_MASK: mask, **attending(inputs, len(LENGTHS), heads=heads), **given}
-    blocks = EncodedBlocks(variant.encoder.outputs, heads, Memory())
+    blocks = EncodedBlocks(variant.encoder.outputs, heads, Memory(0))
     blocks.make_room(LENGTHS)
     blocks.put(0, mask, Arrays(given, NONE.memory))
     blocks.arrived(LENGTHS)

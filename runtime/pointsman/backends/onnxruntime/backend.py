@@ -16,7 +16,7 @@ from pointsman.backends.cache_rows import CacheRows
 from pointsman.backends.onnxruntime.host.caches import HostCache
 from pointsman.backends.onnxruntime.host.encoded_blocks import with_parts
 from pointsman.backends.onnxruntime.host.host_rows import HostStepper
-from pointsman.backends.onnxruntime.host.memory import Memory
+from pointsman.backends.onnxruntime.host.memory import Memory, most_spare
 from pointsman.backends.onnxruntime.models.source_blocks import with_source_in_blocks
 from pointsman.backends.onnxruntime.session import run, session
 from pointsman.backends.onnxruntime.weights.huge_pages import huge_pages
@@ -59,15 +59,16 @@ class OnnxRuntimeBackend:
         self.engine, self.device = f"onnxruntime {onnxruntime.__version__}", "cpu"
         self.most_positions = None
         self.variant = variant
-        self._memory = Memory() if max_memory is None else Memory(most_spare=0)
+        weights = sum(file.bytes for file in variant.files)
+        self._memory = Memory(most_spare(weights) if max_memory is None else 0)
         load = partial(_sessions, bundle, variant, threads=threads, shown=shown)
         if max_memory is None:
             # Floats have four times the bytes to move, and gain little.
-            with huge_pages(sum(file.bytes for file in variant.files)) if variant.quantization else nullcontext():
+            with huge_pages(weights) if variant.quantization else nullcontext():
                 self.encoder, self.decoder = loaded_once(bundle, variant, load)
         else:
-            self.encoder, self.decoder, weights = with_experts_mapped(bundle, variant, load, max_memory)
-            keep_trimmed(weights, self, mapped_by=(self.encoder, self.decoder))
+            self.encoder, self.decoder, mapped = with_experts_mapped(bundle, variant, load, max_memory)
+            keep_trimmed(mapped, self, mapped_by=(self.encoder, self.decoder))
 
     def encode(
         self,

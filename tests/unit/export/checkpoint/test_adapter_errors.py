@@ -204,16 +204,16 @@ def test_a_trainer_s_state_is_passed_over(tmp_path):
         assert checkpoint.read("shared.weight").tobytes() == expected["shared.weight"].numpy().tobytes()
 
 
+_HERE, _MERGE = " beside them", " `accelerate merge-weights`"
 LEFT = {
     "DeepSpeed's shards": (
         ("global_step500", "zero_to_fp32.py"),
-        " that can be read; global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py "
-        "beside them",
+        " that can be read; global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py"
+        + _HERE,
     ),
     "FSDP's shards": (
         ("pytorch_model_fsdp_0",),
-        " that can be read; pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with "
-        "`accelerate merge-weights`",
+        " that can be read; pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with" + _MERGE,
     ),
     "checkpoints": (
         ("checkpoint-1000", "checkpoint-500"),

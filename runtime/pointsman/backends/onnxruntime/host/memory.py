@@ -20,7 +20,7 @@ from pointsman.bundle import TensorSpec
 _LINE: Final = 64  # bytes
 _PAGE: Final = 2 << 20  # bytes of a large one
 _OWN_PAGES: Final = 1 << 20  # bytes
-_MOST_SPARE: Final = 128 * 10**6  # bytes
+_MOST_SPARE, _SHARE = 128 * 10**6, 10  # bytes; of weights, one in so many
 _WIDEST: Final = 2  # times what is needed
 
 
@@ -48,7 +48,7 @@ NONE: Final = Arrays({}, np.zeros(0, np.uint8))
 class Memory:
     """Gives arrays memory, and keeps some of what is given back. May be used by several threads, and in finalizers."""
 
-    def __init__(self, most_spare: int = _MOST_SPARE) -> None:
+    def __init__(self, most_spare: int) -> None:
         """Have none.
 
         Args:
@@ -104,6 +104,11 @@ class Memory:
         if zeroed:
             found[:size] = 0
         return found
+
+
+def most_spare(weights: int) -> int:
+    """Bytes that are kept for a model of so many: little beside what it takes anyway."""
+    return min(_MOST_SPARE, weights // _SHARE)
 
 
 def _new_pages(size: int) -> NDArray[np.uint8]:
