@@ -204,24 +204,18 @@ def test_a_trainer_s_state_is_passed_over(tmp_path):
         assert checkpoint.read("shared.weight").tobytes() == expected["shared.weight"].numpy().tobytes()
 
 
-_HERE, _MERGE = " beside them", " `accelerate merge-weights`"
 LEFT = {
     "DeepSpeed's shards": (
         ("global_step500", "zero_to_fp32.py"),
-        " that can be read; global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py"
-        + _HERE,
+        "global_step500 is of DeepSpeed's shards; make weights of them with the zero_to_fp32.py beside them",
     ),
     "FSDP's shards": (
         ("pytorch_model_fsdp_0",),
-        " that can be read; pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with" + _MERGE,
+        "pytorch_model_fsdp_0 is of FSDP's shards; make weights of them with `accelerate merge-weights`",
     ),
     "checkpoints": (
         ("checkpoint-1000", "checkpoint-500"),
-        " that can be read; checkpoint-1000 is of a trainer's checkpoints; give the folder of one",
-    ),
-    "nothing": (
-        ("tensorboard",),
-        f"; it needs one of {', '.join(PREFERENCE)}",
+        "checkpoint-1000 is of a trainer's checkpoints; give the folder of one",
     ),
 }
 
@@ -231,7 +225,13 @@ def test_a_folder_that_only_a_trainer_can_use(tmp_path, present, sentence):
     for name in present:
         (tmp_path / name).mkdir()
     (tmp_path / "config.json").write_text("{}")
-    assert refusal(tmp_path) == f"{tmp_path} has no weights{sentence}"
+    assert refusal(tmp_path) == f"{tmp_path} has no weights that can be read; {sentence}"
+
+
+def test_a_folder_that_nobody_can_use(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    assert refusal(tmp_path) == f"{tmp_path} has no weights; it needs one of {', '.join(PREFERENCE)}"
 
 
 @pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
