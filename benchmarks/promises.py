@@ -30,7 +30,8 @@ def bars(measured: Mapping[str, Measured], step_memory_seconds: Mapping[str, flo
 
     Args:
         measured: by contestant.
-        step_memory_seconds: of a contestant, in which a step's weights can be read from memory, at one row.
+        step_memory_seconds: of a contestant, in which a step's weights can be read from memory, at one row; of none
+            where nobody has told which experts tokens reach.
     """
     return [*_speedups(measured), *_parts_of_memory(measured, step_memory_seconds), *_own(measured)]
 
@@ -48,7 +49,7 @@ def _speedups(measured: Mapping[str, Measured]) -> Iterator[Bar]:
 def _parts_of_memory(measured: Mapping[str, Measured], step_memory_seconds: Mapping[str, float]) -> Iterator[Bar]:
     for name, least in LEAST_OF_MEMORY.items():
         step = measured[name].step_seconds() if name in measured else None
-        if step is not None:
+        if step is not None and name in step_memory_seconds:
             part = step_memory_seconds[name] / step
             yield Bar(f"{name}: part of the memory roofline, a step of one row", part, least, at_least=True)
 

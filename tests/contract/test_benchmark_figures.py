@@ -207,6 +207,12 @@ def test_promises_are_held_to_the_faster_reference(load, measured):
     }
 
 
+def test_what_a_step_reads_is_unknown_where_the_reference_has_not_run(load, measured):
+    """Nobody has told which experts tokens reach, and nothing is promised of memory's speed."""
+    names = [bar.name for bar in load("promises").bars({"fused-int8": measured()}, {})]
+    assert names == ["fused-int8: seconds to load"]
+
+
 def test_growth_by_experts_is_that_of_all_sparse_blocks(load):
     growth = load("growth")
     by_experts = growth.growth_by_experts({8: 0.010, 32: 0.0102, 128: 0.0104})
