@@ -1,6 +1,7 @@
 """Choosing device, variant and engine; what `auto` means is decided here and nowhere else."""
 
 import importlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +9,7 @@ from typing import Literal
 
 from pointsman.backends.base import Backend
 from pointsman.backends.tensorrt import opening
-from pointsman.bundle import Flavour, Manifest, Variant, verify_files
+from pointsman.bundle import Flavour, Manifest, Variant, verified
 from pointsman.errors import BundleError, DeviceError, OptionsError, PointsmanError
 from pointsman.wording import install, no_variant
 
@@ -219,16 +220,17 @@ def open_backend(
     _check_max_memory(max_memory, choice, variant)
     if choice.engine != "onnxruntime":
         return opening.open_plans(bundle, manifest, choice.engine, choice.variant, verify=verify)
-    if verify:
-        verify_files(bundle, variant.files)
     engine = _onnxruntime()
     backend: Backend
-    if choice.device == "cuda":
-        backend = engine.open_on_cuda(bundle, variant)
-    elif routing:
-        backend = engine.RoutedBackend(bundle, variant, manifest.architecture, threads=threads, max_memory=max_memory)
-    else:
-        backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads, max_memory=max_memory)
+    with verified(bundle, variant.files) if verify else nullcontext():
+        if choice.device == "cuda":
+            backend = engine.open_on_cuda(bundle, variant)
+        elif routing:
+            backend = engine.RoutedBackend(
+                bundle, variant, manifest.architecture, threads=threads, max_memory=max_memory
+            )
+        else:
+            backend = engine.OnnxRuntimeBackend(bundle, variant, threads=threads, max_memory=max_memory)
     return backend
 
 

@@ -15,7 +15,7 @@ and report every problem at once.
 
 from pointsman.bundle import names
 from pointsman.bundle.architecture import Activation, Architecture, Stack
-from pointsman.bundle.files import FileRecord, record_of, sha256_of, verify_files
+from pointsman.bundle.files import FileRecord, record_of, sha256_of, verified, verify_files
 from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.interface import (
     CAPACITY_MULTIPLE,
@@ -99,6 +99,7 @@ __all__ = [
     "sha256_of",
     "side_by_side",
     "source_blocks",
+    "verified",
     "verify_files",
     "whole_targets",
     "write_manifest",

@@ -1,7 +1,9 @@
 """Files of a bundle and their hashes."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
@@ -48,6 +50,27 @@ def verify_files(bundle: Path, records: Iterator[FileRecord] | tuple[FileRecord,
         raise BundleError(f"{bundle} is damaged: {'; '.join(problems.values())}; {_remedy(problems)}")
 
 
+@contextmanager
+def verified(bundle: Path, records: Sequence[FileRecord]) -> Iterator[None]:
+    """Check sizes and hashes as `verify_files` does: all before what is entered, but for the hashes of weights.
+
+    These are the large files, and numbers: changed ones cannot harm whoever loads them meanwhile.
+
+    Raises:
+        BundleError: as `verify_files`, in place of an error of what was entered.
+    """
+    weights = tuple(record for record in records if record.path.endswith(f"/{names.WEIGHTS}"))
+    if any(_absence(bundle, record) for record in weights):
+        verify_files(bundle, tuple(records))
+    verify_files(bundle, tuple(record for record in records if record not in weights))
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(verify_files, bundle, weights)
+        try:
+            yield
+        finally:
+            checking.result()
+
+
 def _remedy(problems: Mapping[str, str]) -> str:
     """The least that makes files anew, or others that all these depend on."""
     if any(problem.endswith(_POINTER) for problem in problems.values()):
@@ -75,6 +98,14 @@ def unreadable(error: OSError) -> BundleError:
 
 
 def _problem_with(bundle: Path, record: FileRecord) -> str | None:
+    if (absence := _absence(bundle, record)) is not None:
+        return absence
+    is_same = sha256_of(bundle / record.path) == record.sha256
+    return None if is_same else f"{record.path} was changed (its sha256 differs)"
+
+
+def _absence(bundle: Path, record: FileRecord) -> str | None:
+    """What shows without reading a file: that it is not there, or not whole."""
     path = bundle / record.path
     if not path.is_file():
         return f"{record.path} is missing"
@@ -82,4 +113,4 @@ def _problem_with(bundle: Path, record: FileRecord) -> str | None:
         return f"{record.path} {_POINTER}"
     if path.stat().st_size != record.bytes:
         return f"{record.path} has {path.stat().st_size} bytes instead of {record.bytes}"
-    return None if sha256_of(path) == record.sha256 else f"{record.path} was changed (its sha256 differs)"
+    return None

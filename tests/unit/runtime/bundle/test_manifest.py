@@ -17,12 +17,14 @@ from pointsman.bundle import (
     encoder_specs,
     read_manifest,
     record_of,
+    verified,
     verify_files,
     write_manifest,
 )
 from pointsman.errors import BundleError, BundleNotFoundError, OutputError
 
 WEIGHTS = "variants/float32/weights.bin"
+GRAPH = "variants/float32/fused.encoder.onnx"
 
 
 @pytest.fixture
@@ -389,6 +391,41 @@ def test_verification_finds(bundle, damage, problem):
     damage(bundle / WEIGHTS)
     with pytest.raises(BundleError, match=f"is damaged: {WEIGHTS[: -len('weights.bin')]}{problem}; export"):
         verify_files(bundle, read_manifest(bundle).files())
+
+
+def loaded(bundle, refusal=None):
+    """Load what is verified; an engine may refuse it."""
+    with verified(bundle, read_manifest(bundle).variants["fused-float32"].files):
+        if refusal:
+            raise refusal
+        return "loaded"
+
+
+@pytest.mark.parametrize("refusal", [None, BundleError("refused")])
+def test_changed_weights_are_found_whatever_is_said_of_them_meanwhile(bundle, refusal):
+    flip_a_bit(bundle / WEIGHTS)
+    with pytest.raises(BundleError, match=r"weights\.bin was changed"):
+        loaded(bundle, refusal)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "problem"),
+    [
+        (WEIGHTS, lambda path: path.write_bytes(path.read_bytes()[:-1]), "has 1099 bytes instead of 1100"),
+        (WEIGHTS, Path.unlink, "is missing"),
+        (GRAPH, flip_a_bit, "was changed"),
+    ],
+)
+def test_what_could_harm_is_found_before_anything_is_loaded(bundle, file, damage, problem):
+    damage(bundle / file)
+    with pytest.raises(BundleError, match=f"{file} {problem}"):
+        loaded(bundle, AssertionError("something was loaded"))
+
+
+def test_what_is_said_of_whole_files_is_passed_on(bundle):
+    assert loaded(bundle) == "loaded"
+    with pytest.raises(BundleError, match="refused"):
+        loaded(bundle, BundleError("refused"))
 
 
 @pytest.mark.parametrize(
