@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from pointsman.backends.base import ASK_FOR_LESS
 from pointsman.backends.nvidia import missing_gpu
 from pointsman.backends.onnxruntime.models.more_outputs import with_outputs
 from pointsman.backends.onnxruntime.models.row_pairs import has_block_products, with_rows_in_company
+from pointsman.backends.onnxruntime.weights.given import given_unsigned
 from pointsman.backends.onnxruntime.weights.saturation import make_exact
 from pointsman.backends.onnxruntime.weights.single_rows import rows_alone_differ
+from pointsman.bundle import names
 from pointsman.errors import BundleError, DeviceError
 from pointsman.processors import restricted
 from pointsman.wording import as_text, install, is_text
@@ -104,10 +107,12 @@ def session(
     options.intra_op_num_threads = threads or restricted() or 0  # 0: the engine chooses
     try:
         graph = _prepared(path if model is None else model, changed, shown, exact_integers=exact_integers)
-        if isinstance(graph, bytes):
+        if exact_integers or isinstance(graph, bytes):
             # A graph in memory has no folder in which its weights could be looked for.
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
-        loaded = _loaded(graph, options, device, provider_options or {})
+        stored = path.with_name(names.WEIGHTS)
+        with given_unsigned(_content(graph), stored, options) if exact_integers else nullcontext(graph) as prepared:
+            loaded = _loaded(prepared, options, device, provider_options or {})
     except BundleError:
         raise
     except Exception as error:

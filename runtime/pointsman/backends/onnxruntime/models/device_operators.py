@@ -92,7 +92,7 @@ def with_device_operators(model: bytes, elements: int = BFLOAT16) -> tuple[bytes
         return model, []
     changes.drop_unread(results_of(model))
 
-    def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - the shape of a `NodeChange`
+    def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - a `Change`
         return changes.replaced.get(outputs_of(node)[0])
 
     return with_operators(rewritten(model, replaced, shared=changes.shared), OF_ONNX_RUNTIME), changes.derived

@@ -8,7 +8,7 @@ from typing import Final
 
 from pointsman.backends.onnxruntime.models.messages import field, fields, varint
 
-FLOAT, UINT8, INT64, BFLOAT16 = 1, 2, 7, 16  # onnx.TensorProto.DataType
+FLOAT, UINT8, INT8, INT64, BFLOAT16 = 1, 2, 3, 7, 16  # onnx.TensorProto.DataType
 OF_ONNX_RUNTIME: Final = b"com.microsoft"  # the domain of operators that are its own
 
 _MODEL_GRAPH, _MODEL_OPERATORS = 7, 8
@@ -23,22 +23,25 @@ _TENSOR_DIMENSION, _TENSOR_ELEMENTS, _TENSOR_NAME, _TENSOR_BYTES, _TENSOR_PLACE 
 _TENSOR_LOCATION, _EXTERNAL = 14, 1
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
-NodeChange = Callable[[bytes, bool], bytes | None]
-"""Of a node, and whether it is in a branch: fields of a graph that take its place; None where it stays."""
+Change = Callable[[bytes, bool], bytes | None]
+"""Of a node or an initializer, and whether it is in a branch: fields of a graph that take its place; None where it
+stays."""
+
+
+def unchanged(content: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - a `Change`
+    """What leaves all as it is."""
+    return None
 
 
 def rewritten(
-    model: bytes,
-    node: NodeChange,
-    initializer: Callable[[bytes], bytes] = lambda tensor: b"",  # noqa: ARG005
-    shared: Callable[[], bytes] = bytes,
+    model: bytes, node: Change = unchanged, initializer: Change = unchanged, shared: Callable[[], bytes] = bytes
 ) -> bytes:
-    """A model with other nodes.
+    """A model with other nodes and initializers.
 
     Args:
         model: the model.
-        node: see `NodeChange`.
-        initializer: of an initializer of a branch: further fields of the branch.
+        node: what becomes of each node.
+        initializer: what becomes of each initializer.
         shared: asked at the end: fields of the outermost graph, which precede its others.
     """
 
@@ -48,8 +51,11 @@ def rewritten(
             if number == _GRAPH_NODE:
                 replaced = node(content, branch)
                 parts.append(field(number, changed_node(content)) if replaced is None else replaced)
+            elif number == _GRAPH_INITIALIZER:
+                replaced = initializer(content, branch)
+                parts.append(whole if replaced is None else replaced)
             else:
-                parts.append(whole + initializer(content) if branch and number == _GRAPH_INITIALIZER else whole)
+                parts.append(whole)
         return b"".join(parts)
 
     def changed_node(content: bytes) -> bytes:
@@ -150,6 +156,17 @@ def renamed(node: bytes, inputs: Iterable[bytes], output: bytes) -> bytes:
     """A field of a graph: a node with other inputs and another output."""
     rest = [whole for number, _, whole in fields(node) if number not in {_NODE_INPUT, _NODE_OUTPUT}]
     return field(_GRAPH_NODE, _values(inputs, (output,)) + b"".join(rest))
+
+
+def retyped(tensor: bytes, elements: int) -> bytes:
+    """A field of a graph: an initializer whose elements are said to be of another DataType."""
+    rest = [whole for number, _, whole in fields(tensor) if number != _TENSOR_ELEMENTS]
+    return field(_GRAPH_INITIALIZER, b"".join([*rest, _number(_TENSOR_ELEMENTS, elements)]))
+
+
+def kept(tensor: bytes) -> bytes:
+    """A field of a graph: an initializer as it is."""
+    return field(_GRAPH_INITIALIZER, tensor)
 
 
 def new_node(name: bytes, inputs: Iterable[bytes], output: bytes, *attributes: bytes) -> bytes:

@@ -13,7 +13,7 @@ Numbers of fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.
 from typing import Final
 
 from pointsman.backends.onnxruntime.models.exact_products import PRODUCT, in_parts, shared_by_parts
-from pointsman.backends.onnxruntime.models.graphs import operator, rewritten
+from pointsman.backends.onnxruntime.models.graphs import INT8, kept, operator, rewritten
 from pointsman.backends.onnxruntime.models.messages import field, varint
 from pointsman.backends.onnxruntime.models.tensors import Stored, read_initializer
 
@@ -21,7 +21,6 @@ _GRAPH_INPUT: Final = 11
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR: Final = 1
 _TENSOR_ELEMENTS: Final = 1
-_INT8: Final = 3
 
 
 def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[Stored]]:
@@ -37,23 +36,23 @@ def with_mapped_experts(model: bytes, *, saturates: bool) -> tuple[bytes, list[S
     places: list[Stored] = []
     zeros: dict[bytes, None] = {}
 
-    def node(content: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - the shape of a `NodeChange`
+    def node(content: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - a `Change`
         if not (saturates and branch and operator(content) == PRODUCT):
             return None
         nodes, zero = in_parts(content)
         zeros[zero] = None
         return nodes
 
-    def initializer(tensor: bytes) -> bytes:
+    def initializer(tensor: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - a `Change`
         read = read_initializer(tensor)
-        if read.place is None:
-            return b""
+        if not branch or read.place is None:
+            return None
         places.append(read.place)
-        return _input(read.name)
+        return kept(tensor) + _input(read.name)
 
     return rewritten(model, node, initializer, lambda: shared_by_parts(zeros) if zeros else b""), places
 
 
 def _input(name: bytes) -> bytes:
-    kind = field(_TYPE_TENSOR, varint(_TENSOR_ELEMENTS << 3) + varint(_INT8))
+    kind = field(_TYPE_TENSOR, varint(_TENSOR_ELEMENTS << 3) + varint(INT8))
     return field(_GRAPH_INPUT, field(_VALUE_NAME, name) + field(_VALUE_TYPE, kind))

@@ -31,7 +31,7 @@ def with_rows_in_company(model: bytes) -> bytes:
     return rewritten(model, _in_company, shared=_shared)
 
 
-def _in_company(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - the shape of a `NodeChange`
+def _in_company(node: bytes, branch: bool) -> bytes | None:  # noqa: ARG001, FBT001 - a `Change`
     if operator(node) != PRODUCT:
         return None
     x, *weight = inputs_of(node)

@@ -117,7 +117,7 @@ def _in_blocks(model: bytes) -> bytes:
     merged = {layer.merged: layer.in_parts() for layer in layers}
     masks, given = {layer.mask for layer in layers}, {each for layer in layers for each in layer.given}
 
-    def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - the shape of a `NodeChange`
+    def replaced(node: bytes, branch: bool) -> bytes | None:  # noqa: FBT001 - a `Change`
         if branch:
             return None
         first = outputs_of(node)[0]
