@@ -1,6 +1,8 @@
 """Integer weights given as unsigned bytes: the same answers to the last bit, and nothing of them kept."""
 
+import errno
 import gc
+import os
 import shutil
 import weakref
 
@@ -15,7 +17,7 @@ from pointsman.backends.onnxruntime.models.unsigned_weights import with_unsigned
 from pointsman.backends.onnxruntime.weights import given, saturation
 from pointsman.backends.onnxruntime.weights.given import given_unsigned, given_weights_are_laid_out
 from pointsman.bundle import names, read_manifest
-from pointsman.errors import BundleError
+from pointsman.errors import BundleError, DeviceError
 from pointsman_calib import quantize
 
 INPUTS = [[5, 9, 33, 7, 1], [40, 8, 8, 21, 60, 3, 12, 1], [17, 1]]
@@ -87,6 +89,16 @@ def test_a_file_that_is_cut_off(bundle, tmp_path):
         file.truncate(weights.stat().st_size // 4)
     with pytest.raises(BundleError, match=r"weights\.bin is cut off; copy the bundle again"):
         SwitchModel.load(copy, "cpu", "fused-int8", threads=1, verify=False)
+
+
+@pytest.mark.usefixtures("saturating")
+def test_a_machine_without_that_much_memory(bundle, monkeypatch):
+    def none(size):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(given, "_fresh_memory", none)
+    with pytest.raises(DeviceError, match="this machine is out of memory"):
+        SwitchModel.load(bundle, "cpu", "fused-int8", threads=1)
 
 
 def graphs(graph):

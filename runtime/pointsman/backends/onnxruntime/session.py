@@ -29,7 +29,7 @@ ProviderOptions = dict[str, str]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL = 4  # the highest severity of messages
 _HARD_LINKS = "multiple hard links"  # of files whose tensors lie in branches
-_OUT_OF_MEMORY = ("failed to allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "cuda failure 2:")
 
 
 def why_not_cuda() -> str | None:
