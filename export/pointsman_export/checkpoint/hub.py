@@ -58,7 +58,7 @@ def download(source: str | Path, *, revision: str | None, token: str | None, cac
         folder = _snapshot(model_id, [*_SMALL_FILES, "*" + layout.INDEX_SUFFIX], **where)
         names = _published(model_id, revision, token)
         if names is not None:
-            snapshot_download(model_id, allow_patterns=_weight_files(folder, names), **where)
+            snapshot_download(model_id, allow_patterns=_weight_files(model_id, folder, names), **where)
     return folder
 
 
@@ -109,13 +109,13 @@ def _published(model_id: str, revision: str | None, token: str | None) -> list[s
         return None
 
 
-def _weight_files(folder: Path, published: Collection[str]) -> list[str]:
+def _weight_files(model_id: str, folder: Path, published: Collection[str]) -> list[str]:
     adapter = [name for name in layout.ADAPTER_WEIGHTS if name in published and layout.ADAPTER_CONFIG in published][:1]
     name = layout.preferred(published)
     if name is None:
         if adapter:
             return adapter
-        raise CheckpointError(f"the model has no weights; it needs one of {', '.join(layout.PREFERENCE)}")
+        raise layout.absent(model_id, {path.partition("/")[0] for path in published})
     own = sorted(set(layout.shard_of(folder / name).values())) if name.endswith(layout.INDEX_SUFFIX) else [name]
     return [*own, *adapter]
 

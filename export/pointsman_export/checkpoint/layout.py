@@ -36,15 +36,15 @@ def preferred(files: Collection[str]) -> str | None:
     return next((name for name in PREFERENCE if name in files), None)
 
 
-def absent(folder: Path, files: Collection[str]) -> CheckpointError:
-    """The error of a folder that has no weights; what else is in it says what is to be done."""
-    return not_enough(folder, files) or CheckpointError(
-        f"{folder} has no weights; it needs one of {', '.join(PREFERENCE)}"
+def absent(source: Path | str, files: Collection[str]) -> CheckpointError:
+    """The error of a folder or model that has no weights; what else is in it says what is to be done."""
+    return not_enough(source, files) or CheckpointError(
+        f"{source} has no weights; it needs one of {', '.join(PREFERENCE)}"
     )
 
 
-def not_enough(folder: Path, files: Collection[str]) -> CheckpointError | None:
-    """The error of a folder that has no weights but files without an index, or what training makes of weights."""
+def not_enough(source: Path | str, files: Collection[str]) -> CheckpointError | None:
+    """The error of one that has no weights but files without an index, or what training makes of weights."""
     found = (
         (file, sentence)
         for pattern, sentence in _NOT_ENOUGH.items()
@@ -52,7 +52,7 @@ def not_enough(folder: Path, files: Collection[str]) -> CheckpointError | None:
         if re.fullmatch(pattern, file)
     )
     for file, sentence in found:
-        return CheckpointError(f"{folder} has no weights that can be read; {file} is of {sentence}")
+        return CheckpointError(f"{source} has no weights that can be read; {file} is of {sentence}")
     return None
 
 

@@ -246,6 +246,12 @@ def refuse(hub: Hub, *, gated: bool) -> None:
     hub.token, hub.gated = "hf_secret", gated
 
 
+def without_weights(hub: Hub, *others: str) -> None:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        del hub.revisions["main"][name]
+    hub.revisions["main"] |= dict.fromkeys(others, b"not needed")
+
+
 UNFETCHABLE = {
     "no such model": (
         lambda hub: None,
@@ -256,9 +262,19 @@ UNFETCHABLE = {
     "gated": (lambda hub: refuse(hub, gated=True), {}, r"asks for consent on the hub; give it there and pass a token"),
     "no such revision": (lambda hub: None, {"revision": "v9"}, r"has no revision v9 on the hub; check its name"),
     "no weights": (
-        lambda hub: [hub.revisions["main"].pop(name) for name in ("model.safetensors", "pytorch_model.bin")],
+        without_weights,
         {},
-        r"has no weights; it needs one of model\.safetensors, ",
+        rf"^{MODEL} has no weights; it needs one of model\.safetensors, ",
+    ),
+    "parts without an index": (
+        lambda hub: without_weights(hub, "model-00001-of-00002.safetensors"),
+        {},
+        rf"^{MODEL} has no weights that can be read; model-00001-of-00002\.safetensors is of several files whose index",
+    ),
+    "a trainer's checkpoints": (
+        lambda hub: without_weights(hub, "checkpoint-500/model.safetensors"),
+        {},
+        rf"^{MODEL} has no weights that can be read; checkpoint-500 is of a trainer's checkpoints",
     ),
     "no config": (lambda hub: hub.revisions["main"].pop("config.json"), {}, r"has no config\.json; give"),
     "refused file": (lambda hub: hub.refused.add("model.safetensors"), {}, r"and fetching it from the hub failed"),
