@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,9 +109,11 @@ def session(
         if exact_integers or isinstance(graph, bytes):
             # A graph in memory has no folder in which its weights could be looked for.
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent))
-        stored = path.with_name(names.WEIGHTS)
-        with given_unsigned(_content(graph), stored, options) if exact_integers else nullcontext(graph) as prepared:
-            loaded = _loaded(prepared, options, device, provider_options or {})
+        with contextlib.ExitStack() as until_loaded:
+            if exact_integers:
+                given = given_unsigned(_content(graph), path.with_name(names.WEIGHTS), options)
+                graph = until_loaded.enter_context(given)
+            loaded = _loaded(graph, options, device, provider_options or {})
     except BundleError:
         raise
     except Exception as error:

@@ -44,12 +44,15 @@ def given_unsigned(model: bytes, weights: Path, options: Any) -> Iterator[bytes]
 
     Yields:
         What is to be loaded.
+
+    Raises:
+        BundleError: the file is shorter than it should be.
     """
     if not (products_saturate() and given_weights_are_laid_out()):
         yield model
         return
     model, signed = with_unsigned_weights(model)
-    values = _unsigned(weights, signed) if signed else {}
+    values = _unsigned(weights, signed) if signed else {}  # the options know where they are, and do not keep them
     for name, value in values.items():
         options.add_initializer(name, value)
     yield model
@@ -61,7 +64,7 @@ def given_weights_are_laid_out() -> bool:
     given = {name: np.full((_SIZE, _SIZE), _GIVEN, np.uint8) for name in _WEIGHTS}
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
-    values = _values(given)  # the options know where they are, and do not keep them
+    values = _values(given)
     for name, value in values.items():
         options.add_initializer(name, value)
     session = onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
