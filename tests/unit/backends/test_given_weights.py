@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from last_bits import INPUTS, PLENTY, answers, branches
 from onnx import TensorProto, helper
 
 from pointsman import DecodingOptions, SwitchModel
@@ -20,8 +21,6 @@ from pointsman.bundle import names, read_manifest
 from pointsman.errors import BundleError, DeviceError
 from pointsman_calib import quantize
 
-INPUTS = [[5, 9, 33, 7, 1], [40, 8, 8, 21, 60, 3, 12, 1], [17, 1]]
-PLENTY = 1 << 40
 SIZE = 16
 INITIALIZER = helper.make_tensor("w", TensorProto.INT8, [SIZE, SIZE], bytes(SIZE * SIZE), raw=True)
 
@@ -41,13 +40,8 @@ def saturating(monkeypatch):
     monkeypatch.setattr(given, "products_saturate", lambda: True)
 
 
-def answers(bundle, variant, **options):
-    """Tokens and scores of searches and of given targets, to the last bit."""
-    with SwitchModel.load(bundle, "cpu", variant, threads=1, **options) as model:
-        found = []
-        for decoding in (DecodingOptions(max_new_tokens=12), DecodingOptions(max_new_tokens=8, num_beams=3)):
-            found += [(one.token_ids, one.score) for (one,) in model.generate(INPUTS, decoding)]
-        return found, [scores.tobytes() for scores in model.score(INPUTS, INPUTS)]
+def loaded(bundle, variant="fused-int8", **options):
+    return SwitchModel.load(bundle, "cpu", variant, threads=1, **options)
 
 
 @pytest.mark.usefixtures("saturating")
@@ -58,10 +52,12 @@ def answers(bundle, variant, **options):
 def test_answers_are_those_of_weights_that_the_engine_makes_unsigned(bundle, variant, options, monkeypatch):
     asked = []
     monkeypatch.setattr(given, "_unsigned", lambda *of, make=given._unsigned: asked.append(of) or make(*of))
-    found = answers(bundle, variant, **options)
+    with loaded(bundle, variant, **options) as model:
+        found = answers(model)
     assert len(asked) == 2  # encoder and decoder
     monkeypatch.setattr(given, "given_weights_are_laid_out", lambda: False)
-    assert found == answers(bundle, variant, **options)
+    with loaded(bundle, variant, **options) as model:
+        assert found == answers(model)
     assert len(asked) == 2
 
 
@@ -75,7 +71,7 @@ def test_what_was_given_is_freed(bundle, monkeypatch):
         return memory
 
     monkeypatch.setattr(given, "_fresh_memory", fresh)
-    with SwitchModel.load(bundle, "cpu", "fused-int8", threads=1) as model:
+    with loaded(bundle) as model:
         gc.collect()
         assert [memory() for memory in memories] == [None, None]
         model.generate(INPUTS, DecodingOptions(max_new_tokens=3))
@@ -88,7 +84,7 @@ def test_a_file_that_is_cut_off(bundle, tmp_path):
     with weights.open("rb+") as file:
         file.truncate(weights.stat().st_size // 4)
     with pytest.raises(BundleError, match=r"weights\.bin is cut off; copy the bundle again"):
-        SwitchModel.load(copy, "cpu", "fused-int8", threads=1, verify=False)
+        loaded(copy, verify=False)
 
 
 @pytest.mark.usefixtures("saturating")
@@ -98,16 +94,7 @@ def test_a_machine_without_that_much_memory(bundle, monkeypatch):
 
     monkeypatch.setattr(given, "_fresh_memory", none)
     with pytest.raises(DeviceError, match="this machine is out of memory"):
-        SwitchModel.load(bundle, "cpu", "fused-int8", threads=1)
-
-
-def graphs(graph):
-    """A graph and those inside it, at any depth."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from graphs(attribute.g)
+        loaded(bundle)
 
 
 def test_graphs_differ_in_products_and_their_weights_alone(bundle):
@@ -119,7 +106,7 @@ def test_graphs_differ_in_products_and_their_weights_alone(bundle):
         (zero,) = [tensor for tensor in model.graph.initializer if tensor.name == "unsigned/zero"]
         assert (zero.data_type, zero.raw_data) == (TensorProto.UINT8, bytes((128,)))
         model.graph.initializer.remove(zero)
-        for one in graphs(model.graph):
+        for one in (model.graph, *branches(model.graph)):
             products = [node for node in one.node if node.op_type == "MatMulIntegerToFloat"]
             multiplied = {node.input[1] for node in products}
             for node in products:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from last_bits import INPUTS, PLENTY, answers, branches
 
 from pointsman import DecodingOptions, SwitchModel
 from pointsman.backends import open_backend
@@ -23,8 +24,6 @@ from pointsman.bundle import read_manifest
 from pointsman.errors import BundleError, DeviceError, OptionsError
 from pointsman_calib import quantize
 
-PLENTY = 1 << 40
-INPUTS = [[5, 9, 33, 7, 1], [40, 8, 8, 21, 60, 3, 12, 1], [17, 1]]
 MIB = 1 << 20
 
 
@@ -37,14 +36,6 @@ def bundle(exports, tmp_path_factory):
 
 def load(bundle, variant="fused-int8", **options):
     return SwitchModel.load(bundle, "cpu", variant, threads=1, **options)
-
-
-def answers(model):
-    """Tokens and scores of searches and of given targets, to the last bit."""
-    found = []
-    for options in (DecodingOptions(max_new_tokens=12), DecodingOptions(max_new_tokens=8, num_beams=3)):
-        found += [(one.token_ids, one.score) for (one,) in model.generate(INPUTS, options)]
-    return found, [scores.tobytes() for scores in model.score(INPUTS, INPUTS)]
 
 
 @pytest.mark.parametrize("routing", [False, True])
@@ -84,15 +75,6 @@ def test_only_what_tokens_reach_is_read(bundle, monkeypatch):
     model.encode([[5, 1]], rows=1)
     read = sum(weights._is_present(weight.witness) for weight in weights._weights)
     assert 2 * 3 <= read <= 2 * 3 * 2  # of each encoder layer, the experts of at most two tokens
-
-
-def branches(graph):
-    """The graphs inside a graph, at any depth."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-                yield from branches(attribute.g)
 
 
 def test_graphs_differ_in_the_inputs_of_branches_alone(bundle):
