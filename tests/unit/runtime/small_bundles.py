@@ -131,3 +131,10 @@ def fake_model(manifest: Manifest, logits: Logits, variant: str = "fused-float32
 def fake_infiller(manifest: Manifest, tokenizer: Tokenizer, logits: Logits) -> Infiller:
     """An infiller that runs on nothing."""
     return Infiller(fake_model(manifest, logits), tokenizer)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -9,6 +9,7 @@ In memory, `w + 128` is `w` with the highest bit of each byte the other way roun
 from collections.abc import Set
 from typing import Final
 
+from pointsman.backends.onnxruntime.models.exact_products import PRODUCT
 from pointsman.backends.onnxruntime.models.graphs import (
     INT8,
     UINT8,
@@ -22,7 +23,6 @@ from pointsman.backends.onnxruntime.models.graphs import (
 )
 from pointsman.backends.onnxruntime.models.tensors import Initializer, read_initializer
 
-PRODUCT: Final = b"MatMulIntegerToFloat"
 _ZERO: Final = b"unsigned/zero"
 _SIGNED_INPUTS, _WEIGHT, _AXES = 5, 1, 2
 
