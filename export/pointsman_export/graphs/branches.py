@@ -7,6 +7,8 @@ the experts that are hit and with the logarithm of those there are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +19,7 @@ from pointsman_export.graphs.experts import Routing, feed_forward, kept, places
 from pointsman_export.graphs.scope import Branch, Scope
 from pointsman_export.network import Build, projection_names
 
-FAN_OUT = 16
+FAN_OUT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,18 @@ class Segments:
 
     Attributes:
         tokens: [tokens, d_model], sorted.
-        starts: int64 [1] per expert, and one more: expert k owns rows starts[k] to starts[k + 1].
+        bounds: int64 [experts + 1]: expert k owns rows bounds[k] to bounds[k + 1].
     """
 
     tokens: ir.Value
-    starts: Sequence[ir.Value]
+    bounds: ir.Value
+
+
+class _Group(NamedTuple):
+    """Experts that are asked for together, and the first of their rows and the one behind the last, int64 [1] each."""
+
+    numbers: range
+    rows: tuple[ir.Value, ir.Value]
 
 
 def dispatched(mlp: Scope, build: Build, states: ir.Value, routing: Routing) -> tuple[ir.Value, ir.Value]:
@@ -49,7 +58,7 @@ def dispatched(mlp: Scope, build: Build, states: ir.Value, routing: Routing) -> 
     chosen = mlp.op("Reshape", routing.expert, mlp.constant([-1]))
     count = mlp.op("Shape", chosen)
     order = _sorting_order(mlp, chosen, count)
-    segments = Segments(mlp.op("Gather", flat, order, axis=0), _starts(mlp, build, chosen))
+    segments = Segments(mlp.op("Gather", flat, order, axis=0), _bounds(mlp, build, chosen))
     outputs = _branches(mlp, build, segments, range(build.architecture.num_experts), mlp.path)
     grouped = mlp.op("Concat", *outputs, axis=0)
     unsorted = mlp.op("Gather", grouped, _sorting_order(mlp, order, count), axis=0)
@@ -63,46 +72,53 @@ def _sorting_order(scope: Scope, values: ir.Value, count: ir.Value) -> ir.Value:
     return order
 
 
-def _starts(mlp: Scope, build: Build, chosen: ir.Value) -> Sequence[ir.Value]:
+def _bounds(mlp: Scope, build: Build, chosen: ir.Value) -> ir.Value:
     """First row of each expert, and the end of the last: how many tokens chose an expert below it."""
-    bounds = build.architecture.num_experts + 1
-    below = mlp.op("Less", mlp.op("Unsqueeze", chosen, mlp.constant([1])), mlp.constant(range(bounds)))
-    counts = mlp.op("ReduceSum", mlp.op("Cast", below, to=ir.DataType.INT64), mlp.constant([0]), keepdims=0)
-    return mlp.outputs(bounds, "Split", counts, axis=0, num_outputs=bounds)
+    bounds = range(build.architecture.num_experts + 1)
+    below = mlp.op("Less", mlp.op("Unsqueeze", chosen, mlp.constant([1])), mlp.constant(bounds))
+    return mlp.op("ReduceSum", mlp.op("Cast", below, to=ir.DataType.INT64), mlp.constant([0]), keepdims=0)
 
 
 def _branches(scope: Scope, build: Build, segments: Segments, numbers: range, layer: str) -> Sequence[ir.Value]:
     """Outputs of these experts in order: one value for each of a few, or for each group of many."""
-    if len(numbers) <= FAN_OUT:
-        return [_branch(scope, build, segments, range(k, k + 1), layer) for k in numbers]
-    size = FAN_OUT
+    size = 1
     while size * FAN_OUT < len(numbers):
         size *= FAN_OUT
-    groups = (numbers[first : first + size] for first in range(0, len(numbers), size))
-    return [_branch(scope, build, segments, group, layer) for group in groups]
+    groups = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+    rows = pairwise(_starts(scope, build, segments, groups))
+    return [_branch(scope, build, segments, _Group(*own), layer) for own in zip(groups, rows, strict=True)]
 
 
-def _branch(scope: Scope, build: Build, segments: Segments, numbers: range, layer: str) -> ir.Value:
+def _starts(scope: Scope, build: Build, segments: Segments, groups: Sequence[range]) -> Sequence[ir.Value]:
+    """First row of each group of experts, and the end of the last: int64 [1] each."""
+    wanted = [*(group.start for group in groups), groups[-1].stop]
+    bounds = segments.bounds
+    if len(wanted) <= build.architecture.num_experts:
+        bounds = scope.op("Gather", bounds, scope.constant(wanted), axis=0)
+    return scope.outputs(len(wanted), "Split", bounds, axis=0, num_outputs=len(wanted))
+
+
+def _branch(scope: Scope, build: Build, segments: Segments, group: _Group, layer: str) -> ir.Value:
     """Ask whether any of these experts has tokens, and run them only then."""
-    hit = scope.op("Greater", segments.starts[numbers.stop], segments.starts[numbers.start])
-    path = names.branch_path(layer, numbers)
+    start, stop = group.rows
+    hit = scope.op("Greater", stop, start)
+    path = names.branch_path(layer, group.numbers)
     taken, skipped = scope.branched(f"{path}.hit"), scope.branched(f"{path}.idle")
-    if len(numbers) == 1:
-        output = _expert(taken, build, segments, numbers.start, layer)
+    if len(group.numbers) == 1:
+        output = _expert(taken, build, segments, group, layer)
     else:
-        output = taken.op("Concat", *_branches(taken, build, segments, numbers, layer), axis=0)
+        output = taken.op("Concat", *_branches(taken, build, segments, group.numbers, layer), axis=0)
     numpy_dtype = NUMPY_DTYPES[build.precision.name]
     empty = skipped.constant(np.zeros((0, build.architecture.d_model), numpy_dtype))
     dtype = segments.tokens.type
     return scope.choice(hit, Branch(taken, output, dtype), Branch(skipped, empty, dtype))
 
 
-def _expert(scope: Scope, build: Build, segments: Segments, number: int, layer: str) -> ir.Value:
+def _expert(scope: Scope, build: Build, segments: Segments, group: _Group, layer: str) -> ir.Value:
     """One expert over its rows."""
-    start, stop = segments.starts[number], segments.starts[number + 1]
-    rows = scope.op("Slice", segments.tokens, start, stop, scope.constant([0]))
+    rows = scope.op("Slice", segments.tokens, *group.rows, scope.constant([0]))
     *inputs, wo = (
-        scope.construction.weight(names.expert_weight(layer, number, name))
+        scope.construction.weight(names.expert_weight(layer, group.numbers.start, name))
         for name in projection_names(build.architecture)
     )
     return feed_forward(scope, build, rows, inputs, wo)
