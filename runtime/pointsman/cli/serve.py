@@ -85,10 +85,11 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         ("--max-texts", positive, _DEFAULTS.texts, "texts in one request"),
         ("--max-characters", positive, _DEFAULTS.characters, "characters of a text"),
         ("--max-body-bytes", memory, _DEFAULTS.body_bytes, "bytes of a request's body, such as 2M"),
-        ("--max-connections", positive, _DEFAULTS.connections, "open connections"),
+        ("--max-connections", positive, _DEFAULTS.connections, "connections over which requests are answered"),
         ("--timeout", _seconds, _DEFAULTS.seconds, "seconds until an answer must be there"),
         ("--header-timeout", _seconds, _DEFAULTS.header_seconds, "seconds for a request's headers to arrive"),
         ("--body-timeout", _seconds, _DEFAULTS.body_seconds, "seconds for its body to arrive"),
+        ("--send-timeout", _seconds, _DEFAULTS.send_seconds, "seconds for a client to take what it is sent"),
         ("--drain-timeout", _seconds, _DEFAULTS.drain_seconds, "seconds to answer what was taken when it stops"),
     ):
         group.add_argument(flag, metavar="N", type=kind, default=default, help=f"{meaning} (default: {default:.10g})")
@@ -155,6 +156,7 @@ def _limits(parsed: argparse.Namespace) -> ServiceLimits:
         seconds=parsed.timeout,
         header_seconds=parsed.header_timeout,
         body_seconds=parsed.body_timeout,
+        send_seconds=parsed.send_timeout,
         drain_seconds=parsed.drain_timeout,
         connections=parsed.max_connections,
     )
@@ -174,7 +176,7 @@ def _named(bundles: list[str], parsed: argparse.Namespace) -> list[_Named]:
     """All of them, checked before any is loaded, which may take minutes.
 
     Raises:
-        OptionsError: Two have the same name.
+        OptionsError: One is empty, or two have the same name.
         PointsmanError: As `choose` and `read_manifest`.
     """
     given = [_parts(one) for one in bundles]
@@ -188,7 +190,8 @@ def _named(bundles: list[str], parsed: argparse.Namespace) -> list[_Named]:
 def _parts(given: str) -> tuple[str, str, str]:
     """Name, folder and variant of a bundle."""
     match = _NAMED.fullmatch(given)
-    assert match is not None
+    if match is None:
+        raise OptionsError("a bundle's name is empty; give the folder that pointsman-export has written")
     folder = match["bundle"]
     own = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(folder).absolute().name) or "bundle"
     return match["name"] or own, folder, match["variant"] or "auto"

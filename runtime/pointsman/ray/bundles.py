@@ -1,6 +1,7 @@
 """A bundle by path or by URL, fetched once for each machine."""
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -10,9 +11,11 @@ from filelock import FileLock
 
 from pointsman.bundle import read_manifest
 from pointsman.bundle.writing import replacing
-from pointsman.errors import BundleNotFoundError
+from pointsman.errors import BundleError, BundleNotFoundError
 
-_FETCHED: Final = Path(tempfile.gettempdir()) / "pointsman-bundles"
+_ACCOUNT: Final = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+_FETCHED: Final = Path(tempfile.gettempdir()) / f"pointsman-bundles{_ACCOUNT}"
+"""Of this account alone: what lies there is taken for what was fetched."""
 
 
 def local_bundle(bundle: str) -> Path:
@@ -23,12 +26,14 @@ def local_bundle(bundle: str) -> Path:
 
     Raises:
         BundleNotFoundError: There is nothing at the URL.
-        BundleError: What is there is no bundle, or a damaged one.
+        BundleError: What is there is no bundle, or a damaged one; or what was fetched would lie in another's folder.
     """
     if "://" not in bundle:
         return Path(bundle)
     folder = _FETCHED / hashlib.sha256(bundle.encode()).hexdigest()[:16]
-    _FETCHED.mkdir(exist_ok=True)
+    _FETCHED.mkdir(mode=0o700, exist_ok=True)
+    if _FETCHED.is_symlink() or (_ACCOUNT and _FETCHED.stat().st_uid != os.getuid()):
+        raise BundleError(f"{_FETCHED} is another account's; remove it, or set TMPDIR to a folder of your own")
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
             _fetch(bundle, folder)

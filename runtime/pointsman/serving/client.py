@@ -1,12 +1,14 @@
 """A service from Python, which fills, streams and scores as `Infiller` does: code moves to it by one line."""
 
 import json
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Any, Final, Self, Unpack
 
 import httpx2
+import numpy as np
 
 from pointsman import errors
 from pointsman.decoding import DecodingFields, DecodingOptions, check_names, with_options, without_options
@@ -261,8 +263,16 @@ def _sendable(body: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         TextError: It has text that is none, or values that JSON has not.
+        OptionsError: A number is not finite.
     """
-    said = {name: value for name, value in body.items() if value is not None}
+    said = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in body.items()
+        if value is not None
+    }
+    for name, value in said.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionsError(f"{name} {value} cannot be sent; give a finite number")
     try:
         json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -409,6 +419,8 @@ class _Events:
 
     def _told(self, data: dict[str, Any]) -> Iterator[Span]:
         match self._name:
+            case "span" if data.get("sample"):  # what the bundle's own settings ask for
+                raise OptionsError("several samples cannot be streamed; use num_return_sequences=1, or infill")
             case "span":
                 self._has_spans = True
                 yield _span(data)

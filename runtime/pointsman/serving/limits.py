@@ -15,7 +15,7 @@ class ServiceLimits:
         seconds: Until the answer must be there, from when the request was taken.
         body_seconds: For the body to arrive.
         header_seconds: For the headers to arrive.
-        send_seconds: For the client to read what it asked for, beyond `seconds`.
+        send_seconds: For the client to take what it is sent, and in all, beyond `seconds`, what it asked for.
         drain_seconds: For what is in flight to be answered when the service stops.
         connections: Open at the same time.
     """

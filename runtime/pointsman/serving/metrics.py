@@ -71,11 +71,13 @@ class Metrics:
             registry=registry,
         )
         self._tokens_in = Counter("pointsman_tokens_in", "Tokens that were encoded.", model, registry=registry)
+        self._experts = _Experts()
+        registry.register(self._experts)
         self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
 
     def watch_experts(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
         """Show how many tokens experts were sent, and how many of these were dropped."""
-        self.registry.register(_Experts(model, architecture, counts))
+        self._experts.watch(model, architecture, counts)
 
     def watch(self, model: str, scheduler: Scheduler) -> None:
         """Show how many texts wait at a scheduler, and what its caches hold, whenever the numbers are asked for."""
@@ -113,28 +115,37 @@ class Metrics:
 
 
 class _Experts(Collector):
-    """Counts that are kept elsewhere, as Prometheus' client asks for them."""
+    """Counts of all models that are kept elsewhere, as Prometheus' client asks for them."""
 
-    def __init__(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
-        self._model, self._architecture, self._counts = model, architecture, counts
+    def __init__(self) -> None:
+        self._models: dict[str, tuple[Architecture, ExpertCounts]] = {}
+
+    def watch(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
+        self._models[model] = architecture, counts
 
     def collect(self) -> Iterator[Metric]:
-        """The counts as they are now."""
+        """The counts as they are now; nothing where no model has any."""
+        if not self._models:
+            return
         labels = ("model", "stack", "block", "expert")
         sent = CounterMetricFamily("pointsman_expert_tokens", "Tokens that an expert was sent.", labels=labels)
         dropped = CounterMetricFamily(
             "pointsman_dropped_tokens", "Tokens that an expert had no room for.", labels=labels
         )
-        counts, encoder, decoder = self._counts, self._architecture.encoder, self._architecture.decoder
-        self._add(sent, "encoder", encoder.sparse_layers, counts.encoder)
-        self._add(sent, "decoder", decoder.sparse_layers, counts.decoder)
-        self._add(dropped, "encoder", encoder.sparse_layers, counts.dropped)
+        for model, (architecture, counts) in self._models.items():
+            encoder, decoder = architecture.encoder, architecture.decoder
+            _add(sent, (model, "encoder"), encoder.sparse_layers, counts.encoder)
+            _add(sent, (model, "decoder"), decoder.sparse_layers, counts.decoder)
+            _add(dropped, (model, "encoder"), encoder.sparse_layers, counts.dropped)
         yield from (sent, dropped)
 
-    def _add(self, family: CounterMetricFamily, stack: str, blocks: Sequence[int], counts: NDArray[np.int64]) -> None:
-        for block, of_block in zip(blocks, counts.tolist(), strict=True):
-            for expert, count in enumerate(of_block):
-                family.add_metric((self._model, stack, str(block), str(expert)), count)
+
+def _add(
+    family: CounterMetricFamily, labels: tuple[str, str], blocks: Sequence[int], counts: NDArray[np.int64]
+) -> None:
+    for block, of_block in zip(blocks, counts.tolist(), strict=True):
+        for expert, count in enumerate(of_block):
+            family.add_metric((*labels, str(block), str(expert)), count)
 
 
 class ModelMetrics:

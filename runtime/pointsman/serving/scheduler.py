@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any, Final, Self, overload
 
 from pointsman.decoding import Generation
-from pointsman.errors import BusyError, UnavailableError
+from pointsman.errors import BusyError, OptionsError, UnavailableError
 from pointsman.model import SwitchModel
 from pointsman.serving.admission import Admission, Limits
 from pointsman.serving.jobs import DecodingJob, Job, Scores, ScoringJob
@@ -23,6 +23,7 @@ from pointsman.serving.worker import Entry, Observer, Worker
 
 _FIRST_GUESS: Final = 0.5  # seconds between two answers, before there have been any
 _WEIGHT_OF_LAST: Final = 0.1
+_CLOSED: Final = "the service takes no requests now: it is starting or stopping; ask again later"
 
 __all__ = ["Limits", "Observer", "Scheduler"]
 
@@ -82,8 +83,15 @@ class Scheduler:
         await self.drain()
 
     def start(self) -> None:
-        """Begin to take requests."""
-        self._is_open = True
+        """Begin to take requests.
+
+        Raises:
+            UnavailableError: It has been drained.
+        """
+        with self._changed:
+            if self._is_stopping:
+                raise UnavailableError(_CLOSED)
+            self._is_open = True
         self._thread.start()
 
     @overload
@@ -102,19 +110,24 @@ class Scheduler:
         Raises:
             BusyError: As many wait as may.
             UnavailableError: The scheduler has not been started, or is stopping.
-            OptionsError: The request takes more rows, or more memory, than any may.
+            OptionsError: The request takes more rows, memory, or places in line than any may.
         """
         (ticket,) = self.submit_all([job], deadline=deadline)
         return ticket
 
     def submit_all(self, jobs: Sequence[Job], *, deadline: float | None = None) -> list[Ticket[Any]]:
         """Take several requests, or none of them; otherwise as `submit`."""
+        if len(jobs) > self.limits.waiting:
+            raise OptionsError(
+                f"this takes {len(jobs)} places in line, and there are {self.limits.waiting}; ask for fewer texts or "
+                "candidates"
+            )
         for job in jobs:
             if isinstance(job, DecodingJob):
                 self._admission.check(job)
         with self._changed:
-            if not self._is_open:
-                raise UnavailableError("the service takes no requests now: it is starting or stopping; ask again later")
+            if not self.is_alive:
+                raise UnavailableError(_CLOSED)
             if len(self._line) + len(jobs) > self.limits.waiting:
                 raise BusyError("as many texts wait as may; ask again later", self._retry_after())
             entries: list[Entry[Any]] = [Entry(job, Ticket(deadline)) for job in jobs]
@@ -182,11 +195,15 @@ class Scheduler:
     # In the thread.
 
     def _work(self) -> None:
-        while self._wait():
-            self._worker.drop()
-            answered = self._take(self._next())
-            self._in_hand = []
-            self._count(answered + self._worker.step())
+        try:
+            while self._wait():
+                self._worker.drop()
+                answered = self._take(self._next())
+                self._in_hand = []
+                self._count(answered + self._worker.step())
+        finally:
+            self._is_open = False
+            self._give_up()  # whom something that nobody foresaw has left waiting
 
     def _wait(self) -> bool:
         """Wait until there is something to do; whether there is, or it is time to stop."""

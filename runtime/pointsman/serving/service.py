@@ -10,8 +10,9 @@ from typing import Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.backends.base import Routing
 from pointsman.decoding import DecodingFields, DecodingOptions, Generation, TokenEvent
-from pointsman.errors import OptionsError, TextError
+from pointsman.errors import DeadlineError, OptionsError, TextError
 from pointsman.infill import Fill, Infiller, Span
 from pointsman.infill.requests import Request
 from pointsman.serving.jobs import DecodingJob, ScoringJob
@@ -91,12 +92,21 @@ class Routed:
 
 
 class Filling:
-    """Texts that a scheduler has taken. They are given up if whoever waits for them is cancelled, or one fails."""
+    """Texts that a scheduler has taken. They are given up if whoever waits for them is cancelled, or one fails.
+
+    Attributes:
+        requests: The texts.
+        deadline: When their answer must be there, in seconds of `time.monotonic`; never, where None.
+    """
 
     def __init__(
-        self, infiller: Infiller, requests: Sequence[Request], tickets: Sequence[Ticket[list[Generation]]]
+        self,
+        infiller: Infiller,
+        requests: Sequence[Request],
+        tickets: Sequence[Ticket[list[Generation]]],
+        deadline: float | None = None,
     ) -> None:
-        self._infiller, self.requests, self._tickets = infiller, requests, tickets
+        self._infiller, self.requests, self._tickets, self.deadline = infiller, requests, tickets, deadline
 
     async def filled(self) -> list[Filled]:
         """Wait for all.
@@ -265,7 +275,7 @@ class Service:
         else:
             requests = await asyncio.to_thread(self._requests, asked, first)
         jobs = [self._job(request, is_streamed=is_streamed) for request in requests]
-        return Filling(self.infiller, requests, self.scheduler.submit_all(jobs, deadline=deadline))
+        return Filling(self.infiller, requests, self.scheduler.submit_all(jobs, deadline=deadline), deadline)
 
     def check_routing(self) -> None:
         """Refuse to show where tokens go, if the model does not.
@@ -278,16 +288,41 @@ class Service:
                 "this model does not show where tokens go; start it with `pointsman serve --with-routing`"
             )
 
-    async def routed(self, filled: Filled) -> Routed:
-        """Where the tokens of a text and of its best fill went; one text at a time, beside the scheduler."""
+    async def routed(self, filled: Filled, deadline: float | None = None) -> Routed:
+        """Where the tokens of a text and of its best fill went; one text at a time, beside the scheduler.
+
+        Args:
+            filled: The text's answer.
+            deadline: When it must be known, in seconds of `time.monotonic`; never, where None.
+
+        Raises:
+            DeadlineError: It is not.
+        """
         best = max(filled.generations, key=lambda generation: generation.score)
         model = self.infiller.model
-        async with self._routing:
-            routing = await asyncio.to_thread(model.routes, filled.request.ids, best.token_ids)
+        try:
+            async with asyncio.timeout_at(deadline):  # the clock of asyncio's loops is `time.monotonic`
+                routing = await self._routes(filled.request.ids, best.token_ids)
+        except TimeoutError:
+            raise DeadlineError(
+                "where the tokens went was not known in time; ask for less, or allow more time"
+            ) from None
         fed = [model.special_tokens.decoder_start_id, *best.token_ids[:-1]]
         return Routed(
             tuple(map(self._token, filled.request.ids)), tuple(map(self._token, fed)), routing.encoder, routing.decoder
         )
+
+    async def _routes(self, input_ids: Sequence[int], token_ids: Sequence[int]) -> Routing:
+        """`SwitchModel.routes` in a thread, which goes on where nobody waits any more; the next begins after it."""
+        await self._routing.acquire()
+        routes = asyncio.get_running_loop().run_in_executor(None, self.infiller.model.routes, input_ids, token_ids)
+        routes.add_done_callback(self._routes_ended)
+        return await asyncio.shield(routes)
+
+    def _routes_ended(self, routes: "asyncio.Future[Routing]") -> None:
+        self._routing.release()
+        if not routes.cancelled():
+            routes.exception()  # seen, whether or not somebody waits for it
 
     def _token(self, token: int) -> str:
         return self.infiller.tokenizer.decode_span([token]).strip() or "␣"
@@ -340,6 +375,8 @@ class Service:
                 raise
             told = str(error).removeprefix("input 0")
             raise TextError(f"input {number}{told}" if told != str(error) else f"input {number}: {told}") from error
+        except OptionsError as error:
+            raise OptionsError(str(error).replace("of input 0;", f"of input {number};")) from error
 
     def _job(self, request: Request, *, is_streamed: bool) -> DecodingJob:
         return DecodingJob(

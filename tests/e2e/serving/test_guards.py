@@ -1,5 +1,6 @@
 """What a service does to requests that are too large, too slow, wrong or unwanted, and to clients that go away."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -26,6 +27,8 @@ def hasty(bundle):
         "--header-timeout",
         0.4,
         "--body-timeout",
+        0.4,
+        "--send-timeout",
         0.4,
         "--max-waiting",
         2,
@@ -109,6 +112,19 @@ def test_ten_megabytes(http, served):
     assert_it_still_answers(served)
 
 
+def test_a_body_that_is_too_large_is_told_so_when_it_has_been_sent(served):
+    """A connection that is closed while its client still sends is reset, and the refusal is lost."""
+    for megabytes in (1.2, 3, 6):
+        body = json.dumps({"text": "x" * int(megabytes * 1e6)}).encode()
+        answer = httpx2.post(f"{served.url}/v1/infill", content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (413, "the body is over 1048576 bytes")
+
+
+def test_a_body_that_is_announced_and_too_large(hasty):
+    answer = hasty.raw(head(5_000, extra="Expect: 100-continue\r\n"))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 def test_ten_megabytes_in_chunks(served):
     chunk = b"10000\r\n" + b"x" * (1 << 16) + b"\r\n"
     begun = b"POST /v1/infill HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -145,6 +161,26 @@ def test_connections_that_say_nothing(hasty):
         began = time.monotonic()
         assert connection.recv(1) == b""
         assert 0.2 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("path", "count"), [("/", 3000), ("/openapi.json", 500)], ids=["page", "document"])
+def test_answers_that_are_never_read(hasty, path, count):
+    """They would keep their connection, and with as many as may be open everyone else from being answered."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(hasty.address)
+        connection.settimeout(2)
+        with contextlib.suppress(OSError):  # it reads no more before it has sent what it has to say
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * count)
+        until = time.monotonic() + 20
+        while "_requests_in_flight 1.0" not in httpx2.get(f"{hasty.url}/metrics").text:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        connection.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(1 << 16):
+                pass
+    assert_it_still_answers(hasty)
 
 
 def test_a_body_that_never_ends(hasty):
@@ -234,9 +270,32 @@ def test_names_of_this_machine(served, host):
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_page_of_another_site(served):
+    """Browsers send some bodies for any page without asking first, and say where it is from."""
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        answer = httpx2.post(f"{served.url}/v1/infill", json={"text": TEXT}, headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status
+    assert httpx2.get(served.url, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link to it
+
+
+def test_a_line_that_is_too_short(hasty):
+    """Asked again, it would be refused again."""
+    answer = httpx2.post(f"{hasty.url}/v1/infill", json={"text": [TEXT] * 3})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        400,
+        "this takes 3 places in line, and there are 2; ask for fewer texts or candidates",
+    )
+
+
+def test_errors_name_the_text(served):
+    texts = [TEXT, " ".join(f"<extra_id_{number}>" for number in range(9))]
+    answer = httpx2.post(f"{served.url}/v1/infill", json={"text": texts, "max_new_tokens": 5})
+    assert "too few for the 9 blanks of input 1;" in answer.json()["error"]["message"]
+
+
 def test_two_models_and_a_name_of_a_proxy(bundle, library):
     named = (f"fused={bundle}@fused-float32", f"portable={bundle}@portable-float32")
-    with serving(*named, "--allowed-host", "example.org") as running:
+    with serving(*named, "--allowed-host", "example.org", "--with-routing") as running:
         names = [model["id"] for model in httpx2.get(f"{running.url}/v1/models").json()["data"]]
         assert names == ["fused", "portable"]
         texts = set()
@@ -248,6 +307,9 @@ def test_two_models_and_a_name_of_a_proxy(bundle, library):
         assert texts == {library.infill(TEXT)[0].text}
         metrics = httpx2.get(f"{running.url}/metrics").text
         assert all(f'pointsman_tokens_out_total{{model="{name}"}}' in metrics for name in names)
+        assert all(f'pointsman_expert_tokens_total{{block="1",expert="0",model="{name}"' in metrics for name in names)
+        types = [line for line in metrics.splitlines() if line.startswith("# TYPE ")]
+        assert sorted(types) == sorted(set(types))
 
 
 def test_routing_that_is_not_shown(hasty):

@@ -161,3 +161,38 @@ def test_more_rows_than_a_request_may_take(infiller):
 
 def test_a_scheduler_that_never_started_drains(infiller):
     assert asyncio.run(Scheduler(infiller.model).drain())
+
+
+def test_one_that_was_drained_does_not_start(infiller):
+    scheduler = Scheduler(infiller.model)
+    assert asyncio.run(scheduler.drain())
+    with pytest.raises(UnavailableError, match="it is starting or stopping"):
+        scheduler.start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_that_nobody_foresaw_ends_all_that_wait(infiller, monkeypatch):
+    """It is not left open, to take what it will never answer."""
+
+    async def broken():
+        scheduler = Scheduler(infiller.model)
+        monkeypatch.setattr(scheduler._worker, "drop", lambda: 1 // 0)
+        scheduler.start()
+        ticket = scheduler.submit(job(infiller))
+        with pytest.raises(UnavailableError, match="the service stopped before it had answered"):
+            await asyncio.wait_for(ticket.answer(), 30)
+        assert not scheduler.is_alive
+        with pytest.raises(UnavailableError, match="it is starting or stopping"):
+            scheduler.submit(job(infiller))
+        scheduler._thread.join()
+
+    asyncio.run(broken())
+
+
+def test_more_requests_than_may_wait(infiller):
+    async def asked():
+        async with Scheduler(infiller.model, Limits(waiting=2)) as scheduler:
+            with pytest.raises(OptionsError, match="this takes 3 places in line, and there are 2; ask for fewer"):
+                scheduler.submit_all([job(infiller)] * 3)
+
+    asyncio.run(asked())

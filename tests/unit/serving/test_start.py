@@ -78,7 +78,9 @@ def test_a_bundle_that_cannot_answer(changed, capsys):
     assert not any("traceback" in line for line in log)
 
 
-def test_told_to_stop_before_it_is_ready(tiny_bundle, monkeypatch, capsys):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("bundles", [1, 2])
+def test_told_to_stop_before_it_is_ready(bundles, tiny_bundle, monkeypatch, capsys):
     first_requests = Service._warm_ups
 
     def interrupted(service):
@@ -88,6 +90,22 @@ def test_told_to_stop_before_it_is_ready(tiny_bundle, monkeypatch, capsys):
             yield asked
 
     monkeypatch.setattr(Service, "_warm_ups", interrupted)
-    assert main(["serve", str(tiny_bundle), "--port", "0"]) == 0
+    named = [f"{number}={tiny_bundle}" for number in range(bundles)]
+    assert main(["serve", *named, "--port", "0"]) == 0
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
-    assert events == ["loading", "stopping", "stopped"]
+    assert events == ["loading"] * bundles + ["stopping", "stopped"]
+
+
+@pytest.mark.timeout(60)
+def test_told_to_stop_in_the_last_request_before_the_next_bundle(tiny_bundle, monkeypatch, capsys):
+    first_requests = Service._warm_ups
+
+    def interrupted(service):
+        yield from first_requests(service)
+        if service.name == "0":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Service, "_warm_ups", interrupted)
+    assert main(["serve", f"0={tiny_bundle}", f"1={tiny_bundle}", "--port", "0"]) == 0
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["loading", "loading", "stopping", "stopped"]

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from pointsman import errors
 from pointsman.errors import (
@@ -85,6 +86,13 @@ class RefusedError(PointsmanError, ValueError):
         self.status, self.param = status, param
 
 
+def path_of(scope: Scope) -> str:
+    """The path of a request within the application: without what it is mounted under, ASGI's `root_path`."""
+    path: str = scope["path"]
+    within = path.removeprefix(scope.get("root_path", ""))
+    return within or "/" if within.startswith("/") or not within else path
+
+
 def refusal(
     path: str,
     status: int,
@@ -146,17 +154,18 @@ async def _of_ours(request: Request, error: Exception) -> JSONResponse:
     if status == 500:
         raise error
     param = getattr(error, "param", None)
-    return refusal(request.url.path, status, message, param=param, code=code_of(error), headers=headers)
+    return refusal(path_of(request.scope), status, message, param=param, code=code_of(error), headers=headers)
 
 
 async def _of_fields(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     if not _is_json(request.headers.get("content-type", "")):
-        return refusal(request.url.path, 415, "send the body as JSON, with Content-Type: application/json")
+        return refusal(path_of(request.scope), 415, "send the body as JSON, with Content-Type: application/json")
     found = [{**one, "loc": one["loc"][1:]} for one in error.errors()]
     field = getattr(request.scope.get("route"), "body_field", None)
     problems = problems_of(found, field.field_info.annotation if field is not None else None)
-    return refusal(request.url.path, 400, sentence_of(problems), param=problems[0].place or None, code="OptionsError")
+    param = problems[0].place or None
+    return refusal(path_of(request.scope), 400, sentence_of(problems), param=param, code="OptionsError")
 
 
 def _is_json(content_type: str) -> bool:
@@ -172,4 +181,4 @@ async def _of_routing(request: Request, error: Exception) -> JSONResponse:
         405: "this page has no such method" + (f"; it has {allowed}" if allowed else ""),
     }
     message = sentences.get(error.status_code, str(error.detail))
-    return refusal(request.url.path, error.status_code, message, headers=error.headers)
+    return refusal(path_of(request.scope), error.status_code, message, headers=error.headers)

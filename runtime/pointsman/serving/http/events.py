@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from pointsman.serving.http.errors import code_of, error_content, status_of
+from pointsman.serving.http.errors import code_of, error_content, path_of, status_of
 
 MEDIA_TYPE: Final = "text/event-stream"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # proxies must not collect events
@@ -46,4 +46,4 @@ async def _ending(request: Request, events: AsyncIterator[bytes], error_name: st
         status, message, _ = status_of(error)
         if status == 500:
             _LOG.exception("stream failed", extra={"request_id": request.state.request_id})
-        yield event(error_content(request.url.path, status, message, code=code_of(error)), error_name)
+        yield event(error_content(path_of(request.scope), status, message, code=code_of(error)), error_name)

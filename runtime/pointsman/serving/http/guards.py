@@ -4,6 +4,7 @@ ASGI applications around the application, in this order; none of them knows a pr
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -14,7 +15,7 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pointsman.serving.http.errors import refusal, status_of
+from pointsman.serving.http.errors import path_of, refusal, status_of
 from pointsman.serving.http.events import MEDIA_TYPE
 from pointsman.serving.http.keys import ApiKeys
 from pointsman.serving.limits import ServiceLimits
@@ -25,6 +26,7 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _OPEN_TO_ALL: Final = re.compile(r"/|/page/[\w.-]+|/v2/health/(live|ready)")
 _WRONG_KEY: Final = "this service does not know the key that was sent; ask who runs it for one"
 _GONE: Final = "gone"
+_PASSED_OVER: Final = 16 << 20  # bytes of a body that is too large, at most
 
 
 class RequestLog:
@@ -81,7 +83,7 @@ class _Watched:
         _LOG.error("request failed", exc_info=error, extra={"request_id": self.id})
         if self._status is None:
             status, message, headers = status_of(error)
-            await refusal(self._scope["path"], status, message, headers=headers)(self._scope, receive, self.send)
+            await refusal(path_of(self._scope), status, message, headers=headers)(self._scope, receive, self.send)
 
     def log(self) -> None:
         """Log and count how it ended."""
@@ -143,6 +145,7 @@ class Bodies:
         except _LeftError:
             return
         if body is None:
+            await self._pass_over(scope, receive)
             await self._refuse(scope, receive, send, 413, f"the body is over {self._limits.body_bytes} bytes")
         elif any(name == b"content-encoding" and value != b"identity" for name, value in scope["headers"]):
             await self._refuse(scope, receive, send, 415, "the body is compressed; send it as it is")
@@ -165,6 +168,21 @@ class Bodies:
             if not message.get("more_body", False):
                 return bytes(body)
 
+    async def _pass_over(self, scope: Scope, receive: Receive) -> None:
+        """Read the rest of a body that is too large, in the time that others have for theirs.
+
+        Who still sends does not read the refusal, and a connection that is closed with something unread is reset.
+        """
+        if any(name == b"expect" for name, _ in scope["headers"]):
+            return  # it has not been sent
+        size, is_more = 0, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.body_seconds):
+                while is_more and size < _PASSED_OVER:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    is_more = message.get("more_body", False)
+
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         answering = asyncio.ensure_future(self.app(scope, _giving(body), send))
         leaving = asyncio.ensure_future(receive())  # says that the client is gone, or that the answer is complete
@@ -181,7 +199,7 @@ class Bodies:
     @staticmethod
     async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
         # What was not read would be taken for the next request.
-        answer = refusal(scope["path"], status, sentence, headers={"Connection": "close"})
+        answer = refusal(path_of(scope), status, sentence, headers={"Connection": "close"})
         await answer(scope, receive, send)
 
 
@@ -209,20 +227,27 @@ def _giving(body: bytes) -> Callable[[], Awaitable[Message]]:
 
 
 class Hosts:
-    """Refuses requests for other hosts than this service's: a page of somebody else, whose name leads here, is one."""
+    """Refuses what comes from pages of somebody else.
+
+    These are requests for a name that is not this service's but leads here, and what browsers say that another site
+    asks to be done (https://www.w3.org/TR/fetch-metadata/).
+    """
 
     def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
         self.app, self._allowed = app, frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
-        if scope["type"] != "http" or _host(scope) in self._allowed:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
-        sentence = (
-            "this service has another name; start it with `pointsman serve --allowed-host` if this is one of its names"
-        )
-        await refusal(scope["path"], 421, sentence, headers={"Connection": "close"})(scope, receive, send)
+        elif _host(scope) not in self._allowed:
+            sentence = "this service has another name; start it with `pointsman serve --allowed-host` if this is one"
+            await refusal(path_of(scope), 421, sentence, headers={"Connection": "close"})(scope, receive, send)
+        elif scope["method"] == "POST" and (b"sec-fetch-site", b"cross-site") in scope["headers"]:
+            sentence = "a page of another site asks for this; only this service's own page may"
+            await refusal(path_of(scope), 403, sentence, headers={"Connection": "close"})(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def _host(scope: Scope) -> str:
@@ -240,13 +265,13 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
-        if scope["type"] != "http" or _OPEN_TO_ALL.fullmatch(scope["path"]) or self._is_known(scope):
+        if scope["type"] != "http" or _OPEN_TO_ALL.fullmatch(path_of(scope)) or self._is_known(scope):
             await self.app(scope, receive, send)
             return
         headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
         is_shown = _bearer(scope) is not None
         sentence = _WRONG_KEY if is_shown else "this service asks for a key: Authorization: Bearer KEY"
-        await refusal(scope["path"], 401, sentence, headers=headers)(scope, receive, send)
+        await refusal(path_of(scope), 401, sentence, headers=headers)(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
         key = _bearer(scope)

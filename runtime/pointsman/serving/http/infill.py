@@ -156,8 +156,10 @@ def infill_routes(services: Services) -> APIRouter:
         if asked.stream:
             return stream_of(request, _events(texts, service, filling, routing=asked.routing), error_name="error")
         results = await filling.filled()
+        deadline = filling.deadline
         shown = [
-            InfillResult.model_validate(await _result(texts, service, one, routing=asked.routing)) for one in results
+            InfillResult.model_validate(await _result(texts, service, one, deadline, routing=asked.routing))
+            for one in results
         ]
         return InfillAnswer(model=service.name, results=shown, usage=Usage(**usage_of(results)))
 
@@ -178,16 +180,19 @@ async def _events(texts: list[str], service: Service, filling: Filling, *, routi
     async for change in filling.changes():
         if isinstance(change, Filled):
             results.append(change)
-            yield event({"input": change.number, **await _result(texts, service, change, routing=routing)}, "fills")
+            result = await _result(texts, service, change, filling.deadline, routing=routing)
+            yield event({"input": change.number, **result}, "fills")
         else:
             yield event({"input": change.number, "sample": change.sample, **asdict(change.span)}, "span")
     yield event({"model": service.name, "usage": usage_of(results)}, "done")
 
 
-async def _result(texts: list[str], service: Service, filled: Filled, *, routing: bool) -> dict[str, Any]:
+async def _result(
+    texts: list[str], service: Service, filled: Filled, deadline: float | None, *, routing: bool
+) -> dict[str, Any]:
     result: dict[str, Any] = {"text": texts[filled.number], "fills": [asdict(fill) for fill in filled.fills]}
     if routing:
-        result["routing"] = _routing(service, await service.routed(filled))
+        result["routing"] = _routing(service, await service.routed(filled, deadline))
     return result
 
 

@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         except UnavailableError:
             if self.stopped_by is None:
                 raise
-            return  # told to stop before it was ready
+            return  # told to stop before all were ready
         try:
             await super().startup(sockets)
         except OSError as error:
@@ -118,7 +118,8 @@ def serve(
     Raises:
         PointsmanError: It cannot listen there, or a bundle cannot answer.
     """
-    connection = type("Connection", (TimedConnection,), {"header_seconds": limits.header_seconds})
+    times = {"header_seconds": limits.header_seconds, "send_seconds": limits.send_seconds}
+    connection = type("Connection", (TimedConnection,), times)
     config = uvicorn.Config(
         create_app(services, metrics, limits, keys, hosts),
         http=connection,
@@ -129,7 +130,7 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
+        limit_concurrency=limits.connections + 1,  # uvicorn refuses from so many on, the asking one among them
         timeout_keep_alive=_KEEP_ALIVE,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=int(limits.drain_seconds) + _AFTER_DRAINING,

@@ -16,6 +16,7 @@ at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   fill();
 });
+at("key").addEventListener("change", listModels);
 words.show(at("text").value);
 listModels();
 
