@@ -1,5 +1,7 @@
 """The routers' choices that a model shows, against a plain numpy model; and that showing them changes nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,30 @@ def test_counts_are_those_of_the_choices(exports, form):
     assert np.array_equal(counts.decoder, np.sum(per_input, axis=0))
     assert counts.dropped.sum() > 0
     assert exports("tied", form).load().expert_counts is None
+
+
+def test_counts_of_streams_that_are_read_in_turns(exports):
+    """Each has arrays of its own for what its steps choose."""
+    model, others = (routed(exports("tied", "fused"), "fused") for _ in range(2))
+    options = DecodingOptions(max_new_tokens=12, min_new_tokens=12)
+    sources = [SOURCE, SOURCE[:7]]
+    for _ in zip(*(model.stream([source], options) for source in sources), strict=True):
+        pass
+    for source in sources:
+        for _ in others.stream([source], options):
+            pass
+    assert np.array_equal(model.expert_counts.decoder, others.expert_counts.decoder)
+    assert np.array_equal(model.expert_counts.encoder, others.expert_counts.encoder)
+
+
+def test_counts_of_several_threads(exports):
+    model = routed(exports("tied", "fused"), "fused")
+    batches = [[SOURCE] * count for count in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as pool:
+        answers = [*pool.map(lambda batch: model.generate(batch, OPTIONS), batches * 6)]
+    assert all(generation == answers[0][0] for answer in answers for generation in answer)
+    steps = OPTIONS.max_new_tokens * sum(map(len, batches)) * 6
+    assert (model.expert_counts.decoder.sum(axis=1) == steps).all()
 
 
 def test_models_that_do_not_show_them(exports):

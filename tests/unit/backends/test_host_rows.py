@@ -247,6 +247,20 @@ def test_what_one_request_leaves_behind_does_no_harm_to_the_next(backend):
         assert np.isfinite(logits).all()
 
 
+def test_what_a_longer_request_leaves_in_a_slot_does_no_harm_to_who_moves_there(backend):
+    rng, stepper = np.random.default_rng(0), backend.stepper()
+    (long,) = stepper.encode([source(rng, 1, 20, 1)], pad_id=0)
+    steps(stepper, [long], 6)
+    (short,) = stepper.encode([source(rng, 1, 20, 1)], pad_id=0)
+    steps(stepper, [long, short], 2)
+    for array in stepper._caches.arrays.values():
+        array[long.slots, :, 3:8] = np.nan  # of its eight tokens
+    stepper.release(long)
+    for _ in range(3):
+        (logits,) = stepper.step([(short, Feed(np.array([3]), np.array([0])))])
+        assert np.isfinite(logits).all()
+
+
 @pytest.mark.parametrize("broken", [0, 1, 2])
 def test_what_is_no_number_in_one_request_reaches_no_other(backend, broken):
     """Neither by shorter inputs' missing blocks, nor by inputs with fewer rows."""

@@ -1,6 +1,7 @@
 """How many tokens every expert is sent, counted while requests are encoded and stepped together."""
 
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,28 +9,37 @@ from numpy.typing import NDArray
 from pointsman.backends.base import ExpertCounts
 
 
-class CountedChoices:
-    """The arrays that the routers' choices come into, and what was counted in them.
+class SharedCounts:
+    """What several count, each in a thread of its own.
 
     Attributes:
         counts: so far.
     """
 
-    def __init__(self, encoder: Sequence[str], decoder: Sequence[str], num_experts: int, capacity: int | None) -> None:
-        """Begin with nothing.
+    def __init__(self, counts: ExpertCounts) -> None:
+        self.counts, self.lock = counts, Lock()
+
+
+class CountedChoices:
+    """The arrays that the routers' choices come into, of one stepper."""
+
+    def __init__(
+        self, encoder: Sequence[str], decoder: Sequence[str], shared: SharedCounts, capacity: int | None
+    ) -> None:
+        """Have none.
 
         Args:
             encoder: names of the choices' values, by sparse layer.
             decoder: likewise.
-            num_experts: of each layer.
+            shared: where they are counted.
             capacity: tokens that an expert accepts of one input; None for all. A decoder's step exceeds none.
         """
         self._names = {"encoder": encoder, "decoder": decoder}
-        self._num_experts, self._capacity = num_experts, capacity
+        self._shared, self._capacity = shared, capacity
+        self._num_experts = num_experts = shared.counts.decoder.shape[-1]
         self._encoder: dict[str, NDArray[np.int64]] = {}
         self._decoder = np.zeros((len(decoder), 0, 1), np.int64)  # [layers, rows, 1]
         self._first_of_layers = num_experts * np.arange(len(decoder))[:, None, None]
-        self.counts = ExpertCounts.none(len(encoder), len(decoder), num_experts)
 
     def of_encoder(self, inputs: int, tokens: int) -> dict[str, NDArray[np.int64]]:
         """Where the encoder is to write its choices, int64 [inputs, tokens] each."""
@@ -43,15 +53,18 @@ class CountedChoices:
 
     def encoded(self, mask: NDArray[np.int64]) -> None:
         """Count what the encoder has written; padding, where the mask is 0, is none of it."""
-        for layer, choices in enumerate(self._encoder.values()):
-            for input_choices, input_mask in zip(choices, mask, strict=True):
-                sent = np.bincount(input_choices[input_mask != 0], minlength=self._num_experts)
-                self.counts.encoder[layer] += sent
-                if self._capacity is not None:
-                    self.counts.dropped[layer] += np.maximum(sent - self._capacity, 0)
+        counts = self._shared.counts
+        with self._shared.lock:
+            for layer, choices in enumerate(self._encoder.values()):
+                for input_choices, input_mask in zip(choices, mask, strict=True):
+                    sent = np.bincount(input_choices[input_mask != 0], minlength=self._num_experts)
+                    counts.encoder[layer] += sent
+                    if self._capacity is not None:
+                        counts.dropped[layer] += np.maximum(sent - self._capacity, 0)
 
     def stepped(self) -> None:
         """Count what a step has written."""
-        counts = self.counts.decoder
+        counts = self._shared.counts.decoder
         sent = np.bincount((self._decoder + self._first_of_layers).ravel(), minlength=counts.size)
-        counts += sent.reshape(counts.shape)
+        with self._shared.lock:
+            counts += sent.reshape(counts.shape)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.backends.base import Routing
+from pointsman.backends.base import ExpertCounts, Routing
 from pointsman.backends.onnxruntime.backend import OnnxRuntimeBackend
-from pointsman.backends.onnxruntime.choices import CountedChoices
+from pointsman.backends.onnxruntime.choices import CountedChoices, SharedCounts
 from pointsman.backends.onnxruntime.host.host_rows import HostStepper
 from pointsman.bundle import Architecture, Variant, names
 from pointsman.bundle.interface import ROLES, Role
@@ -29,13 +29,15 @@ class RoutedBackend(OnnxRuntimeBackend):
         self._choices = {role: _choices(architecture, role) for role in ROLES}
         shown = [self._choices[role] for role in ROLES]
         super().__init__(bundle, variant, threads=threads, max_memory=max_memory, shown=shown)
-        encoder, decoder = (self._choices[role] for role in ROLES)
-        self._counted = CountedChoices(encoder, decoder, architecture.num_experts, variant.capacity)
-        self.counts = self._counted.counts
+        encoder, decoder = (len(self._choices[role]) for role in ROLES)
+        self.counts = ExpertCounts.none(encoder, decoder, architecture.num_experts)
+        self._shared = SharedCounts(self.counts)
 
     def stepper(self, *, shared: bool = True) -> HostStepper:  # noqa: ARG002 - the same for one
         """See `Backend.stepper`; its steps are counted."""
-        return HostStepper(self.encoder, self.decoder, self.variant, self._memory, self._counted)
+        encoder, decoder = (self._choices[role] for role in ROLES)
+        choices = CountedChoices(encoder, decoder, self._shared, self.variant.capacity)
+        return HostStepper(self.encoder, self.decoder, self.variant, self._memory, choices)
 
     def routes(self, input_ids: NDArray[np.int64], fed_ids: NDArray[np.int64]) -> Routing:
         """See `RoutingBackend.routes`."""

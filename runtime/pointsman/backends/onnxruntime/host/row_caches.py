@@ -80,8 +80,11 @@ class RowCaches:
         """
         moves, renamed = gaps_closed(kept, len(self))
         for target, source in moves:
-            length = self.lengths[target] = int(self.lengths[source])
+            left, length = int(self.lengths[target]), int(self.lengths[source])
+            self.lengths[target] = length
             self.move([Move(target, source, 0)], length)
+            for array in self.arrays.values():
+                array[target, :, length:left] = 0  # what is not read must be finite all the same
         self.lengths = self.lengths[: len(kept)]
         return renamed
 
