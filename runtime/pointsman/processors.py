@@ -6,11 +6,17 @@ start a thread for each processor, and these would wait for each other.
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container under Linux's control groups, version 2: microseconds of computing in a period, and the period."""
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
+_GROUPS: Final = Path("/sys/fs/cgroup")
+"""Linux's control groups. In version 2, each may have `cpu.max`: microseconds of computing in a period, and the period.
+In version 1 these are in `cpu.cfs_quota_us` and `cpu.cfs_period_us`, under `cpu`. What a container sees as the root is
+its own group."""
+_VERSION_2, _VERSION_1 = ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+_UNLIMITED: Final = ("max", "-1")
 
 
 def usable() -> int:
@@ -31,9 +37,36 @@ def _allowed() -> int:
 
 def _afforded() -> int:
     """Those that its share of time comes to, a part of one rounded up; all of them where there is no limit."""
-    everything = os.cpu_count() or 1
+    return min([*_quotas(), os.cpu_count() or 1])
+
+
+def _quotas() -> Iterator[int]:
+    """What this process's groups, and those that they are in, have a right to."""
+    for group in _groups():
+        for place, files in ((_GROUPS, _VERSION_2), (_GROUPS / "cpu", _VERSION_1)):
+            for folder in (place / group, *(place / group).parents):
+                if not folder.is_relative_to(place):
+                    break
+                yield from _quota([folder / file for file in files])
+
+
+def _groups() -> Iterator[str]:
+    """Of this process, of all hierarchies that could tell."""
+    yield ""
     try:
-        quota, period = _QUOTA.read_text(encoding="ascii").split()
-        return everything if quota == "max" else math.ceil(int(quota) / int(period))
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            yield path.lstrip("/")
+
+
+def _quota(files: Sequence[Path]) -> Iterator[int]:
+    try:
+        quota, period = " ".join(file.read_text(encoding="ascii") for file in files).split()
+        if quota not in _UNLIMITED:
+            yield math.ceil(int(quota) / int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        return everything
+        return

@@ -259,9 +259,12 @@ def _onnxruntime() -> ModuleType:
     """The module that imports ONNX Runtime, which is one of two packages that people choose between.
 
     Raises:
-        DeviceError: neither is installed.
+        DeviceError: neither is installed, or what is cannot be imported.
     """
     try:
         return importlib.import_module("pointsman.backends.onnxruntime")
-    except ModuleNotFoundError as error:
-        raise DeviceError(f"ONNX Runtime is not installed; {install('cpu', 'gpu')}") from error
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise DeviceError(f"ONNX Runtime is not installed; {install('cpu', 'gpu')}") from error
+        reason = " ".join(str(error).split())
+        raise DeviceError(f"ONNX Runtime cannot be imported here ({reason}); install it again") from error

@@ -1,6 +1,9 @@
 """What a load allocates is asked to be moved into huge pages, where the system has them."""
 
+import contextlib
 import ctypes
+import mmap
+import os
 import platform
 import re
 import subprocess
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pointsman.backends.onnxruntime.weights import huge_pages as module
 from pointsman.backends.onnxruntime.weights.huge_pages import THREAD, anonymous_mappings, huge_pages
 
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -60,6 +64,31 @@ def test_the_kernel_is_asked_for_what_is_allocated():
     program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import {__name__} as t; t.asked_for()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@on_linux
+def test_files_of_any_name_may_be_mapped(tmp_path):
+    with contextlib.ExitStack() as stack:
+        for name in (b"caf\xe9 \xc2\x85.bin", "a\u2028b\x0c.bin".encode(), b"two\nlines"):
+            path = tmp_path / os.fsdecode(name)
+            with path.open("wb") as file:
+                file.truncate(1 << 20)
+            with path.open("rb") as file:
+                stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        assert [*anonymous_mappings()]
+
+
+@on_linux
+@pytest.mark.parametrize("said", ["always madvise [never]", None])
+def test_nobody_is_to_have_them(tmp_path, monkeypatch, said):
+    """An administrator's choice, or a system that says nothing of them."""
+    enabled = tmp_path / "enabled"
+    if said is not None:
+        enabled.write_text(said, encoding="ascii")
+    monkeypatch.setattr(module, "_ENABLED", enabled)
+    with huge_pages(SIZE * 8):
+        allocated()
+    assert threads() == []
 
 
 def test_small_models_are_left_alone():

@@ -200,6 +200,33 @@ def test_without_a_limit_experts_are_in_memory_once(bundle, monkeypatch):
     assert answers(model) == expected
 
 
+def test_a_system_that_does_not_tell_what_is_mapped(bundle, monkeypatch, tmp_path):
+    """As in a sandbox without /proc: what was read stays in memory, and no more."""
+    expected = answers(load(bundle))
+    monkeypatch.setattr(residency, "_MAPS", tmp_path / "maps")
+    for _ in range(2):
+        assert answers(load(bundle)) == expected
+    with pytest.raises(DeviceError, match="leave max_memory out"):
+        load(bundle, max_memory=PLENTY)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_load_that_fails_is_in_nobody_s_way(bundle, monkeypatch, call):
+    calls = []
+
+    def failing(_):
+        calls.append(1)
+        if len(calls) == call:
+            raise MemoryError
+        return []
+
+    with monkeypatch.context() as once:
+        once.setattr(NewMappings, "_now", failing)
+        with pytest.raises(MemoryError):
+            load(bundle)
+    assert not residency._LOADING.locked()
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "6G"])
 def test_limits_that_are_none(bundle, limit):
     with pytest.raises(OptionsError, match=r"max_memory is .*; use a whole number of bytes$"):

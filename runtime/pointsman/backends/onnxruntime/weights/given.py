@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from io import FileIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,17 @@ def _unsigned(weights: Path, signed: Sequence[Initializer]) -> dict[str, Any]:
             array = memory[end - _aligned(size) :][:size]
             assert weight.place is not None
             file.seek(weight.place.offset)
-            if file.readinto(array.data) < size:
+            if not _filled(array.data, file):
                 raise BundleError(f"{as_text(weights)} is cut off; copy the bundle again")
             made[weight.name.decode()] = np.bitwise_xor(array, _HIGHEST_BIT, out=array).reshape(weight.shape)
     return _values(made)
+
+
+def _filled(array: memoryview, file: FileIO) -> bool:
+    """Whether a file has had enough for an array; one call reads no more than 2 GiB."""
+    while array and (read := file.readinto(array)):
+        array = array[read:]
+    return not array
 
 
 def _fresh_memory(size: int) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """Weights in huge pages: a step reads hundreds of megabytes once each, and looks 4 KB pages up for as long as it reads.
 
-On Linux, where huge pages are given to who asks for them (`madvise` in /sys/kernel/mm/transparent_hugepage/enabled),
-what a load has allocated is moved into them by `MADV_COLLAPSE` (Linux 6.1; man 2 madvise). Elsewhere nothing happens,
-and nothing that is computed changes.
+On Linux, unless nobody is to have huge pages (`never` in /sys/kernel/mm/transparent_hugepage/enabled), what a load has
+allocated is moved into them by `MADV_COLLAPSE` (Linux 6.1; man 2 madvise). Elsewhere nothing happens, and nothing that
+is computed changes.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Final
 
 _MAPS: Final = Path("/proc/self/maps")
+_ENABLED: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _HUGE_PAGE, _AT_ONCE = 1 << 21, 1 << 24
 _LEAST_MODEL, _LEAST_MAPPING = 64 << 20, 8 << 20  # smaller ones gain nothing that can be measured
 _SECONDS_BEFORE: Final = 2.0
@@ -35,7 +36,7 @@ def huge_pages(weights: int) -> Iterator[None]:
     Args:
         weights: bytes that are going to be loaded.
     """
-    if weights < _LEAST_MODEL or platform.libc_ver()[0] != "glibc" or not _MAPS.exists():
+    if weights < _LEAST_MODEL or platform.libc_ver()[0] != "glibc" or not _are_given():
         yield
         return
     before, library = set(anonymous_mappings()), ctypes.CDLL(None)
@@ -47,12 +48,21 @@ def huge_pages(weights: int) -> Iterator[None]:
     Thread(target=_collapse, args=(grown,), name=THREAD, daemon=True).start()
 
 
+def _are_given() -> bool:
+    """Whether the system may be asked for huge pages, and says where they could be."""
+    try:
+        return _MAPS.exists() and "[never]" not in _ENABLED.read_text(encoding="ascii")
+    except OSError:
+        return False
+
+
 def anonymous_mappings() -> Iterator[Mapping]:
     """First address, and the one behind the last, of each large piece of memory that is no file's."""
-    for line in _MAPS.read_text(encoding="utf-8").splitlines():
-        span, permissions, _, _, inode, *name = line.split()
-        first, end = (int(address, 16) for address in span.split("-"))
-        if permissions.startswith("rw") and inode == "0" and end - first >= _LEAST_MAPPING and name in ([], ["[heap]"]):
+    for line in _MAPS.read_bytes().split(b"\n")[:-1]:  # the names of files are any bytes
+        span, permissions, _, _, inode, *name = line.split(maxsplit=5)
+        first, end = (int(address, 16) for address in span.split(b"-"))
+        is_memory = permissions.startswith(b"rw") and inode == b"0" and name in ([], [b"[heap]"])
+        if is_memory and end - first >= _LEAST_MAPPING:
             yield first, end
 
 

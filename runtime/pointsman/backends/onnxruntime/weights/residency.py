@@ -25,6 +25,7 @@ from typing import Final
 from pointsman.backends.onnxruntime.models.tensors import Stored
 from pointsman.errors import DeviceError
 
+_MAPS: Final = Path("/proc/self/maps")
 _PAGE: Final = mmap.PAGESIZE
 _ENTRY_BYTES, _IS_PRESENT = 8, 1 << 63  # of a page, in /proc/self/pagemap
 _SECONDS: Final = 0.01  # between two looks at the process's memory
@@ -123,12 +124,18 @@ class NewMappings:
 
     def __enter__(self) -> "NewMappings":
         _LOADING.acquire()
-        self._mapped = set(self._now())
+        try:
+            self._mapped = set(self._now())
+        except BaseException:
+            _LOADING.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._mapped = set(self._now()) - self._mapped
-        _LOADING.release()
+        try:
+            self._mapped = set(self._now()) - self._mapped
+        finally:
+            _LOADING.release()
 
     def addresses(self, stored: Sequence[Stored]) -> list[tuple[int, int]]:
         """Address and bytes of the pages of each of these tensors that was mapped; the others are left out."""
@@ -149,8 +156,12 @@ class NewMappings:
             _give_back(start, end - start)
 
     def _now(self) -> Iterable[tuple[int, int, int]]:
-        """Start, end and offset in the file of each mapping there is."""
-        for line in Path("/proc/self/maps").read_bytes().split(b"\n"):
+        """Start, end and offset in the file of each mapping there is; none where the system does not tell."""
+        try:
+            mappings = _MAPS.read_bytes()
+        except OSError:
+            return
+        for line in mappings.split(b"\n"):
             addresses, _, offset, _, _, path = [*line.split(maxsplit=5), *[b""] * 6][:6]
             if path == self._path:
                 start, _, end = addresses.partition(b"-")
