@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 from pointsman.backends.onnxruntime.session import Device
 from pointsman.bundle import Manifest, Scheme, Variant, names, read_manifest, verify_files, write_manifest
-from pointsman.bundle.writing import replacing
+from pointsman.bundle.writing import one_at_a_time, replacing
 from pointsman.errors import BundleError, OptionsError, OutputExistsError
 from pointsman_calib.corpus.coverage import DEFAULT_COVERAGE, CoverageRule
 from pointsman_calib.corpus.text import Corpus, Text, as_corpus
@@ -215,11 +215,12 @@ def _put_in_place(folder: Path, scheme: Scheme, old: Variant | None, write: Call
 
 def _update(folder: Path, name: str, variant: Variant | None) -> None:
     """Change one variant in the manifest, as it is by now."""
-    manifest = read_manifest(folder)
-    others = {known: other for known, other in manifest.variants.items() if known != name}
-    changed = others if variant is None else {**others, name: variant}
-    if changed != manifest.variants:
-        write_manifest(replace(manifest, variants=changed), folder)
+    with one_at_a_time(folder):
+        manifest = read_manifest(folder)
+        others = {known: other for known, other in manifest.variants.items() if known != name}
+        changed = others if variant is None else {**others, name: variant}
+        if changed != manifest.variants:
+            write_manifest(replace(manifest, variants=changed), folder)
 
 
 def _put_back(folder: Path, name: str, old: Variant | None) -> bool:

@@ -172,7 +172,7 @@ def _check_vacant(target: Path, *, force: bool) -> None:
     """Refuse to replace what was not asked for, or what no export has written."""
     with one_sentence(target):
         place = resolved(target)
-        if not os.path.lexists(place) or (place.is_mount() and is_vacant(place)):
+        if not os.path.lexists(place) or (os.path.ismount(place) and is_vacant(place)):
             return
         if not place.is_dir() or not (is_vacant(place) or (place / names.MANIFEST).is_file()):
             raise OutputExistsError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pointsman.bundle import Architecture, Calibration, names, read_manifest
+from pointsman.bundle import Architecture, Calibration, names, read_manifest, verify_files
 from pointsman.errors import OptionsError
 from pointsman.text.tokenizer import Tokenizer
 from pointsman_calib.corpus import hub
@@ -59,6 +59,7 @@ class Corpus:
 
         Raises:
             BundleNotFoundError: there is no bundle.
+            BundleError: its vocabulary is damaged.
             CorpusError: the corpus cannot be read, or none of it can be used.
             OptionsError: an option is out of range, or the window is longer than the bundle takes.
         """
@@ -68,6 +69,7 @@ class Corpus:
             raise OptionsError(
                 f"the window is {window} tokens and the bundle takes at most {manifest.limits.tokens}; shorten it"
             )
+        verify_files(folder, manifest.tokenizer)
         tokenizer = Tokenizer.load(folder / names.TOKENIZER, extra_ids=manifest.extra_ids)
         read = read_documents(sources, split=split)
         chosen = examples(read, tokenizer, seed=seed, window=window, too_long=too_long, limit=documents)

@@ -8,6 +8,7 @@ from pointsman.errors import CheckpointError
 
 Config = Mapping[str, object]
 
+_PLAIN = "relu"  # where nothing is said
 _ACTIVATIONS: Mapping[str, Activation] = {
     "relu": "relu",
     "gelu": "gelu",
@@ -62,7 +63,8 @@ def read_activation(config: Config, *, gated: bool) -> Activation:
     """
     if gated and not _says_gated(config):
         return "gelu_tanh"
-    name = str(config.get("dense_act_fn") or _projection(config)[-1])
+    # Of Switch's own FFNs, transformers reads `dense_act_fn` alone.
+    name = str(config.get("dense_act_fn") or (_projection(config)[-1] if gated else _PLAIN))
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"config.json names the activation {name!r}; it must be one of {', '.join(_ACTIVATIONS)}")
     activation = _ACTIVATIONS[name]
@@ -136,6 +138,8 @@ def _feed_forward_disagreements(config: Config, *, gated: bool) -> Iterator[str]
         )
     if not gated and _says_gated(config):
         yield "config.json says that FFNs are gated, and the weights have wi alone."
+    if not gated and not config.get("dense_act_fn") and (said := _projection(config)[-1]) != _PLAIN:
+        yield f"config.json says {said} in feed_forward_proj; without dense_act_fn, transformers computes {_PLAIN}."
 
 
 def _says_gated(config: Config) -> bool:
@@ -144,7 +148,7 @@ def _says_gated(config: Config) -> bool:
 
 def _projection(config: Config) -> list[str]:
     """The parts of ``feed_forward_proj``: ``["relu"]`` or ``["gated", "gelu"]``."""
-    return str(config.get("feed_forward_proj") or "relu").split("-")
+    return str(config.get("feed_forward_proj") or _PLAIN).split("-")
 
 
 def _integer(config: Config, key: str, default: int, minimum: int = 1) -> int:

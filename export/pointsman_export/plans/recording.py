@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pointsman.bundle import FileRecord, Manifest, PlanRecord, read_manifest, record_of, write_manifest
-from pointsman.bundle.writing import replacing
+from pointsman.bundle.writing import one_at_a_time, replacing
 
 
 def usable(bundle: Path, manifest: Manifest) -> list[PlanRecord]:
@@ -47,15 +47,17 @@ def write_plan(plan: memoryview, place: Path, name: str, final: str) -> FileReco
 def forget(bundle: Path, plans: Iterable[PlanRecord]) -> None:
     """Take records out of the manifest, before their files are replaced."""
     keys = {plan.key for plan in plans}
-    manifest = read_manifest(bundle)
-    kept = tuple(plan for plan in manifest.engines if plan.key not in keys)
-    if kept != manifest.engines:
-        write_manifest(replace(manifest, engines=kept), bundle)
+    with one_at_a_time(bundle):
+        manifest = read_manifest(bundle)
+        kept = tuple(plan for plan in manifest.engines if plan.key not in keys)
+        if kept != manifest.engines:
+            write_manifest(replace(manifest, engines=kept), bundle)
 
 
 def record(bundle: Path, plans: Iterable[PlanRecord]) -> None:
     """Put records into the manifest as it is now, in a lasting order."""
-    manifest = read_manifest(bundle)
-    all_of_them = {plan.key: plan for plan in (*manifest.engines, *plans)}
-    ordered = tuple(all_of_them[key] for key in sorted(all_of_them))
-    write_manifest(replace(manifest, engines=ordered), bundle)
+    with one_at_a_time(bundle):
+        manifest = read_manifest(bundle)
+        all_of_them = {plan.key: plan for plan in (*manifest.engines, *plans)}
+        ordered = tuple(all_of_them[key] for key in sorted(all_of_them))
+        write_manifest(replace(manifest, engines=ordered), bundle)

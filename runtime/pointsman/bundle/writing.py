@@ -187,7 +187,7 @@ def _entries(place: Path) -> list[Path]:
 
 def _stays(place: Path) -> bool:
     """Whether a folder is there that cannot be renamed: a disk is mounted on it, or nothing can be made beside it."""
-    return place.is_dir() and (place.is_mount() or not os.access(place.parent, os.W_OK))
+    return place.is_dir() and (os.path.ismount(place) or not os.access(place.parent, os.W_OK))
 
 
 @contextlib.contextmanager
@@ -224,11 +224,27 @@ def _made(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(place: Path) -> Iterator[None]:
+def one_at_a_time(bundle: Path) -> Iterator[None]:
+    """Read and change a bundle's manifest while nobody else does: what another has put in between would be lost.
+
+    File systems that lock no folders leave that to whoever runs two commands on one bundle.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(locked(bundle, waits=True))
+        yield
+
+
+@contextlib.contextmanager
+def locked(place: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold the lock of a file or folder; it ends with this process, however that ends.
 
+    Args:
+        place: the file or folder.
+        waits: whether to wait for a process that holds it.
+
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it, and `waits` is not given.
         OSError: the file system knows none.
     """
     try:
@@ -237,7 +253,7 @@ def locked(place: Path) -> Iterator[None]:
         raise OSError(errno.ENOSYS, "no locks on this platform") from error
     descriptor = os.open(place, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -4,15 +4,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pointsman.bundle import read_manifest, verify_files
-from pointsman.errors import OptionsError
+from pointsman.bundle import read_manifest, verify_files, write_manifest
+from pointsman.bundle.writing import one_at_a_time
+from pointsman.errors import BundleError, OptionsError
 from pointsman.model import SwitchModel
-from pointsman_calib import CoverageRule, Limits, quantize
+from pointsman_calib import CoverageRule, Limits, quantization, quantize
+from pointsman_calib.corpus.text import Corpus
 
 SOURCE = "fused-float32"
 LENIENT = Limits(max_loss_increase=100, min_agreement=0)
@@ -153,3 +159,36 @@ def test_what_does_not_go_together(tiny_bundle, scheme, options, sentence):
     with pytest.raises(OptionsError) as raised:
         quantize(tiny_bundle, scheme, **options)
     assert str(raised.value) == sentence
+
+
+def test_two_at_the_same_time(tiny_bundle, tmp_path):
+    """Whoever changes the manifest waits for another who does: what that one has put in between would be lost."""
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    quantize(copy, scheme="int8")
+    began = threading.Event()
+
+    def second() -> None:
+        began.set()
+        quantization._update(copy, "fused-int8", None)
+
+    with ThreadPoolExecutor(1) as pool:
+        with one_at_a_time(copy):
+            waiting = pool.submit(second)
+            assert began.wait(30)
+            manifest = read_manifest(copy)
+            time.sleep(0.3)
+            assert not waiting.done()
+            write_manifest(replace(manifest, extra_ids=manifest.extra_ids - 1), copy)
+        waiting.result(30)
+    after = read_manifest(copy)
+    assert after == replace(manifest, extra_ids=manifest.extra_ids - 1, variants=read_manifest(tiny_bundle).variants)
+
+
+def test_a_vocabulary_that_was_changed(tiny_bundle, tmp_path):
+    """Ids would be others, and whatever is rounded or judged by them."""
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    changed = copy / read_manifest(copy).tokenizer[0].path
+    changed.write_bytes(changed.read_bytes() + b" ")
+    (tmp_path / "text.jsonl").write_text('{"text": "The old pointsman waits by a box."}\n', encoding="utf-8")
+    with pytest.raises(BundleError, match=changed.name):
+        Corpus.read(copy, [tmp_path / "text.jsonl"])

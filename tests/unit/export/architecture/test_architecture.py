@@ -144,6 +144,12 @@ def test_gated_feed_forward(config, activation, sentences):
         ({"dense_act_fn": "gelu"}, "gelu", ()),
         ({"dense_act_fn": "gelu_new"}, "gelu_tanh", ()),
         ({"dense_act_fn": None, "feed_forward_proj": "relu"}, "relu", ()),
+        ({"dense_act_fn": "gelu", "feed_forward_proj": "relu"}, "gelu", ()),
+        (
+            {"feed_forward_proj": "gelu"},
+            "relu",
+            ("config.json says gelu in feed_forward_proj; without dense_act_fn, transformers computes relu.",),
+        ),
         ({"is_gated_act": True}, "relu", ("config.json says that FFNs are gated, and the weights have wi alone.",)),
     ],
 )
