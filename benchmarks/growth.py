@@ -132,7 +132,7 @@ def main() -> int:
 
 def _parsed() -> argparse.Namespace:
     parser = measurements.parser("Measure what a token costs as experts, rows, sources and outputs grow.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--experts", type=int, nargs="+", choices=EXPERTS, default=list(EXPERTS), help="128 take 9 GB of disk a while"

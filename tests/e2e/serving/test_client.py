@@ -3,6 +3,7 @@
 import asyncio
 import re
 
+import numpy as np
 import pytest
 
 from e2e.serving.answering import answering
@@ -53,6 +54,11 @@ def test_options(client, library, options):
     assert client.infill(TEXT, options) == library.infill(TEXT, options)
 
 
+def test_options_of_numpy(client, library):
+    fields = {"num_beams": np.int64(3), "length_penalty": np.float32(0.5)}
+    assert client.infill(TEXT, **fields) == library.infill(TEXT, **fields)
+
+
 def test_batches(served, client, library):
     expected = [*library.infill_in_batches(TEXTS, 1, **SAMPLED)]  # one at a time, as the service decodes them
     assert client.infill_batch(TEXTS, **SAMPLED) == expected
@@ -94,6 +100,7 @@ CALLS = {
     "spans": lambda one: one.score(TEXT, [["man"]]),
     "spans as one string": lambda one: one.score(TEXT, ["ab"]),
     "room": lambda one: one.infill(TEXT, max_new_tokens=3),
+    "a number that is none": lambda one: one.infill(TEXT, do_sample=True, temperature=float("nan")),
     "text that is none": lambda one: one.infill("a \ud800 <extra_id_0>"),
 }
 
@@ -181,9 +188,11 @@ def test_answers_of_others(kind):
 
 
 SPAN = b'{"index": 0, "text": "", "score": 0, "token_ids": [], "state": "growing"}'
+SAMPLE = SPAN[:-1] + b', "sample": 1}'
 LATE = b'{"error": {"message": "late", "code": "DeadlineError"}}'
 EVENTS = {
     "broken off": (b"event: span\ndata: " + SPAN, UnavailableError, "the service broke off its answer; ask again"),
+    "samples": (b"event: span\ndata: " + SAMPLE, OptionsError, "several samples cannot be streamed; use num_return"),
     "failed": (b"event: error\ndata: " + LATE, DeadlineError, "late"),
 }
 

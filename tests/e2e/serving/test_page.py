@@ -260,7 +260,7 @@ def test_contrast(served, tmp_path, is_dark):
 def test_a_key_that_is_asked_for(bundle, window, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-some-length")
-    with serving(bundle, "--api-keys", keys) as running:
+    with serving(bundle, "--api-keys", keys, "--with-routing") as running:
         window.open(running.url)
         window.click(".word")
         window.click("#fill")
@@ -270,6 +270,8 @@ def test_a_key_that_is_asked_for(bundle, window, tmp_path):
         window.press("a-key-of-some-length")
         window.click("#fill")
         filled(window)
+        window.wait_for("return !document.querySelector('#experts').hidden")  # models are listed again, with the key
+        assert window.text("#model option") == bundle.name
     window.click("#fill")
     window.wait_for("return document.querySelector('#status').textContent === 'The service cannot be reached.'")
 

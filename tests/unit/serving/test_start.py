@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from pointsman.bundle import read_manifest, write_manifest
 from pointsman.bundle.generation import GenerationSettings
 from pointsman.bundle.manifest import Limits as BundleLimits
 from pointsman.cli.main import main
+from pointsman.errors import DeadlineError
+from pointsman.serving.http.errors import path_of
 from pointsman.serving.limits import ServiceLimits
 from pointsman.serving.scheduler import Limits, Scheduler
 from pointsman.serving.service import Service
@@ -109,3 +112,43 @@ def test_told_to_stop_in_the_last_request_before_the_next_bundle(tiny_bundle, mo
     assert main(["serve", f"0={tiny_bundle}", f"1={tiny_bundle}", "--port", "0"]) == 0
     events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     assert events == ["loading", "loading", "stopping", "stopped"]
+
+
+def test_routing_has_the_request_s_deadline(tiny_bundle, monkeypatch):
+    """What nobody waits for any more goes on in its thread, and the next begins after it."""
+    infiller = Infiller.load(tiny_bundle, device="cpu", threads=1, routing=True)
+    service = Service("it", infiller, Scheduler(infiller.model), ServiceLimits())
+    routes, running = infiller.model.routes, []
+
+    def slow(*ids):
+        running.append("begun")
+        time.sleep(0.3)
+        running.append("ended")
+        return routes(*ids)
+
+    async def asked():
+        async with service.scheduler:
+            (filled,) = await (await service.fill([TEXT], {})).filled()
+            monkeypatch.setattr(infiller.model, "routes", slow)
+            with pytest.raises(DeadlineError, match="where the tokens went was not known in time"):
+                await service.routed(filled, time.monotonic() + 0.1)
+            assert running == ["begun"]
+            routed = await service.routed(filled, time.monotonic() + 30)
+            assert running == ["begun", "ended", "begun", "ended"]
+            return len(routed.source) == routed.encoder.shape[1]
+
+    assert asyncio.run(asked())
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "within"),
+    [
+        ("/v2/health/live", "", "/v2/health/live"),
+        ("/demo/v2/health/live", "/demo", "/v2/health/live"),
+        ("/demo", "/demo", "/"),
+        ("/demography", "/demo", "/demography"),
+        ("/v1/infill", "/demo", "/v1/infill"),
+    ],
+)
+def test_paths_under_a_prefix(path, root, within):
+    assert path_of({"path": path, "root_path": root}) == within

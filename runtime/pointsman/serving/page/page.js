@@ -16,9 +16,9 @@ at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   fill();
 });
-at("key").addEventListener("change", listModels);
+at("key").addEventListener("change", () => { listing = listModels(); });
 words.show(at("text").value);
-listModels();
+let listing = listModels();
 
 function say(sentence, failed = false) {
   at("status").textContent = sentence;
@@ -46,6 +46,7 @@ async function fill() {
   at("stop").disabled = false;
   say("Filling …");
   try {
+    await listing;
     const asked = new Asked(text, signal);
     await showAlternatives(asked, await showBest(asked));
     say(`Done: ${at("filled").textContent}`);
