@@ -9,7 +9,7 @@ import httpx2
 import psutil
 import pytest
 
-from pointsman import Client, OptionsError, TextError, UnavailableError
+from pointsman import BundleError, Client, OptionsError, TextError, UnavailableError
 
 ray = pytest.importorskip("ray", reason="ray is not installed; `make test-slow` installs it")
 pytestmark = [
@@ -94,3 +94,16 @@ def test_a_column_of_a_dataset(cluster, bundle, library):
     assert all(row["filled_score"] < 0 for row in rows)
     with pytest.raises(OptionsError, match="leave out seed"):
         fill(dataset, str(bundle), do_sample=True, seed=1)
+
+
+def test_bundles_in_a_folder_of_somebody_else(bundle, tmp_path, monkeypatch):
+    """What lies there would be taken for what was fetched."""
+    from pointsman.ray import bundles
+
+    monkeypatch.setattr(bundles, "_FETCHED", tmp_path / "fetched")
+    assert bundles.local_bundle(f"file://{bundle}").parent == tmp_path / "fetched"
+    assert (tmp_path / "fetched").stat().st_mode & 0o077 == 0
+    (tmp_path / "link").symlink_to(tmp_path / "fetched")
+    monkeypatch.setattr(bundles, "_FETCHED", tmp_path / "link")
+    with pytest.raises(BundleError, match="is another account's; remove it, or set TMPDIR"):
+        bundles.local_bundle(f"file://{bundle}")
