@@ -301,7 +301,7 @@ class Service:
         best = max(filled.generations, key=lambda generation: generation.score)
         model = self.infiller.model
         try:
-            async with asyncio.timeout_at(deadline):  # the clock of asyncio's loops is `time.monotonic`
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 routing = await self._routes(filled.request.ids, best.token_ids)
         except TimeoutError:
             raise DeadlineError(
