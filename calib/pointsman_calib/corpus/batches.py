@@ -76,7 +76,7 @@ def examples(
     too_long: Literal["skip", "cut"] = "skip",
     limit: int | None = None,
 ) -> Iterator[Example]:
-    """Corrupt documents one after the other.
+    """Corrupt documents one after the other; a text that comes again is passed over.
 
     A document's spans depend on the seed and its text alone: not on its place, the other documents, or the batches.
     Documents of fewer than two tokens have nothing to cut out, and those that spell special tokens (``</s>``,
@@ -154,7 +154,11 @@ def _examples(
     documents: Iterable[Document], tokenizer: Tokenizer, seed: int, *, longest: int, cut: bool, limit: int | None
 ) -> Iterator[Example]:
     read = used = skipped = 0
+    seen = set[str]()  # what is taken again says nothing new, and would look as if it did
     for document in documents:
+        if document.sha256 in seen:
+            continue
+        seen.add(document.sha256)
         read += 1
         ids = np.array(tokenizer.encode(document.text, add_eos=False), np.int64)
         if ids.size > longest and not cut:

@@ -198,5 +198,5 @@ def _restore(observer: ModelObserver, progress: Path, key: str) -> None:
         with progress.open("rb") as file, np.load(file, allow_pickle=False) as state:
             if str(state["key"]) == key:
                 observer.restore(state)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile):
         return

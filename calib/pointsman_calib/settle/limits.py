@@ -67,8 +67,12 @@ def _check(what: str, limit: float | None, wanted: str, most: float = math.inf) 
         raise OptionsError(f"{what} is {limit:g}; give {wanted}")
 
 
+_ROUNDING: Final = 1e-9
+"""Percent. 944 of 1,000 are 94.4 %, which no two doubles say alike."""
+
+
 def _too_few(what: str, share: float, least: float | None) -> Iterator[str]:
-    if least is not None and not 100 * share >= least:
+    if least is not None and not 100 * share >= least - _ROUNDING:
         yield f"{100 * share:.4g} % of tokens {what}; at least {least:g} % must be so"
 
 

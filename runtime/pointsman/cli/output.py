@@ -1,5 +1,6 @@
 """Results go to stdout, everything else to stderr."""
 
+import contextlib
 import errno
 import io
 import json
@@ -7,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TextIO
 
 from pointsman.errors import OutputError
 
@@ -101,4 +102,16 @@ def give_up_stdout() -> None:
 
 def report(sentence: str) -> None:
     """Say something to the person who runs the command."""
-    sys.stderr.write(f"pointsman: {sentence}\n")
+    tell(sys.stderr, f"pointsman: {sentence}\n")
+
+
+def tell(stream: TextIO | None, text: str) -> None:
+    """Write what nobody need read: where stderr is closed, full, or read by nobody, the work goes on."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # Python writes what is left when it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -88,4 +88,7 @@ class _Filler:
             self._filled: np.array([fill.text for fill in best], np.object_),
             f"{self._filled}_score": np.array([fill.score for fill in best]),
         }
+        taken = next((name for name in shown if name in columns), None)
+        if taken is not None:
+            raise OptionsError(f"the dataset has a column {taken} already; give another name with `filled`")
         return {**columns, **shown}

@@ -103,6 +103,8 @@ def check_source(path: Path, column: str) -> None:
     if not path.is_file():
         raise TextError(f"{path} is not there; check the path")
     names = _column_names(path) if path.suffix == PARQUET else _keys_until(path, column)
+    if names.count(column) > 1:
+        raise TextError(f"{path} has {names.count(column)} columns {column}; give all but one another name")
     if names and column not in names:
         raise TextError(f"{path} has no column {column}; it has {', '.join(names)}; say which with `column`")
 
@@ -176,7 +178,7 @@ class Table:
 
     def texts(self, column: str) -> list[str | NoText]:
         """As `Rows` has it."""
-        return [_text("row", value, column) for value in self._table.column(column).to_pylist()]
+        return [_text("row", value, column) for value in map(_value, self._table.column(column))]
 
     def taken(self, names: Sequence[str]) -> str | None:
         """As `Rows` has it."""
@@ -186,8 +188,11 @@ class Table:
         """As `Rows` has it: of values, since row groups and compression may differ where rows do not."""
         table = self._table.slice(0, rows)
         digest = hashlib.sha256(table.schema.to_string(show_schema_metadata=False).encode())
-        for row in table.to_pylist():
-            digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+        try:
+            for row in table.to_pylist():
+                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
+        except (OverflowError, ValueError):  # a date or a text that Python cannot hold
+            digest.update(_serialized(table))
         return digest.hexdigest()
 
     def write(self, target: Path, columns: Sequence[Column]) -> None:
@@ -292,11 +297,28 @@ def _text_of(line: bytes, document: dict[str, Any] | NoText, column: str) -> str
 
 
 def _text(what: str, value: object, column: str) -> str | NoText:
+    if isinstance(value, NoText):
+        return value
     if value is None:
         return NoText(f"the {what} has no {column}")
     if not isinstance(value, str):
         return NoText(f"its {column} is no text but of type {type(value).__name__}")
     return value
+
+
+def _value(scalar: "pa.Scalar") -> object:
+    """As Python has it; NoText where it is text and no UTF-8, which Parquet does not check."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return NoText(f"its text is no UTF-8 ({error.reason} at byte {error.start + 1})")
+
+
+def _serialized(table: "pa.Table") -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return memoryview(sink.getvalue())
 
 
 def _as_line(row: Mapping[str, Any]) -> str:

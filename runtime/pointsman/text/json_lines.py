@@ -1,6 +1,7 @@
 """A line that must be a JSON object, of files of lines and of rows."""
 
 import json
+import math
 import re
 from typing import Any, Final, cast
 
@@ -35,7 +36,7 @@ def object_of(line: bytes) -> dict[str, Any]:
         TextError: It is none; the sentence says why, without what to do about the file.
     """
     try:
-        document = json.loads(decoded(line), parse_constant=_no_number)
+        document = json.loads(decoded(line), parse_constant=_no_number, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise TextError(f"{NO_OBJECT} ({error.msg} at {error.pos + 1})") from None
     except TextError:  # a ValueError, too
@@ -88,6 +89,14 @@ def _is_text(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return b"\0" not in line
+
+
+def _finite(digits: str) -> float:
+    """A number that would be read as infinity could not be written again."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:20]} is past all numbers")
+    return number
 
 
 def _no_number(name: str) -> None:

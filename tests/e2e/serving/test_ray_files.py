@@ -190,6 +190,33 @@ def test_bad_rows_of_parquet(fill, tmp_path):
     assert filled[5]["filled_error"] is None
 
 
+def test_values_of_parquet_that_python_cannot_hold(fill, tmp_path):
+    """Dates of other systems' infinities, and bytes that are no UTF-8: the first stay as they are."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    texts = pa.array([b"A <extra_id_0> day.", b"A \xff <extra_id_0>."], pa.binary()).view(pa.string())
+    far = pa.array([2**60, None], pa.timestamp("us"))
+    pa.parquet.write_table(pa.table({"text": texts, "far": far}), tmp_path / "texts.parquet")
+    assert fill(tmp_path / "texts.parquet", on_error="skip") == ["texts-00000.parquet"]
+    assert fill(tmp_path / "texts.parquet", on_error="skip") == []
+    (shard,) = (tmp_path / "out").glob("*.parquet")
+    table = pa.parquet.read_table(shard)
+    assert table["far"].equals(pa.chunked_array([far]))
+    assert [bool(one) for one in table["filled"].to_pylist()] == [True, False]
+    assert table["filled_error"].to_pylist()[1].startswith("its text is no UTF-8 (")
+
+
+def test_two_columns_of_one_name(fill, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    texts = pa.array(["A <extra_id_0> day."])
+    pa.parquet.write_table(pa.Table.from_arrays([texts, texts], ["text", "text"]), tmp_path / "texts.parquet")
+    with pytest.raises(TextError, match=r"texts\.parquet has 2 columns text; give all but one another name"):
+        fill(tmp_path / "texts.parquet")
+
+
 def test_an_empty_text_has_no_fill(fill, tmp_path):
     path = write_rows(tmp_path / "texts.jsonl", [*GOOD, "", {"number": 4, "text": ""}])
     fill(path)

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Final
 
 from pointsman.backends.onnxruntime.session import Device
+from pointsman.bundle import read_manifest
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
 from pointsman_calib.comparison.measuring.footprint import footprint
@@ -69,6 +70,7 @@ def measure_generation(
     """
     if not inputs:
         return dict.fromkeys(variants, NOTHING_GENERATED)
+    most = min(MAX_NEW_TOKENS, read_manifest(bundle).limits.tokens)
     outputs: dict[str, Generations] = {}
     turns: dict[str, list[Turn]] = {name: [] for name in variants}
     with Progress("generating", ROUNDS * len(variants)) as shown:
@@ -84,7 +86,7 @@ def measure_generation(
     return {
         name: Generated(
             speed(turns[name]),
-            footprint(bundle, name, inputs, max_new_tokens=MAX_NEW_TOKENS) if device == "cpu" else None,
+            footprint(bundle, name, inputs, max_new_tokens=most) if device == "cpu" else None,
             agreement(reference, outputs[name]),
             outputs[name],
         )
@@ -98,7 +100,8 @@ def generate(model: SwitchModel, inputs: Sequence[Ids]) -> Generations:
 
 
 def _generation(model: SwitchModel, ids: Ids, num_beams: int) -> Ids:
-    ((best,),) = model.generate([ids], DecodingOptions(num_beams=num_beams, max_new_tokens=MAX_NEW_TOKENS))
+    most = min(MAX_NEW_TOKENS, model.manifest.limits.tokens)
+    ((best,),) = model.generate([ids], DecodingOptions(num_beams=num_beams, max_new_tokens=most))
     return best.token_ids
 
 
@@ -134,7 +137,8 @@ def timed(model: SwitchModel, inputs: Sequence[Ids]) -> Turn:
 
 def _moments(model: SwitchModel, ids: Ids) -> list[float]:
     """When a request began, and when each of its tokens came."""
-    options = DecodingOptions(max_new_tokens=TIMED_TOKENS + 1, min_new_tokens=TIMED_TOKENS + 1)
+    tokens = min(TIMED_TOKENS + 1, model.manifest.limits.tokens)
+    options = DecodingOptions(max_new_tokens=tokens, min_new_tokens=tokens)
     began = time.perf_counter()
     return [began, *(time.perf_counter() for _ in model.stream([ids], options))]
 

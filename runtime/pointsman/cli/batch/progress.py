@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self, TextIO
 
+from pointsman.cli.output import tell
+
 _SECONDS_ON_A_TERMINAL: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 10.0
 _SECONDS_TO_ESTIMATE: Final = 5.0  # the first batch brings caches and threads into being
@@ -23,12 +25,14 @@ class Progress:
         failed: Lines in all whose record says why they cannot be filled.
     """
 
-    def __init__(self, total: int | None, stream: TextIO, *, before: int = 0, failed: int = 0, window: int = 1) -> None:
+    def __init__(
+        self, total: int | None, stream: TextIO | None, *, before: int = 0, failed: int = 0, window: int = 1
+    ) -> None:
         """Say nothing yet.
 
         Args:
             total: As the attribute.
-            stream: Where it is said.
+            stream: Where it is said; nowhere, where None.
             before: As the attribute.
             failed: Of those.
             window: Fewer lines tell nothing of the speed.
@@ -109,14 +113,12 @@ class Progress:
         return f", {self.failed:,} with an error" if self.failed else ""
 
     def _say(self) -> None:
-        terminal = self._stream.isatty()
+        terminal = self._stream is not None and self._stream.isatty()
         begin, end = ("\r", "\x1b[K") if terminal else ("pointsman: ", "\n")
         while not self._ended.wait(_SECONDS_ON_A_TERMINAL if terminal else _SECONDS_BETWEEN_LINES):
-            self._stream.write(f"{begin}{self.now}{end}")
-            self._stream.flush()
+            tell(self._stream, f"{begin}{self.now}{end}")
         if terminal:
-            self._stream.write("\r\x1b[K")  # leave the line to what is said next
-            self._stream.flush()
+            tell(self._stream, "\r\x1b[K")  # leave the line to what is said next
 
 
 def duration(seconds: float) -> str:

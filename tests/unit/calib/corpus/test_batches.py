@@ -117,6 +117,13 @@ def test_longer_documents_are_skipped(tokenizer):
     assert [example.document_sha256 for example in examples(TWENTY, tokenizer, seed=0, window=64)] == fitting
 
 
+def test_documents_that_come_again_are_passed_over(tokenizer):
+    """They say nothing new, and an interval would be narrower for them."""
+    once = [example.document_sha256 for example in examples(TWENTY, tokenizer, seed=0)]
+    again = [example.document_sha256 for example in examples([*TWENTY, *TWENTY[::-1]], tokenizer, seed=0)]
+    assert again == once
+
+
 def test_documents_that_cannot_be_used_are_passed_over(tokenizer):
     used = "The man walks in the park."
     passed_over = ["", " ", "x</s>y and so on", "<pad> dog dog", "fill <extra_id_0> here"]
@@ -180,7 +187,7 @@ def test_texts_of_similar_length_go_together(most_tokens, places):
 def test_no_document_can_be_used(tokenizer):
     long = " ".join(SENTENCES * 20)
     with pytest.raises(CorpusError) as raised:
-        list(examples(documents("", long, long), tokenizer, seed=0, window=32))
+        list(examples(documents("", long, f"{long} {long}"), tokenizer, seed=0, window=32))
     assert str(raised.value) == (
         "of 3 documents none can be used: 2 of them longer than 34 tokens, 1 of them too short, or with special tokens "
         "such as <extra_id_0> or </s>; use a longer `window`, or cut long ones with `too_long='cut'`, or give other "

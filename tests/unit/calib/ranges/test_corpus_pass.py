@@ -1,5 +1,6 @@
 """Ranges of a bundle's activations: against a numpy model, interrupted and resumed, and what cannot be collected."""
 
+import io
 from collections import defaultdict
 from itertools import pairwise
 
@@ -120,11 +121,14 @@ def progress(exports, tmp_path_factory) -> bytes:
     return path.with_name("ranges.json.partial").read_bytes()
 
 
-@pytest.mark.parametrize("other", ["another corpus", "damage", "cut off"])
+@pytest.mark.parametrize("other", ["another corpus", "damage", "cut off", "empty", "an array"])
 def test_progress_of_something_else_is_not_used(exports, tmp_path, progress, other):
     examples = random_examples(3, LENGTHS)
     path, partial = tmp_path / "ranges.json", tmp_path / "ranges.json.partial"
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
     damaged = {"another corpus": progress, "damage": b"not zip", "cut off": progress[:1000]}
+    damaged |= {"empty": b"", "an array": array.getvalue()}
     partial.write_bytes(damaged[other])
     if other == "another corpus":
         examples = examples[::-1]

@@ -29,6 +29,15 @@ def test_sentences(limits, lines):
     assert list(limits.failures(NEAR, sqnr_db=30.0)) == lines
 
 
+@pytest.mark.parametrize(("same", "of", "least"), [(944, 1000, 94.4), (939, 1000, 93.9), (471, 500, 94.2)])
+def test_a_limit_that_is_just_reached(same, of, least):
+    """In doubles, 100 times the share is below it."""
+    fidelity = Fidelity(loss_increase=0, agreement=same / of, expert_agreement=1)
+    assert list(Limits(min_agreement=least).failures(fidelity)) == []
+    fidelity = Fidelity(loss_increase=0, agreement=(same - 1) / of, expert_agreement=1)
+    assert len(list(Limits(min_agreement=least).failures(fidelity))) == 1
+
+
 def test_logits_in_which_nothing_differs_hold():
     assert list(Limits(min_sqnr=100).failures(NEAR, sqnr_db=None)) == []
 

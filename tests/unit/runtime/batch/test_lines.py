@@ -261,6 +261,7 @@ def test_a_bad_line_is_skipped_with_a_record_that_says_why(run, line, why):
         ("42", "it is no JSON object but a number"),
         ("null", "it is no JSON object but null"),
         ("true", "it is no JSON object but a truth value"),
+        ('{"text": "<extra_id_0>", "id": -1e888}', "it is no JSON object (-1e888 is past all numbers)"),
         ('"\\ud800"', "it is no JSON object but a string"),
         ('{"text": "<extra_id_0> \\ud800"}', "the text is not valid Unicode: character 13 is half a surrogate pair"),
         ('{"text": 5, "id": 9}', "its text is no string but 5; put it in quotes"),
