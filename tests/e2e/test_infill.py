@@ -358,3 +358,14 @@ def test_a_vocabulary_that_was_changed_or_removed(tiny_bundle, tmp_path):
     path.unlink()
     with pytest.raises(TokenizerError, match=r"cannot read .*tokenizer"):
         Infiller.load(bundle, device="cpu", verify=False)
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full", "2> >(true)"])
+def test_stderr_that_takes_nothing(tiny_bundle, tmp_path, stderr):
+    """A job goes on; what it would say is lost."""
+    output = tmp_path / "filled"
+    (tmp_path / "texts").write_text("A <extra_id_0> day.\n" * 3)
+    line = f'"$0" infill "$1" --input "$2" --plain --jsonl --output "$3" {stderr}'
+    command = ["bash", "-c", line, COMMAND, tiny_bundle, tmp_path / "texts", output]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    assert len(output.read_text().splitlines()) == 3

@@ -40,12 +40,13 @@ def test_programs(served, program):
 def test_every_status_that_is_documented_is_one(http):
     asked = {
         400: http.post("/v1/infill", content=b'{"text', headers={"Content-Type": "application/json"}),
+        403: http.post("/v1/infill", headers={"Sec-Fetch-Site": "cross-site"}),
         404: http.get("/nothing"),
         405: http.get("/v1/infill"),
         415: http.post("/v1/infill", content=b"{}", headers={"Content-Type": "text/plain"}),
     }
     documented = [status for status, _ in STATUSES]
-    assert len({*documented}) == len(documented) == 12
+    assert len({*documented}) == len(documented) == 13
     for status, answer in asked.items():
         assert answer.status_code == status
         assert str(status) in documented
