@@ -156,15 +156,15 @@ def _examples(
     read = used = skipped = 0
     seen = set[str]()  # what is taken again says nothing new, and would look as if it did
     for document in documents:
-        if document.sha256 in seen:
+        if (sha256 := document.sha256) in seen:
             continue
-        seen.add(document.sha256)
+        seen.add(sha256)
         read += 1
         ids = np.array(tokenizer.encode(document.text, add_eos=False), np.int64)
         if ids.size > longest and not cut:
             skipped += 1
             continue
-        example = _example(document, ids[:longest], tokenizer, seed)
+        example = _example(sha256, ids[:longest], tokenizer, seed)
         if example is not None:
             yield example
             used += 1
@@ -188,10 +188,9 @@ def _none_usable(read: int, skipped: int, longest: int) -> str:
     return f"of {counted(read, 'document')} none can be used: {', '.join(reasons)}; {', or '.join(advice)}"
 
 
-def _example(document: Document, ids: NDArray[np.int64], tokenizer: Tokenizer, seed: int) -> Example | None:
+def _example(sha256: str, ids: NDArray[np.int64], tokenizer: Tokenizer, seed: int) -> Example | None:
     if corruption.noise_counts(ids.size)[1] == 0 or corruption.has_special(ids, tokenizer):
         return None
-    sha256 = document.sha256
     generator = np.random.default_rng([seed, int(sha256, 16)])
     corrupted = corruption.corrupt(ids, tokenizer, generator)
     return Example(sha256, corrupted.inputs, corrupted.targets, corrupted.span_mask)

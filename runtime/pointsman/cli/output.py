@@ -59,7 +59,7 @@ def run_to_the_end(run: Callable[[], int]) -> int:
         if sys.stdout is not None:
             write("")  # what is printed may wait to be written
     except BrokenPipeError:
-        give_up_stdout()
+        _give_up(sys.stdout)
         return PIPE_BROKEN
     return code
 
@@ -79,7 +79,7 @@ def write(results: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        give_up_stdout()
+        _give_up(sys.stdout)
         advice = "free some space or send them elsewhere" if error.errno == errno.ENOSPC else "send them elsewhere"
         raise OutputError(f"cannot write the results ({error.strerror}); {advice}") from error
 
@@ -95,9 +95,9 @@ def write_whole(file: BinaryIO, content: bytes | bytearray) -> None:
         rest = rest[file.write(rest) :]
 
 
-def give_up_stdout() -> None:
-    """Python flushes stdout once more when it exits; let that go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up(stream: TextIO) -> None:
+    """Python writes what is left once more when it exits; let that go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def report(sentence: str) -> None:
@@ -113,5 +113,5 @@ def tell(stream: TextIO | None, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        with contextlib.suppress(OSError, ValueError):  # Python writes what is left when it exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with contextlib.suppress(OSError, ValueError):  # it may have no number
+            _give_up(stream)

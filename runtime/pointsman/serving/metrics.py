@@ -71,9 +71,9 @@ class Metrics:
             registry=registry,
         )
         self._tokens_in = Counter("pointsman_tokens_in", "Tokens that were encoded.", model, registry=registry)
+        self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
         self._experts = _Experts()
         registry.register(self._experts)
-        self._tokens_out = Counter("pointsman_tokens_out", "Tokens that were generated.", model, registry=registry)
 
     def watch_experts(self, model: str, architecture: Architecture, counts: ExpertCounts) -> None:
         """Show how many tokens experts were sent, and how many of these were dropped."""

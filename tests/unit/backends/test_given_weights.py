@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import os
 import shutil
 import weakref
@@ -201,3 +202,17 @@ def test_nothing_is_given_where_products_are_exact(monkeypatch, tmp_path):
     model = model_of(external(INITIALIZER))
     with given_unsigned(model, tmp_path / "none", None) as prepared:
         assert prepared is model
+
+
+class Slow(io.BytesIO):
+    """A file that gives three bytes at a time, as a system gives no more than 2 GiB."""
+
+    def readinto(self, buffer):
+        return super().readinto(memoryview(buffer)[:3])
+
+
+@pytest.mark.parametrize(("size", "is_whole"), [(10, True), (11, False)])
+def test_a_file_that_gives_a_part_at_a_time(size, is_whole):
+    array = np.zeros(size, np.uint8)
+    assert given._filled(array.data, Slow(bytes(range(10)))) == is_whole
+    assert array[:10].tolist() == [*range(10)]

@@ -9,6 +9,7 @@ import pytest
 from small_bundles import engine, write_small_bundle
 
 from places import EXAMPLES
+from pointsman.backends import choice
 from pointsman.backends.onnxruntime.weights import saturation
 from pointsman.bundle import Calibration, Fidelity, Quantization, Sensitivity, write_manifest
 from pointsman.cli import main as cli
@@ -139,6 +140,18 @@ def test_inspect_without_an_engine_still_says_what_the_bundle_is(small_bundle, c
     assert cli.main(["inspect", str(small_bundle)]) == 0
     assert "cannot run    ONNX Runtime is not installed; run pip install '.[cpu]'" in capsys.readouterr().out
     assert cli.main(["inspect", str(small_bundle), "--device", "cpu"]) == 2
+
+
+def test_inspect_with_an_engine_that_cannot_be_imported(small_bundle, capsys, monkeypatch):
+    """Its reason, and not that it is missing."""
+
+    def failing(_):
+        raise ImportError("DLL load failed:\n  the module was not found")
+
+    monkeypatch.setattr(choice.importlib, "import_module", failing)
+    assert cli.main(["inspect", str(small_bundle)]) == 0
+    sentence = "ONNX Runtime cannot be imported here (DLL load failed: the module was not found); install it again"
+    assert sentence in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

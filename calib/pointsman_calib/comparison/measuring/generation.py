@@ -10,7 +10,7 @@ from statistics import median
 from typing import Final
 
 from pointsman.backends.onnxruntime.session import Device
-from pointsman.bundle import read_manifest
+from pointsman.bundle import Manifest, read_manifest
 from pointsman.decoding import DecodingOptions
 from pointsman.model import SwitchModel
 from pointsman_calib.comparison.measuring.footprint import footprint
@@ -70,7 +70,7 @@ def measure_generation(
     """
     if not inputs:
         return dict.fromkeys(variants, NOTHING_GENERATED)
-    most = min(MAX_NEW_TOKENS, read_manifest(bundle).limits.tokens)
+    most = _most(MAX_NEW_TOKENS, read_manifest(bundle))
     outputs: dict[str, Generations] = {}
     turns: dict[str, list[Turn]] = {name: [] for name in variants}
     with Progress("generating", ROUNDS * len(variants)) as shown:
@@ -94,13 +94,18 @@ def measure_generation(
     }
 
 
+def _most(tokens: int, manifest: Manifest) -> int:
+    """So many, or as many as the bundle allows."""
+    return min(tokens, manifest.limits.tokens)
+
+
 def generate(model: SwitchModel, inputs: Sequence[Ids]) -> Generations:
     """Each input's generation by each kind of search, one input at a time."""
     return {search: [_generation(model, ids, num_beams) for ids in inputs] for search, num_beams in BEAMS.items()}
 
 
 def _generation(model: SwitchModel, ids: Ids, num_beams: int) -> Ids:
-    most = min(MAX_NEW_TOKENS, model.manifest.limits.tokens)
+    most = _most(MAX_NEW_TOKENS, model.manifest)
     ((best,),) = model.generate([ids], DecodingOptions(num_beams=num_beams, max_new_tokens=most))
     return best.token_ids
 
@@ -137,7 +142,7 @@ def timed(model: SwitchModel, inputs: Sequence[Ids]) -> Turn:
 
 def _moments(model: SwitchModel, ids: Ids) -> list[float]:
     """When a request began, and when each of its tokens came."""
-    tokens = min(TIMED_TOKENS + 1, model.manifest.limits.tokens)
+    tokens = _most(TIMED_TOKENS + 1, model.manifest)
     options = DecodingOptions(max_new_tokens=tokens, min_new_tokens=tokens)
     began = time.perf_counter()
     return [began, *(time.perf_counter() for _ in model.stream([ids], options))]
